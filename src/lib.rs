@@ -1,0 +1,4 @@
+//! kprov turns a YAML profile into a running, hardened, proven kind cluster on Docker.
+
+pub mod keys;
+pub mod profile;

@@ -1,4 +1,5 @@
 //! kprov turns a YAML profile into a running, hardened, proven kind cluster on Docker.
 
 pub mod keys;
+pub mod paths;
 pub mod profile;

@@ -4,3 +4,4 @@ pub mod keys;
 pub mod kubeconfig;
 pub mod paths;
 pub mod profile;
+pub mod progress;

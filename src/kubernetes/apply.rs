@@ -1,5 +1,6 @@
 //! Applying manifests, as `kubectl apply --server-side` does.
 
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
@@ -39,4 +40,17 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiErr
             .map_err(ApiError::request(doing))?;
     }
     Ok(())
+}
+
+/// Takes a label off a node. One that is not there is no error.
+///
+/// # Errors
+/// [`ApiError::Request`].
+pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<(), ApiError> {
+    let api: Api<Node> = Api::all(client.clone());
+    let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": {label: null}}}));
+    api.patch(node, &PatchParams::default(), &patch)
+        .await
+        .map(|_| ())
+        .map_err(ApiError::request(format!("taking the label {label} off {node}")))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub use apply::apply;
+pub use apply::{apply, remove_label};
 pub use certificates::approve_serving_certificates;
 
 /// A failed conversation with a cluster's API server.

@@ -216,10 +216,8 @@ struct StoredKey {
 
 impl From<&KeyRing> for StoredKeys {
     fn from(ring: &KeyRing) -> Self {
-        let stored = |(name, material): &(String, KeyMaterial)| StoredKey {
-            name: name.clone(),
-            secret: material.to_base64(),
-        };
+        let stored =
+            |(name, material): &(String, KeyMaterial)| StoredKey { name: name.clone(), secret: material.to_base64() };
         Self(
             ring.providers
                 .iter()

@@ -133,9 +133,7 @@ pub(super) fn proxies(
     nodes: &[NodePlan],
     subnets: &[Subnet],
 ) -> Vec<String> {
-    let get = |name: &str| {
-        variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty())
-    };
+    let get = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty());
     let set: Vec<_> = ["HTTP_PROXY", "HTTPS_PROXY"].into_iter().filter_map(|name| Some((name, get(name)?))).collect();
     if set.is_empty() {
         return Vec::new();

@@ -18,7 +18,8 @@ use super::bootstrap::{self, Build, Member, Up};
 use super::containers::{Fixed, Frame, proxies};
 use super::store::NodeRecord;
 use super::{
-    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, Lock, NETWORK, Record, Status, delete::delete, logs, resolve_image,
+    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, Lock, NETWORK, Record, Status, delete::delete, logs,
+    resolve_image,
 };
 
 /// How long nodes and pods may take to be ready once all have joined.
@@ -102,8 +103,7 @@ pub(super) async fn make(
         Err(error) => error,
     };
     let plan = render::plan_nodes(&request.profile, &request.name);
-    let nodes: Vec<Node> =
-        plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
+    let nodes: Vec<Node> = plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
     let exists = !context.engine.containers(LABEL_CLUSTER, Some(&request.name)).await.unwrap_or_default().is_empty();
     let logs = match &error {
         _ if !exists => None,
@@ -113,9 +113,10 @@ pub(super) async fn make(
     let left = if request.retain && exists {
         Some(format!("its containers are kept; `kprov down {}` removes them", request.name))
     } else {
-        clean_up(context, &request.name, before.is_some()).await.err().map(|failed| {
-            format!("cleaning up failed, too: {failed}; `kprov down {}` tries again", request.name)
-        })
+        clean_up(context, &request.name, before.is_some())
+            .await
+            .err()
+            .map(|failed| format!("cleaning up failed, too: {failed}; `kprov down {}` tries again", request.name))
     };
     if !exists && left.is_none() {
         // Nothing had been made: the error itself says all.

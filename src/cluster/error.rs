@@ -87,7 +87,9 @@ pub enum ClusterError {
     #[error("{node}: the API server did not come up. Its last lines:\n{last_lines}\n{cause}")]
     #[diagnostic(
         code(kprov::cluster::api_server),
-        help("a flag or value that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given")
+        help(
+            "a flag or value that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given"
+        )
     )]
     ApiServer {
         /// The node.
@@ -110,9 +112,8 @@ pub enum ClusterError {
         /// What was kept, if anything.
         left: Option<String>,
         /// What failed.
-        #[source]
         #[diagnostic_source]
-        source: Box<ClusterError>,
+        source: Box<dyn miette::Diagnostic + Send + Sync>,
         /// Where the nodes' logs are kept.
         #[help]
         logs: Option<LogFolder>,

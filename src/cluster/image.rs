@@ -93,16 +93,16 @@ async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result
     let engine = &context.engine;
     let probe = engine.create_container(spec).await?;
     let read = async |path: &str| match engine.get_archive(&probe, path).await {
-        Ok(archive) => Ok(crate::engine::first_file(&archive)
-            .map(|content| String::from_utf8_lossy(&content).into_owned())),
+        Ok(archive) => {
+            Ok(crate::engine::first_file(&archive).map(|content| String::from_utf8_lossy(&content).into_owned()))
+        }
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(ClusterError::from(error)),
     };
     let facts = async {
-        let version = read(VERSION_FILE).await?.ok_or_else(|| NodeError::NoNodeImage {
-            image: reference.to_owned(),
-            path: VERSION_FILE.to_owned(),
-        })?;
+        let version = read(VERSION_FILE)
+            .await?
+            .ok_or_else(|| NodeError::NoNodeImage { image: reference.to_owned(), path: VERSION_FILE.to_owned() })?;
         Ok(ImageFacts {
             version: version.trim().to_owned(),
             cni: read(CNI_FILE).await?,

@@ -14,13 +14,15 @@ mod logs;
 mod reset;
 mod store;
 
+use std::sync::Arc;
+
 use crate::engine::Engine;
 use crate::kubeconfig;
 use crate::paths::Paths;
 use crate::progress::Reporter;
 use crate::render::Templates;
 
-pub use create::{Request, Outcome, create};
+pub use create::{Outcome, Request, create};
 pub use delete::{Removed, delete, delete_leftovers};
 pub use discover::{Found, find, list, node};
 pub use error::ClusterError;
@@ -59,7 +61,7 @@ pub struct Context {
     /// The user's folders.
     pub paths: Paths,
     /// The templates, with the user's own over the built-in ones.
-    pub templates: Templates,
+    pub templates: Arc<Templates>,
     /// The user's kubeconfig files.
     pub kubeconfig: kubeconfig::Files,
 }

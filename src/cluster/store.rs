@@ -124,10 +124,9 @@ impl Store {
             let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
             file.and_then(|file| file.lock().map(|()| file)).map_err(|error| PathsError::Write { path, error })
         });
-        let file = locked.await.map_err(|error| ClusterError::Record {
-            name: ".network".to_owned(),
-            reason: error.to_string(),
-        })??;
+        let file = locked
+            .await
+            .map_err(|error| ClusterError::Record { name: ".network".to_owned(), reason: error.to_string() })??;
         Ok(Lock { _file: file })
     }
 
@@ -193,9 +192,7 @@ impl Store {
     pub fn forget(&self, cluster: &str) -> Result<(), ClusterError> {
         let path = self.path(cluster);
         match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(PathsError::Write { path, error }.into())
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
             _ => Ok(()),
         }
     }

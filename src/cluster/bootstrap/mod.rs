@@ -69,13 +69,8 @@ impl Build<'_> {
             member.node.wait_booted().await?;
             let (v4, v6) = member.node.addresses(NETWORK).await?;
             let addresses = NodeAddresses { v4, v6 };
-            let config = render::kubeadm_config(
-                &self.inputs,
-                &member.plan,
-                member.plan.start(),
-                &addresses,
-                &self.endpoint,
-            )?;
+            let config =
+                render::kubeadm_config(&self.inputs, &member.plan, member.plan.start(), &addresses, &self.endpoint)?;
             member.node.put_files(&[FileEntry::new(KUBEADM_CONFIG, 0o600, config)]).await?;
             Ok::<_, ClusterError>(())
         };
@@ -128,11 +123,9 @@ impl Build<'_> {
     async fn explain(&self, member: &Member, error: NodeError) -> ClusterError {
         let ready = member.node.command_line("kube-apiserver").await.ok().flatten().is_some();
         match logs::api_server_last_lines(&member.node).await {
-            Some(last_lines) if !ready => ClusterError::ApiServer {
-                node: member.plan.name.clone(),
-                last_lines,
-                cause: error.to_string(),
-            },
+            Some(last_lines) if !ready => {
+                ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause: error.to_string() }
+            }
             _ => error.into(),
         }
     }

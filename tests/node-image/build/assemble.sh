@@ -14,8 +14,8 @@ until ctr version >/dev/null 2>&1; do
     fi
     sleep 0.1
 done
-ctr --namespace k8s.io images import --all-platforms --no-unpack --digests /build/images.tar >/dev/null
-ctr --namespace k8s.io images list --quiet | grep -v @
+ctr --namespace k8s.io images import --all-platforms --no-unpack /build/images.tar >/dev/null
+ctr --namespace k8s.io images list --quiet
 kill "$containerd"
 wait "$containerd" || true
 

@@ -12,15 +12,12 @@ for folder in bin sbin lib lib64; do ln -sfn "usr/$folder" "$layer/$folder"; don
 cp "$root/etc/ssl/certs/ca-certificates.crt" "$layer/etc/ssl/certs/"
 chmod 1777 "$layer/tmp"
 
-copy() {
-    mkdir -p "$layer$(dirname "$1")"
-    [ -e "$layer$1" ] || cp -L "$root$1" "$layer$1"
-}
+# A static program has no libraries; ldd says so by failing.
+libraries=
+[ $# = 0 ] || libraries=$(chroot "$root" ldd "$@" 2>/dev/null | grep -o '/[^ :]*\.so[^ :]*' | sort -u || true)
 
-for program; do
-    copy "$program"
-    # A static program has no libraries, and ldd says so by failing.
-    for library in $(chroot "$root" ldd "$program" 2>/dev/null | grep -o '/[^ ]*\.so[^ ]*' || true); do
-        copy "$library"
-    done
+for file in "$@" $libraries; do
+    [ ! -e "$layer$file" ] || continue
+    mkdir -p "$layer${file%/*}"
+    cp -L "$root$file" "$layer$file"
 done

@@ -64,11 +64,7 @@ impl Apt {
         fs::create_dir_all(folder.join("cache/archives/partial"))?;
         let lock = File::create(folder.join("lock"))?;
         lock.lock()?;
-        let apt = Self {
-            folder,
-            suite,
-            _lock: lock,
-        };
+        let apt = Self { folder, suite, _lock: lock };
         apt.configure()?;
         if !apt.is_fresh() {
             apt.update()?;
@@ -93,20 +89,14 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
         );
         fs::write(self.folder.join("apt.conf"), configuration)?;
         let source = format!("[signed-by={KEYRING}] {} {} main", mirror(), self.suite);
-        fs::write(
-            self.folder.join("sources.list"),
-            format!("deb {source}\ndeb-src {source}\n"),
-        )?;
+        fs::write(self.folder.join("sources.list"), format!("deb {source}\ndeb-src {source}\n"))?;
         Ok(())
     }
 
     fn is_fresh(&self) -> bool {
         fs::metadata(self.folder.join("updated"))
             .and_then(|file| file.modified())
-            .is_ok_and(|time| {
-                time.elapsed()
-                    .is_ok_and(|age| age < Duration::from_secs(24 * 3600))
-            })
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(24 * 3600)))
     }
 
     fn update(&self) -> Result<()> {
@@ -124,14 +114,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     /// Downloads packages and unpacks them into a folder, without installing them.
     pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let archives = tempfile::tempdir_in(&self.folder)?;
-        let download = || {
-            sh::run(
-                self.apt_get()
-                    .args(["-qq", "download"])
-                    .args(packages)
-                    .current_dir(archives.path()),
-            )
-        };
+        let download = || sh::run(self.apt_get().args(["-qq", "download"]).args(packages).current_dir(archives.path()));
         // A list of yesterday can name a version that is no longer there.
         if download().is_err() {
             self.update()?;
@@ -147,33 +130,21 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     pub(crate) fn unpack_source(&self, package: &str, into: &Path) -> Result<()> {
         need(&[("dpkg-source", "dpkg-dev"), ("patch", "patch")])?;
         let archives = tempfile::tempdir_in(&self.folder)?;
-        sh::run(
-            self.apt_get()
-                .args(["-qq", "source", "--download-only"])
-                .arg(package)
-                .current_dir(archives.path()),
-        )?;
+        sh::run(self.apt_get().args(["-qq", "source", "--download-only"]).arg(package).current_dir(archives.path()))?;
         let description = cache::files(archives.path())?
             .into_iter()
             .find(|file| file.extension().is_some_and(|extension| extension == "dsc"))
             .with_context(|| format!("source package {package} has no description"))?;
         // apt has checked the signature of the list that has the checksums of these files.
-        sh::run(
-            cmd("dpkg-source", ["--no-check", "-q", "-x"])
-                .arg(description)
-                .arg(into),
-        )
+        sh::run(cmd("dpkg-source", ["--no-check", "-q", "-x"]).arg(description).arg(into))
     }
 }
 
 /// Makes sure that the machine has some programs, given with their packages: on Debian, as root, installs those that are
 /// missing; elsewhere says what is missing.
 pub(crate) fn need(programs: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|(program, _)| sh::find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing: Vec<&str> =
+        programs.iter().filter(|(program, _)| sh::find(program).is_none()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

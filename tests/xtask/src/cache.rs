@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -63,21 +64,12 @@ impl Key {
 
 /// The folder that holds the result `name` of `key`. If it is not there yet, `build` fills it; nobody sees a half-filled
 /// one, and two processes that ask at the same time build it once.
-pub(crate) fn stage(
-    name: &str,
-    key: &Key,
-    build: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+pub(crate) fn stage(name: &str, key: &Key, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     stage_in(&root()?, name, key, build)
 }
 
 /// Like [`stage`], in another folder than the cache.
-pub(crate) fn stage_in(
-    root: &Path,
-    name: &str,
-    key: &Key,
-    build: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+pub(crate) fn stage_in(root: &Path, name: &str, key: &Key, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     fs::create_dir_all(root).with_context(|| format!("cannot make {}", root.display()))?;
     let result = root.join(format!("{name}-{}", key.short()));
     if result.is_dir() {
@@ -94,8 +86,10 @@ pub(crate) fn stage_in(
     }
     fs::create_dir(&unfinished)?;
     eprintln!("xtask: making {name}");
+    let begin = Instant::now();
     build(&unfinished).with_context(|| format!("cannot make {name}"))?;
     fs::rename(&unfinished, &result)?;
+    eprintln!("xtask: {name} took {} s", begin.elapsed().as_secs());
     Ok(result)
 }
 
@@ -104,8 +98,7 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        let entries =
-            fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?;
+        let entries = fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?;
         for entry in entries {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
@@ -131,10 +124,7 @@ mod tests {
 
     #[test]
     fn keys_tell_boundaries_apart() {
-        assert_ne!(
-            Key::new("ab").with("c").short(),
-            Key::new("a").with("bc").short()
-        );
+        assert_ne!(Key::new("ab").with("c").short(), Key::new("a").with("bc").short());
         assert_eq!(Key::new("a").with("b").short(), Key::new("a").with("b").short());
         assert_eq!(Key::new("a").short().len(), 12);
     }

@@ -39,10 +39,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// A docker command for this engine.
-    pub(crate) fn docker<A: AsRef<std::ffi::OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Command {
+    pub(crate) fn docker<A: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = cmd(&self.cli, arguments);
         command.env("DOCKER_HOST", &self.host);
         command
@@ -62,19 +59,10 @@ impl Engine {
         let image = format!("kprov/probe:{}", std::process::id());
         let root = probe_root()?;
         sh::pipe(
-            cmd("tar", ["--create", "--directory"])
-                .arg(root.path())
-                .arg("."),
+            cmd("tar", ["--create", "--directory"]).arg(root.path()).arg("."),
             &mut self.docker(["import", "-", &image]),
         )?;
-        let result = sh::output(&mut self.docker([
-            "run",
-            "--rm",
-            "--privileged",
-            "--network=none",
-            &image,
-            "/probe",
-        ]));
+        let result = sh::output(&mut self.docker(["run", "--rm", "--privileged", "--network=none", &image, "/probe"]));
         // The image is removed whatever the outcome.
         let _ = sh::output(&mut self.docker(["image", "rm", "--force", &image]));
         result.map(drop)
@@ -90,19 +78,16 @@ pub(crate) fn ensure() -> Result<Engine> {
         engine
             .answers()
             .with_context(|| format!("the engine that DOCKER_HOST names ({}) does not answer", engine.host))?;
-        engine.runs_privileged().with_context(|| {
-            format!("the engine that DOCKER_HOST names ({}) cannot run nodes", engine.host)
-        })?;
+        engine
+            .runs_privileged()
+            .with_context(|| format!("the engine that DOCKER_HOST names ({}) cannot run nodes", engine.host))?;
         return Ok(engine);
     }
 
     let mut own_host = DEFAULT_HOST;
     let mut reasons = Vec::new();
     for host in [context_host(&cli), OWN_HOST.into()] {
-        let engine = Engine {
-            host,
-            cli: cli.clone(),
-        };
+        let engine = Engine { host, cli: cli.clone() };
         if let Err(error) = engine.answers() {
             reasons.push(format!("{} does not answer: {}", engine.host, last_line(&error)));
             continue;
@@ -110,11 +95,7 @@ pub(crate) fn ensure() -> Result<Engine> {
         match engine.runs_privileged() {
             Ok(()) => return Ok(engine),
             Err(error) => {
-                reasons.push(format!(
-                    "{} cannot run a privileged container: {}",
-                    engine.host,
-                    last_line(&error)
-                ));
+                reasons.push(format!("{} cannot run a privileged container: {}", engine.host, last_line(&error)));
                 if engine.host == OWN_HOST {
                     bail!("{}\nits log is {LOG}", reasons.join("\n"));
                 }
@@ -134,26 +115,20 @@ pub(crate) fn ensure() -> Result<Engine> {
     if own_host == DEFAULT_HOST && Path::new(&socket(DEFAULT_HOST)).exists() && !is_dead_socket() {
         own_host = OWN_HOST;
     }
-    let engine = Engine {
-        host: own_host.into(),
-        cli,
-    };
+    let engine = Engine { host: own_host.into(), cli };
     start(&engine)?;
-    engine.runs_privileged().with_context(|| {
-        format!("the engine that was started cannot run nodes; its log is {LOG}")
-    })?;
+    engine
+        .runs_privileged()
+        .with_context(|| format!("the engine that was started cannot run nodes; its log is {LOG}"))?;
     Ok(engine)
 }
 
 /// The engine that the docker command line would use.
 fn context_host(cli: &Path) -> String {
-    sh::output(&mut cmd(
-        cli,
-        ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
-    ))
-    .ok()
-    .filter(|host| !host.is_empty())
-    .unwrap_or_else(|| DEFAULT_HOST.into())
+    sh::output(&mut cmd(cli, ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]))
+        .ok()
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| DEFAULT_HOST.into())
 }
 
 fn socket(host: &str) -> String {
@@ -167,8 +142,7 @@ fn is_dead_socket() -> bool {
 }
 
 fn is_debian() -> bool {
-    fs::read_to_string("/etc/os-release")
-        .is_ok_and(|text| text.lines().any(|line| line == "ID=debian"))
+    fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(|line| line == "ID=debian"))
 }
 
 fn last_line(error: &anyhow::Error) -> String {
@@ -179,9 +153,7 @@ fn last_line(error: &anyhow::Error) -> String {
 /// Unpacks Debian's engine and starts it.
 fn start(engine: &Engine) -> Result<()> {
     apt::need(&[("iptables", "iptables"), ("runc", "runc")])?;
-    let key = Key::new("engine")
-        .with(apt::ENGINE_SUITE)
-        .with(apt::architecture());
+    let key = Key::new("engine").with(apt::ENGINE_SUITE).with(apt::architecture());
     let programs = cache::stage_in(Path::new(FOLDER), "programs", &key, |folder| {
         Apt::open(apt::ENGINE_SUITE)?.unpack(&["docker.io", "containerd"], folder)
     })?;
@@ -228,10 +200,7 @@ fn probe_root() -> Result<tempfile::TempDir> {
     fs::copy(&program, root.path().join("probe"))?;
     // A static program has no libraries, and ldd says so by failing.
     let libraries = sh::output(cmd("ldd", [&program]).env("LC_ALL", "C")).unwrap_or_default();
-    for library in libraries
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-    {
+    for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
         let target = root.path().join(library.trim_start_matches('/'));
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder)?;
@@ -245,11 +214,8 @@ fn probe_root() -> Result<tempfile::TempDir> {
 pub(crate) fn print_environment(mut to: impl Write) -> Result<()> {
     let engine = ensure()?;
     let kind = tools::kind()?;
-    let folders: Vec<String> = [kind.parent(), engine.cli.parent()]
-        .into_iter()
-        .flatten()
-        .map(|folder| folder.display().to_string())
-        .collect();
+    let folders: Vec<String> =
+        [kind.parent(), engine.cli.parent()].into_iter().flatten().map(|folder| folder.display().to_string()).collect();
     writeln!(to, "export DOCKER_HOST='{}'", engine.host)?;
     writeln!(to, "export PATH='{}':\"$PATH\"", folders.join(":"))?;
     Ok(())

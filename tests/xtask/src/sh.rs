@@ -12,10 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// A command made of a program and its arguments.
-pub(crate) fn cmd<A: AsRef<OsStr>>(
-    program: impl AsRef<OsStr>,
-    arguments: impl IntoIterator<Item = A>,
-) -> Command {
+pub(crate) fn cmd<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command
@@ -24,9 +21,7 @@ pub(crate) fn cmd<A: AsRef<OsStr>>(
 /// Runs a command to its end; an error unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     command.stdout(std::io::stderr());
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", line(command));
     }
@@ -36,27 +31,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs a command to its end and returns what it printed, trimmed; an error, with what it complained of, unless it
 /// succeeds.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", line(command)))?;
     if !output.status.success() {
-        bail!(
-            "`{}` failed: {}\n{}",
-            line(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`{}` failed: {}\n{}", line(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Pipes one command's output into another and returns what that one printed.
 pub(crate) fn pipe(from: &mut Command, to: &mut Command) -> Result<String> {
-    let mut source = from
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", line(from)))?;
+    let mut source = from.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", line(from)))?;
     let Some(stream) = source.stdout.take() else {
         bail!("`{}` has no output", line(from));
     };

@@ -16,12 +16,9 @@ pub(crate) fn docker() -> Result<PathBuf> {
     if let Some(docker) = sh::find("docker") {
         return Ok(docker);
     }
-    let key = Key::new("docker-cli")
-        .with(apt::ENGINE_SUITE)
-        .with(apt::architecture());
-    let folder = cache::stage("docker-cli", &key, |folder| {
-        Apt::open(apt::ENGINE_SUITE)?.unpack(&["docker-cli"], folder)
-    })?;
+    let key = Key::new("docker-cli").with(apt::ENGINE_SUITE).with(apt::architecture());
+    let folder =
+        cache::stage("docker-cli", &key, |folder| Apt::open(apt::ENGINE_SUITE)?.unpack(&["docker-cli"], folder))?;
     Ok(folder.join("usr/bin/docker"))
 }
 
@@ -30,11 +27,7 @@ pub(crate) fn kind() -> Result<PathBuf> {
     if let Some(kind) = std::env::var_os("KPROV_KIND") {
         return Ok(kind.into());
     }
-    let key = Key::new("kind")
-        .with(apt::KIND_SUITE)
-        .with(apt::architecture());
-    let folder = cache::stage("kind", &key, |folder| {
-        Apt::open(apt::KIND_SUITE)?.unpack(&["kind"], folder)
-    })?;
+    let key = Key::new("kind").with(apt::KIND_SUITE).with(apt::architecture());
+    let folder = cache::stage("kind", &key, |folder| Apt::open(apt::KIND_SUITE)?.unpack(&["kind"], folder))?;
     Ok(folder.join("usr/bin/kind"))
 }

@@ -61,16 +61,14 @@ pub(crate) fn ensure(options: &Options) -> Result<String> {
     // The compiler has the processors for itself for minutes; the system is mostly downloading.
     let (programs, root) = thread::scope(|scope| {
         let root = scope.spawn(|| parts::system(&sources));
-        let programs = parts::kubernetes(&sources)
-            .and_then(|kubernetes| Ok((kubernetes, parts::programs(&sources)?)));
+        let programs = parts::kubernetes(&sources).and_then(|kubernetes| Ok((kubernetes, parts::programs(&sources)?)));
         let root = root.join().map_err(|_| anyhow!("making the system panicked"));
         (programs, root)
     });
     let (kubernetes, own) = programs?;
     let root = root??;
+    let images = parts::component_images(&sources, &kubernetes, &own, &root)?;
     let work = tempfile::tempdir_in(cache::root()?)?;
-    let images = work.path().join("images.tar");
-    parts::component_images(&sources, &kubernetes, &own, &root, work.path(), &images)?;
     let overlay = work.path().join("overlay");
     parts::overlay(&sources, &kubernetes, &overlay)?;
     assemble(&engine, &root, &overlay, &images, &sources, &tag)?;
@@ -85,25 +83,13 @@ fn sources() -> PathBuf {
 
 /// What every part of the image depends on.
 fn base_key() -> Key {
-    Key::new(BUILDER_VERSION)
-        .with(SNAPSHOT)
-        .with(apt::NODE_SUITE)
-        .with(apt::architecture())
+    Key::new(BUILDER_VERSION).with(SNAPSHOT).with(apt::NODE_SUITE).with(apt::architecture())
 }
 
 /// Makes an image of the system, lets a container of it take the other parts in, and keeps that as the node image.
-fn assemble(
-    engine: &Engine,
-    root: &Path,
-    overlay: &Path,
-    images: &Path,
-    sources: &Path,
-    tag: &str,
-) -> Result<()> {
+fn assemble(engine: &Engine, root: &Path, overlay: &Path, images: &Path, sources: &Path, tag: &str) -> Result<()> {
     let base = sh::pipe(
-        cmd("tar", ["--create", "--numeric-owner", "--directory"])
-            .arg(root)
-            .arg("."),
+        cmd("tar", ["--create", "--numeric-owner", "--directory"]).arg(root).arg("."),
         &mut engine.docker(["import", "-"]),
     )?;
     let container = sh::output(&mut engine.docker([
@@ -118,11 +104,9 @@ fn assemble(
         let build = overlay.join("build");
         fs::create_dir_all(&build)?;
         fs::copy(sources.join("build/assemble.sh"), build.join("assemble.sh"))?;
-        fs::rename(images, build.join("images.tar")).context("cannot move the images")?;
+        fs::hard_link(images, build.join("images.tar")).context("cannot link the images")?;
         sh::pipe(
-            cmd("tar", ["--create", "--owner=0", "--group=0", "--directory"])
-                .arg(overlay)
-                .arg("."),
+            cmd("tar", ["--create", "--owner=0", "--group=0", "--directory"]).arg(overlay).arg("."),
             &mut engine.docker(["cp", "-", &format!("{container}:/")]),
         )?;
         sh::run(&mut engine.docker(["start", "--attach", &container]))?;

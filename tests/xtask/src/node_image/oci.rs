@@ -44,12 +44,8 @@ pub(super) struct Archive {
 impl Archive {
     /// Begins an archive in a new file.
     pub(super) fn create(file: &Path) -> Result<Self> {
-        let file =
-            File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(Self {
-            tar: tar::Builder::new(file),
-            manifests: Vec::new(),
-        })
+        let file = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Self { tar: tar::Builder::new(file), manifests: Vec::new() })
     }
 
     /// Adds a folder's contents as a layer.
@@ -172,11 +168,7 @@ struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            size: 0,
-        }
+        Self { inner, hash: Sha256::new(), size: 0 }
     }
 
     fn compressed(self) -> io::Result<zstd::Encoder<'static, Self>> {

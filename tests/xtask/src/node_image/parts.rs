@@ -39,9 +39,7 @@ fn go() -> Result<PathBuf> {
 /// Kubernetes' programs, compiled from Debian's source package.
 pub(super) fn kubernetes(sources: &Path) -> Result<PathBuf> {
     let script = sources.join("build/kubernetes.sh");
-    let key = base_key()
-        .with(KUBERNETES_VERSION)
-        .with(&fs::read_to_string(&script)?);
+    let key = base_key().with(KUBERNETES_VERSION).with(&fs::read_to_string(&script)?);
     cache::stage("kubernetes", &key, |folder| {
         let go = go()?;
         let work = tempfile::tempdir_in(cache::root()?)?;
@@ -68,19 +66,16 @@ pub(super) fn programs(sources: &Path) -> Result<PathBuf> {
         let work = tempfile::tempdir_in(cache::root()?)?;
         for program in ["cni", "pause"] {
             sh::run(
-                cmd(
-                    root.join("bin/go"),
-                    ["build", "-trimpath", "-ldflags", "-s -w", "-o"],
-                )
-                .arg(folder.join(program))
-                .arg(".")
-                .current_dir(programs.join(program))
-                .env("GOROOT", &root)
-                .env("GOPATH", work.path())
-                .env("GOCACHE", work.path().join("cache"))
-                .env("GO111MODULE", "off")
-                .env("GOFLAGS", "")
-                .env("CGO_ENABLED", "0"),
+                cmd(root.join("bin/go"), ["build", "-trimpath", "-ldflags", "-s -w", "-o"])
+                    .arg(folder.join(program))
+                    .arg(".")
+                    .current_dir(programs.join(program))
+                    .env("GOROOT", &root)
+                    .env("GOPATH", work.path())
+                    .env("GOCACHE", work.path().join("cache"))
+                    .env("GO111MODULE", "off")
+                    .env("GOFLAGS", "")
+                    .env("CGO_ENABLED", "0"),
             )?;
         }
         Ok(())
@@ -91,9 +86,7 @@ pub(super) fn programs(sources: &Path) -> Result<PathBuf> {
 pub(super) fn system(sources: &Path) -> Result<PathBuf> {
     let script = sources.join("build/rootfs.sh");
     let list = fs::read_to_string(sources.join("packages/node"))?;
-    let key = base_key()
-        .with(&fs::read_to_string(&script)?)
-        .with(&list);
+    let key = base_key().with(&fs::read_to_string(&script)?).with(&list);
     cache::stage("system", &key, |folder| {
         if !sh::is_root() {
             bail!("a Debian system can only be made by root");
@@ -101,11 +94,8 @@ pub(super) fn system(sources: &Path) -> Result<PathBuf> {
         let tools = tempfile::tempdir_in(cache::root()?)?;
         let apt = Apt::open(apt::NODE_SUITE)?;
         apt.unpack(&["mmdebstrap"], tools.path())?;
-        let packages: Vec<&str> = list
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .collect();
+        let packages: Vec<&str> =
+            list.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect();
         sh::run(
             cmd("sh", [&script])
                 .arg(tools.path().join("usr/bin/mmdebstrap"))
@@ -117,10 +107,7 @@ pub(super) fn system(sources: &Path) -> Result<PathBuf> {
         let unpacked = tempfile::tempdir_in(cache::root()?)?;
         apt.unpack(&["containernetworking-plugins"], unpacked.path())?;
         for plugin in ["host-local", "loopback", "ptp", "portmap", "bridge"] {
-            install(
-                &unpacked.path().join("usr/lib/cni").join(plugin),
-                &folder.join("root/opt/cni/bin").join(plugin),
-            )?;
+            install(&unpacked.path().join("usr/lib/cni").join(plugin), &folder.join("root/opt/cni/bin").join(plugin))?;
         }
         Ok(())
     })
@@ -133,11 +120,9 @@ pub(super) fn overlay(sources: &Path, kubernetes: &Path, overlay: &Path) -> Resu
     for file in cache::files(&files)? {
         install(&file, &overlay.join(file.strip_prefix(&files)?))?;
     }
-    for (program, place) in [
-        ("kubelet", "usr/bin/kubelet"),
-        ("kubectl", "usr/bin/kubectl"),
-        ("kubeadm", "usr/libexec/kubernetes/kubeadm"),
-    ] {
+    for (program, place) in
+        [("kubelet", "usr/bin/kubelet"), ("kubectl", "usr/bin/kubectl"), ("kubeadm", "usr/libexec/kubernetes/kubeadm")]
+    {
         install(&kubernetes.join(program), &overlay.join(place))?;
     }
     fs::write(overlay.join("kind/version"), KUBERNETES_VERSION)?;
@@ -145,23 +130,26 @@ pub(super) fn overlay(sources: &Path, kubernetes: &Path, overlay: &Path) -> Resu
 }
 
 /// The images of Kubernetes' components, in one archive.
-pub(super) fn component_images(
-    sources: &Path,
-    kubernetes: &Path,
-    own: &Path,
-    root: &Path,
-    work: &Path,
-    archive: &Path,
-) -> Result<()> {
+pub(super) fn component_images(sources: &Path, kubernetes: &Path, own: &Path, root: &Path) -> Result<PathBuf> {
+    // The parts' folders are named by the hashes of what is in them.
+    let mut key = base_key().with_tree(&sources.join("images"))?;
+    for part in [kubernetes, own, root] {
+        key.add(part.to_string_lossy().as_bytes());
+    }
+    key.add(&fs::read(sources.join("build/layer.sh"))?);
+    cache::stage("images", &key, |folder| {
+        let work = tempfile::tempdir_in(cache::root()?)?;
+        let archive = folder.join("images.tar");
+        write_images(sources, kubernetes, own, root, work.path(), &archive)
+    })
+    .map(|folder| folder.join("images.tar"))
+}
+
+fn write_images(sources: &Path, kubernetes: &Path, own: &Path, root: &Path, work: &Path, archive: &Path) -> Result<()> {
     let layer_script = sources.join("build/layer.sh");
     let layer = |name: &str, programs: &[&str]| -> Result<PathBuf> {
         let folder = work.join(name);
-        sh::run(
-            cmd("sh", [&layer_script])
-                .arg(root)
-                .arg(&folder)
-                .args(programs),
-        )?;
+        sh::run(cmd("sh", [&layer_script]).arg(root).arg(&folder).args(programs))?;
         Ok(folder)
     };
     let single = |name: &str, program: &Path, place: &str| -> Result<PathBuf> {
@@ -182,15 +170,8 @@ pub(super) fn component_images(
         })?;
     }
 
-    let etcd = images.layer(&layer(
-        "etcd",
-        &["/usr/bin/etcd", "/usr/bin/etcdctl", "/bin/dash"],
-    )?)?;
-    images.image(&Image {
-        name: format!("{REGISTRY}/etcd:3.4.13-0"),
-        entrypoint: vec![],
-        layers: vec![etcd],
-    })?;
+    let etcd = images.layer(&layer("etcd", &["/usr/bin/etcd", "/usr/bin/etcdctl", "/bin/dash"])?)?;
+    images.image(&Image { name: format!("{REGISTRY}/etcd:3.4.13-0"), entrypoint: vec![], layers: vec![etcd] })?;
 
     let pause = images.layer(&single("pause", &own.join("pause"), "pause")?)?;
     images.image(&Image {
@@ -200,25 +181,23 @@ pub(super) fn component_images(
     })?;
 
     // kube-proxy and the network agent share their tools.
-    let tools = layer(
-        "net",
-        &[
-            "/bin/dash",
-            "/bin/ln",
-            "/bin/grep",
-            "/usr/sbin/ip",
-            "/usr/sbin/conntrack",
-            "/usr/sbin/xtables-nft-multi",
-            "/usr/sbin/xtables-legacy-multi",
-        ],
-    )?;
+    // iptables loads its plugins at run time.
+    let plugins = plugins(root)?;
+    let mut programs = vec![
+        "/bin/dash",
+        "/bin/ln",
+        "/bin/grep",
+        "/usr/sbin/ip",
+        "/usr/sbin/conntrack",
+        "/usr/sbin/xtables-nft-multi",
+        "/usr/sbin/xtables-legacy-multi",
+    ];
+    programs.extend(plugins.iter().map(String::as_str));
+    let tools = layer("net", &programs)?;
     extend_tools(sources, root, &tools)?;
     let tools = images.layer(&tools)?;
     for (program, name) in [
-        (
-            kubernetes.join("kube-proxy"),
-            format!("{REGISTRY}/kube-proxy:{KUBERNETES_VERSION}"),
-        ),
+        (kubernetes.join("kube-proxy"), format!("{REGISTRY}/kube-proxy:{KUBERNETES_VERSION}")),
         (own.join("cni"), "docker.io/kprov/net:1".to_owned()),
     ] {
         let file = program.file_name().context("a program has a name")?;
@@ -235,7 +214,19 @@ pub(super) fn component_images(
     images.finish()
 }
 
-/// Adds what iptables loads at run time, and the names under which it is called.
+/// The plugins of iptables in the node's system, as paths within it.
+fn plugins(root: &Path) -> Result<Vec<String>> {
+    let mut plugins = Vec::new();
+    for file in cache::files(&root.join("usr/lib"))? {
+        let inside = Path::new("/").join(file.strip_prefix(root)?);
+        if inside.parent().is_some_and(|folder| folder.ends_with("xtables")) {
+            plugins.push(inside.to_string_lossy().into_owned());
+        }
+    }
+    Ok(plugins)
+}
+
+/// Adds the names under which iptables is called, and what it looks names up in.
 fn extend_tools(sources: &Path, root: &Path, tools: &Path) -> Result<()> {
     let files = sources.join("images/net");
     for file in cache::files(&files)? {
@@ -246,17 +237,6 @@ fn extend_tools(sources: &Path, root: &Path, tools: &Path) -> Result<()> {
         for tool in ["", "-save", "-restore"] {
             let name = tools.join(format!("usr/sbin/{family}{tool}"));
             std::os::unix::fs::symlink("iptables-wrapper", name)?;
-        }
-    }
-    let libraries = root.join("usr/lib");
-    for file in cache::files(&libraries)? {
-        let relative = file.strip_prefix(root)?;
-        if relative.parent().is_some_and(|folder| folder.ends_with("xtables")) {
-            let target = tools.join(relative);
-            if let Some(folder) = target.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            sh::run(&mut cmd("cp", ["--no-dereference".as_ref(), file.as_os_str(), target.as_os_str()]))?;
         }
     }
     for file in ["etc/protocols", "etc/services", "etc/ethertypes"] {
@@ -274,8 +254,7 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::copy(from, to)
-        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     let mode = if cache::is_executable(from)? { 0o755 } else { 0o644 };
     fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
     Ok(())

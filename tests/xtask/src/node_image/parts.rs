@@ -240,10 +240,11 @@ fn extend_tools(sources: &Path, root: &Path, tools: &Path) -> Result<()> {
         }
     }
     for file in ["etc/protocols", "etc/services", "etc/ethertypes"] {
-        if let Err(error) = fs::copy(root.join(file), tools.join(file)) {
-            if error.kind() != io::ErrorKind::NotFound {
+        match fs::copy(root.join(file), tools.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).context(file);
             }
+            _ => {}
         }
     }
     Ok(())

@@ -2,7 +2,9 @@
 //!
 //! ARCHITECTURE.md tells how data flows through these modules.
 
+pub mod cli;
 pub mod cluster;
+pub mod commands;
 pub mod engine;
 pub mod etcd;
 pub mod keys;

@@ -1,2 +1,19 @@
-//! The command.
-fn main() {}
+//! The `kprov` command: parses, runs, presents errors, sets the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kprov::cli::Cli;
+use kprov::commands;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.global.output;
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            commands::print_error(output, &error);
+            ExitCode::FAILURE
+        }
+    }
+}

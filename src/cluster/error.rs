@@ -55,6 +55,16 @@ pub enum ClusterError {
     #[error("there is no cluster")]
     #[diagnostic(code(kprov::cluster::none), help("`kprov up` makes one"))]
     None,
+    /// Its API server's port is not published: the container does not run.
+    #[error("the control plane of the cluster {name:?} does not run")]
+    #[diagnostic(
+        code(kprov::cluster::not_running),
+        help("`kprov status {name}` shows its containers; `docker start` starts one, `kprov reset {name}` makes it anew")
+    )]
+    NotRunning {
+        /// The cluster's name.
+        name: String,
+    },
     /// Somebody else is at work on it.
     #[error("another kprov is at work on the cluster {name:?}{}", pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     #[diagnostic(code(kprov::cluster::locked), help("wait for it to end"))]

@@ -1,0 +1,195 @@
+//! The command line: what can be typed, and what it means. Does nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Declarative provisioner of kind clusters: one command from a YAML profile to a running, hardened, proven cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kprov", version, about, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// How results and progress are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    pub output: Output,
+    /// The kubeconfig file to change, instead of $KUBECONFIG or ~/.kube/config
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A folder of templates that go before the built-in ones of the same name
+    #[arg(long, global = true, value_name = "DIR", env = "KPROV_TEMPLATES")]
+    pub templates: Option<PathBuf>,
+}
+
+/// How results and progress are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For programs: the result on standard output, events on standard error
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a cluster from a profile, and prove that it is what was asked for
+    Up(Up),
+    /// Remove a cluster, leaving nothing behind
+    Down {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+        /// Remove every cluster that kprov made, and what killed commands have left
+        #[arg(long, conflicts_with = "cluster")]
+        all: bool,
+    },
+    /// List clusters
+    Ls,
+    /// Show what a cluster is and how it is doing
+    Status {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+    },
+    /// Make a cluster anew, as it was on its first day: same profile, name, port and keys
+    Reset {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+        /// Leave everything as it is when something fails
+        #[arg(long)]
+        retain: bool,
+    },
+    /// Gather evidence that a cluster is what it was meant to be; exits 0 only if all of it holds
+    Verify {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+    },
+    /// Look at what is really stored
+    Etcd {
+        /// What to look at.
+        #[command(subcommand)]
+        command: EtcdCommand,
+        /// The cluster; may be left out if there is but one
+        #[arg(long, global = true, value_name = "CLUSTER")]
+        cluster: Option<String>,
+    },
+    /// Render a profile's documents, without touching Docker
+    Render(Render),
+    /// List profiles, or show one with all that it extends
+    Profiles {
+        /// A profile's name, or a file
+        name: Option<String>,
+    },
+    /// Print a cluster's kubeconfig
+    Kubeconfig {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+        /// Merge it into your own instead
+        #[arg(long)]
+        merge: bool,
+    },
+    /// Run a command on a node
+    Exec {
+        /// The node, as `kprov status` shows it
+        node: String,
+        /// The command
+        #[arg(last = true, required = true, num_args = 1.., value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Check this host and its Docker Engine
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the JSON Schema of profiles, for editors
+    Schema,
+}
+
+/// `kprov up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Which profile.
+    #[command(flatten)]
+    pub source: Source,
+    /// Leave everything as it is when something fails
+    #[arg(long)]
+    pub retain: bool,
+}
+
+/// `kprov render`.
+#[derive(Debug, Args)]
+pub struct Render {
+    /// Which profile.
+    #[command(flatten)]
+    pub source: Source,
+    /// Write a bundle that `kind create cluster --config DIR/cluster.yaml` takes; keys are made, and kept if they are there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The Kubernetes version to render for, if the image's tag does not tell
+    #[arg(long, value_name = "VERSION")]
+    pub kubernetes_version: Option<String>,
+}
+
+/// A profile, and what is changed of it.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// A profile's name, or a file
+    #[arg(short, long, default_value = "default", value_name = "NAME|FILE")]
+    pub profile: String,
+    /// The cluster's name, instead of the profile's
+    #[arg(short, long, value_name = "CLUSTER")]
+    pub name: Option<String>,
+    /// The node image, instead of the profile's
+    #[arg(long, value_name = "IMAGE", env = "KPROV_IMAGE")]
+    pub image: Option<String>,
+    /// Change a field of the profile's spec, such as networking.apiServerPort=6443 (repeatable)
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `kprov etcd`.
+#[derive(Debug, Subcommand)]
+pub enum EtcdCommand {
+    /// List keys
+    Keys {
+        /// Only keys that start with this; without a leading slash, below /registry/
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Show a value: how it is stored, a hexdump, and its fields if they can be read
+    Get {
+        /// The key; without a leading slash, below /registry/
+        key: String,
+        /// Print the raw bytes
+        #[arg(long)]
+        raw: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_come_anywhere() {
+        let cli = Cli::try_parse_from(["kprov", "etcd", "get", "secrets/a/b", "--cluster", "c", "-o", "json"]).unwrap();
+        assert_eq!(cli.global.output, Output::Json);
+        assert!(matches!(cli.command, Command::Etcd { cluster: Some(name), .. } if name == "c"));
+    }
+}

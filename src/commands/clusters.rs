@@ -1,0 +1,290 @@
+//! Commands on clusters that are there: `ls`, `status`, `verify`, `kubeconfig` and `down`.
+
+use std::process::ExitCode;
+
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::cli::Global;
+use crate::cluster::{self, ClusterError, Context, Found, Record};
+use crate::keys::KeyRing;
+use crate::node::Node;
+use crate::profile::Role;
+use crate::render::{Inputs, KubernetesVersion};
+use crate::verify::{self, Report};
+use crate::{kubeconfig, kubernetes};
+
+use super::{Result, context, present};
+
+/// The name that was given, or that of the only cluster there is: on the engine, or half made in kprov's records.
+pub(super) async fn name(context: &Context, given: Option<&str>) -> Result<String> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    match cluster::find(&context.engine, None).await {
+        Ok(found) => Ok(found.name),
+        Err(ClusterError::None) => {
+            let mut names = context.store().names();
+            match names.len() {
+                0 => Err(ClusterError::None.into()),
+                1 => Ok(names.remove(0)),
+                _ => Err(ClusterError::Ambiguous { known: names }.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn ls(global: &Global) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let clusters = cluster::list(&context.engine).await?;
+    let value: Vec<Value> = clusters
+        .iter()
+        .map(|cluster| {
+            let (running, all) = cluster.running();
+            json!({"cluster": cluster.name, "profile": cluster.profile(), "containers": all, "running": running,
+                "apiServer": cluster.api_server().map(|(address, port)| format!("https://{address}:{port}"))})
+        })
+        .collect();
+    present::result(global.output, &value, || {
+        let rows: Vec<Vec<String>> = clusters
+            .iter()
+            .map(|cluster| {
+                let (running, all) = cluster.running();
+                vec![
+                    cluster.name.clone(),
+                    cluster.profile().unwrap_or("- (made by kind)").to_owned(),
+                    format!("{running}/{all} running"),
+                    cluster.api_server().map_or_else(|| "-".to_owned(), |(address, port)| format!("{address}:{port}")),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return "No clusters. `kprov up` makes one.\n".to_owned();
+        }
+        present::table(&["CLUSTER", "PROFILE", "NODES", "API SERVER"], &rows)
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A cluster that is looked at, with all that is known of it.
+pub(super) struct Opened {
+    pub(super) found: Found,
+    pub(super) nodes: Vec<Node>,
+    pub(super) record: Option<Record>,
+    keys: Option<KeyRing>,
+    pub(super) kubeconfig: Zeroizing<String>,
+}
+
+impl Opened {
+    pub(super) async fn client(&self) -> Result<Client> {
+        Ok(kubernetes::client(&self.kubeconfig).await?)
+    }
+}
+
+/// Finds a cluster, and its kubeconfig on its first control plane.
+pub(super) async fn open(context: &Context, cluster: Option<&str>) -> Result<Opened> {
+    let found = cluster::find(&context.engine, cluster).await?;
+    let nodes = found.nodes(&context.engine);
+    let first = nodes.first().filter(|node| node.role == Role::ControlPlane).ok_or(ClusterError::Unknown {
+        name: found.name.clone(),
+        known: Vec::new(),
+    })?;
+    let admin = first.read_text("/etc/kubernetes/admin.conf").await?;
+    let (address, port) = found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.clone() })?;
+    let server = format!("https://{}", std::net::SocketAddr::new(address, port));
+    let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
+    let store = context.store();
+    let record = store.load(&found.name)?;
+    let keys = store.load_keys(&found.name)?;
+    Ok(Opened { nodes, record, keys, kubeconfig, found })
+}
+
+pub(super) async fn status(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let found = cluster::find(&context.engine, cluster).await?;
+    let record = context.store().load(&found.name)?;
+    let ready = match open(&context, Some(&found.name)).await {
+        Ok(opened) => ready_nodes(&opened).await,
+        Err(_) => None,
+    };
+    let nodes: Vec<Value> = found
+        .containers
+        .iter()
+        .map(|container| {
+            let (ipv4, ipv6) = container.addresses.get(cluster::NETWORK).copied().unwrap_or_default();
+            let state = ready.as_ref().and_then(|ready| ready.get(&container.name));
+            json!({"name": container.name, "role": container.labels.get(cluster::LABEL_ROLE),
+                "container": container.state, "ready": state, "ipv4": ipv4, "ipv6": ipv6})
+        })
+        .collect();
+    let value = json!({
+        "cluster": found.name,
+        "profile": found.profile(),
+        "digest": found.digest(),
+        "status": record.as_ref().map(|record| record.status),
+        "kubernetesVersion": record.as_ref().map(|record| &record.version),
+        "image": record.as_ref().map(|record| &record.image),
+        "apiServer": found.api_server().map(|(address, port)| format!("https://{}", std::net::SocketAddr::new(address, port))),
+        "encryption": record.as_ref().and_then(|record| record.profile.spec.encryption.as_ref()).map(|encryption| json!({
+            "providers": encryption.providers.iter().map(|provider| provider.kind.name()).collect::<Vec<_>>(),
+            "resources": encryption.resources,
+        })),
+        "nodes": nodes,
+    });
+    present::result(global.output, &value, || status_text(&value));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether each node is Ready; `None` if the API server does not answer.
+async fn ready_nodes(opened: &Opened) -> Option<std::collections::HashMap<String, bool>> {
+    let client = opened.client().await.ok()?;
+    let api: Api<k8s_openapi::api::core::v1::Node> = Api::all(client);
+    let nodes = tokio::time::timeout(std::time::Duration::from_secs(5), api.list(&ListParams::default())).await;
+    let is_ready = |node: &k8s_openapi::api::core::v1::Node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    Some(nodes.ok()?.ok()?.items.iter().map(|node| (node.name_any(), is_ready(node))).collect())
+}
+
+fn status_text(value: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let list = |value: &Value| {
+        let items: Vec<String> = value.as_array().into_iter().flatten().map(text).collect();
+        items.join(", ")
+    };
+    let encryption = match &value["encryption"] {
+        Value::Null => "none".to_owned(),
+        encryption => format!("{} on {}", list(&encryption["providers"]), list(&encryption["resources"])),
+    };
+    let mut lines = String::new();
+    for (name, shown) in [
+        ("Cluster", text(&value["cluster"])),
+        ("Profile", text(&value["profile"])),
+        ("Status", text(&value["status"])),
+        ("Kubernetes", text(&value["kubernetesVersion"])),
+        ("Image", text(&value["image"])),
+        ("Digest", text(&value["digest"])),
+        ("API server", text(&value["apiServer"])),
+        ("Encryption", encryption),
+    ] {
+        lines.push_str(&format!("{name:<12} {shown}\n"));
+    }
+    let rows: Vec<Vec<String>> = value["nodes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|node| {
+            let ready = match &node["ready"] {
+                Value::Bool(true) => "Ready",
+                Value::Bool(false) => "NotReady",
+                _ => "-",
+            };
+            vec![
+                text(&node["name"]),
+                text(&node["role"]),
+                text(&node["container"]),
+                ready.to_owned(),
+                text(&node["ipv4"]),
+            ]
+        })
+        .collect();
+    format!("{lines}\n{}", present::table(&["NODE", "ROLE", "CONTAINER", "READY", "ADDRESS"], &rows))
+}
+
+pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = open(&context, cluster).await?;
+    let client = opened.client().await?;
+    let version: Option<KubernetesVersion> = opened.record.as_ref().map(|record| record.version.parse()).transpose()?;
+    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+    let inputs = opened.record.as_ref().zip(version.as_ref()).map(|(record, version)| Inputs {
+        profile: &record.profile,
+        cluster: &record.name,
+        image: &record.image,
+        version,
+        keys: opened.keys.as_ref(),
+        templates: &context.templates,
+        cgroup_v1,
+    });
+    let step = context.reporter.stage("Gathering evidence");
+    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref() };
+    let report = verify::verify(&target).await?;
+    step.done();
+    context.reporter.close();
+    present::result(global.output, &json!({"cluster": opened.found.name, "ok": report.is_ok(), "evidence": report}), || {
+        evidence(&report, true)
+    });
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The evidence as text: every check, or only what is most telling.
+pub(super) fn evidence(report: &Report, all: bool) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let mark = if check.ok { "ok  " } else { "FAIL" };
+        text.push_str(&format!("{mark} {}: {}\n", check.name, check.evidence));
+    }
+    if let Some(canary) = &report.canary
+        && (all || !canary.plain_text_found)
+    {
+        let indented: String = canary.first_bytes.lines().map(|line| format!("       {line}\n")).collect();
+        text.push_str(&format!("     the canary's first bytes in etcd ({}):\n{indented}", canary.stored));
+    }
+    text
+}
+
+pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bool) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = open(&context, cluster).await?;
+    if merge {
+        let file = context.kubeconfig.merge(&opened.kubeconfig)?;
+        let entry = kubeconfig::entry_name(&opened.found.name);
+        present::result(global.output, &json!({"context": entry, "kubeconfig": file}), || {
+            format!("The context {entry} is in {}.\n", file.display())
+        });
+    } else {
+        present::print(opened.kubeconfig.as_bytes());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
+    let mut removed = Vec::new();
+    for name in &names {
+        let store = context.store();
+        let _lock = store.lock(name)?;
+        let step = context.reporter.stage(&format!("Removing the cluster {name}"));
+        let what = cluster::delete(&context, name).await?;
+        if what.is_nothing() {
+            drop(step);
+            let known = cluster::list(&context.engine).await?.into_iter().map(|cluster| cluster.name).collect();
+            return Err(ClusterError::Unknown { name: name.clone(), known }.into());
+        }
+        step.done();
+        removed.push(name);
+    }
+    cluster::delete_leftovers(&context.engine).await?;
+    context.reporter.close();
+    present::result(global.output, &json!({"removed": removed}), || match removed.as_slice() {
+        [] => "There was nothing to remove.\n".to_owned(),
+        names => format!("Removed {}.\n", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The names of all clusters that kprov made or has a record of. Those of kind itself are not ours to remove.
+async fn ours(context: &Context) -> Result<Vec<String>> {
+    let mut names = context.store().names();
+    for cluster in cluster::list(&context.engine).await? {
+        if cluster.digest().is_some() && !names.contains(&cluster.name) {
+            names.push(cluster.name);
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,79 @@
+//! `kprov etcd keys` and `kprov etcd get`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::{EtcdCommand, Global};
+use crate::etcd::{self, Etcd, Entry};
+use crate::profile::Role;
+
+use super::{Result, context, present};
+
+/// Why a value cannot be shown.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+enum EtcdError {
+    /// There is no such key.
+    #[error("etcd has no key {0}")]
+    #[diagnostic(code(kprov::etcd::no_key), help("`kprov etcd keys PREFIX` lists keys, such as `kprov etcd keys secrets/default`"))]
+    NoKey(String),
+    /// The cluster has no control plane that could be asked.
+    #[error("the cluster {0:?} has no control plane")]
+    #[diagnostic(code(kprov::etcd::no_control_plane))]
+    NoControlPlane(String),
+}
+
+pub(super) async fn etcd(global: &Global, cluster: Option<&str>, command: EtcdCommand) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let found = crate::cluster::find(&context.engine, cluster).await?;
+    let node = found
+        .nodes(&context.engine)
+        .into_iter()
+        .find(|node| node.role == Role::ControlPlane)
+        .ok_or_else(|| EtcdError::NoControlPlane(found.name.clone()))?;
+    let etcd = Etcd::on(node);
+    match command {
+        EtcdCommand::Keys { prefix } => {
+            let keys = etcd.keys(&absolute(&prefix)).await?;
+            present::result(global.output, &keys, || keys.iter().map(|key| format!("{key}\n")).collect());
+        }
+        EtcdCommand::Get { key, raw } => {
+            let key = absolute(&key);
+            let entry = etcd.get(&key).await?.ok_or(EtcdError::NoKey(key))?;
+            if raw {
+                present::print(&entry.value);
+            } else {
+                show(global, &entry);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(global: &Global, entry: &Entry) {
+    let stored = etcd::classify(&entry.value);
+    let fields = etcd::fields(&entry.value);
+    let value = json!({
+        "key": entry.key,
+        "modRevision": entry.mod_revision,
+        "bytes": entry.value.len(),
+        "stored": stored,
+        "prefix": stored.to_string(),
+        "fields": fields,
+    });
+    present::result(global.output, &value, || {
+        format!(
+            "Key       {}\nRevision  {}\nBytes     {}\nStored    {stored}\n\n{}\n{}",
+            entry.key,
+            entry.mod_revision,
+            entry.value.len(),
+            etcd::hexdump(&entry.value),
+            fields.iter().map(|field| format!("{field}\n")).collect::<String>(),
+        )
+    });
+}
+
+/// Keys of API objects may be written without the prefix that all of them share.
+fn absolute(key: &str) -> String {
+    if key.starts_with('/') { key.to_owned() } else { format!("{}{key}", etcd::ROOT) }
+}

@@ -1,0 +1,99 @@
+//! The commands: each parses what it was given, calls one thing, and presents what came of it.
+//!
+//! Results go to standard output, talk to standard error.
+
+mod clusters;
+mod doctor;
+mod etcd;
+mod exec;
+mod present;
+mod profiles;
+mod up;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command, Global, Output};
+use crate::cluster::Context;
+use crate::engine::Engine;
+use crate::kubeconfig;
+use crate::paths::Paths;
+use crate::progress::{Format, Reporter, Surroundings};
+use crate::render::Templates;
+
+pub use present::{CommandError, print_error};
+
+type Result<T> = std::result::Result<T, CommandError>;
+
+/// Runs the command that was typed.
+///
+/// # Errors
+/// [`CommandError`], to be shown by [`print_error`].
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "kprov", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Schema => profiles::schema(),
+        Command::Profiles { name } => profiles::profiles(global, name.as_deref()),
+        Command::Render(arguments) => profiles::render(global, &arguments),
+        other => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let result = runtime.block_on(run_async(global, other));
+            // A thread that reads standard input cannot be ended otherwise.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(arguments) => up::up(global, &arguments).await,
+        Command::Down { cluster, all } => clusters::down(global, cluster.as_deref(), all).await,
+        Command::Ls => clusters::ls(global).await,
+        Command::Status { cluster } => clusters::status(global, cluster.as_deref()).await,
+        Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
+        Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
+        Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
+        Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,
+        Command::Exec { node, command } => exec::exec(&node, command).await,
+        Command::Doctor => doctor::doctor(global).await,
+        Command::Completions { .. } | Command::Schema | Command::Profiles { .. } | Command::Render(_) => {
+            unreachable!("these need no engine, and have been run")
+        }
+    }
+}
+
+/// What commands on clusters need.
+async fn context(global: &Global) -> Result<Context> {
+    let paths = Paths::from_process()?;
+    Ok(Context {
+        engine: Engine::connect().await?,
+        reporter: reporter(global),
+        templates: Arc::new(templates(global, &paths)?),
+        kubeconfig: kubeconfig::Files::choose(
+            global.kubeconfig.as_deref(),
+            &kubeconfig::Environment::from_process(),
+        )?,
+        paths,
+    })
+}
+
+fn reporter(global: &Global) -> Reporter {
+    Reporter::new(Format::choose(global.output == Output::Json, Surroundings::from_process()))
+}
+
+/// The built-in templates, below those of `--templates` or of the user's configuration folder.
+fn templates(global: &Global, paths: &Paths) -> Result<Templates> {
+    let own = paths.config().join("templates");
+    Ok(match &global.templates {
+        Some(folder) => Templates::with_overrides(folder)?,
+        None if own.is_dir() => Templates::with_overrides(&own)?,
+        None => Templates::built_in(),
+    })
+}

@@ -1,0 +1,135 @@
+//! `kprov profiles`, `kprov schema` and `kprov render`: all that needs no engine.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::{self, Global, Output};
+use crate::keys::KeyRing;
+use crate::paths::{self, Paths};
+use crate::profile::{self, Loaded, SearchPath};
+use crate::render::{self, Inputs, KubernetesVersion};
+
+use super::{Result, present, reporter, templates};
+
+/// What is wrong with the arguments of a rendering.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub(super) enum ArgumentError {
+    /// The cluster's name cannot be one.
+    #[error("{0}")]
+    #[diagnostic(code(kprov::cluster::name), help("names are of lower-case letters, digits, dots and dashes, such as `class-3`"))]
+    Name(String),
+    /// A file could not be written.
+    #[error("{path} could not be written: {error}")]
+    #[diagnostic(code(kprov::render::write))]
+    Write {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+pub(super) fn schema() -> Result<ExitCode> {
+    present::result(Output::Json, &profile::json_schema(), String::new);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn profiles(global: &Global, name: Option<&str>) -> Result<ExitCode> {
+    let search = SearchPath::of_this_process();
+    let Some(name) = name else {
+        let listed = profile::list(&search);
+        let value: Vec<Value> = listed
+            .iter()
+            .map(|one| json!({"name": one.name, "description": one.description, "origin": one.origin.to_string()}))
+            .collect();
+        present::result(global.output, &value, || {
+            let row = |one: &profile::Listed| vec![one.name.clone(), one.description.clone(), one.origin.to_string()];
+            present::table(&["PROFILE", "DESCRIPTION", "FROM"], &listed.iter().map(row).collect::<Vec<_>>())
+        });
+        return Ok(ExitCode::SUCCESS);
+    };
+    let loaded = profile::load(name, &[], &search)?;
+    let shown = loaded.profile.redacted();
+    present::result(global.output, &shown, || profile::to_yaml(&shown));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster's name: what was typed, or the profile's.
+pub(super) fn cluster_name(source: &cli::Source, loaded: &Loaded) -> Result<String> {
+    let name = source.name.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
+    profile::check_cluster_name(name, &loaded.profile.spec).map_err(ArgumentError::Name)?;
+    Ok(name.to_owned())
+}
+
+pub(super) fn render(global: &Global, arguments: &cli::Render) -> Result<ExitCode> {
+    let source = &arguments.source;
+    let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    let cluster = cluster_name(source, &loaded)?;
+    let image = source.image.as_deref().unwrap_or_else(|| loaded.profile.spec.image());
+    let version: KubernetesVersion = match &arguments.kubernetes_version {
+        Some(version) => version.parse()?,
+        // A tag that tells no version is most often one of one's own making, and new.
+        None => KubernetesVersion::from_image(image)
+            .or_else(|| KubernetesVersion::from_image(profile::DEFAULT_IMAGE))
+            .ok_or_else(|| render::VersionError::Malformed(image.to_owned()))?,
+    };
+    let templates = templates(global, &Paths::from_process()?)?;
+    let mut inputs = Inputs {
+        profile: &loaded.profile,
+        cluster: &cluster,
+        image,
+        version: &version,
+        keys: None,
+        templates: &templates,
+        cgroup_v1: false,
+    };
+    let reporter = reporter(global);
+    for warning in loaded.warnings.iter().map(ToString::to_string).chain(render::warnings(&inputs)) {
+        reporter.warn(&warning);
+    }
+    let digest = render::documents_digest(&inputs)?.to_string();
+    let Some(out) = &arguments.out else {
+        let bundle = render::bundle(&inputs, Path::new("/path/to/bundle"))?;
+        let value: Value = bundle.documents.iter().map(|one| (one.name.clone(), Value::from(one.content.as_str()))).collect();
+        present::result(global.output, &json!({"digest": digest, "documents": value}), || {
+            bundle.documents.iter().map(|one| format!("# --- {}\n{}\n", one.name, one.content.as_str())).collect()
+        });
+        return Ok(ExitCode::SUCCESS);
+    };
+    let keys = match &loaded.profile.spec.encryption {
+        Some(encryption) => Some(KeyRing::resolve(encryption, &loaded.base)?),
+        None => None,
+    };
+    inputs.keys = keys.as_ref();
+    let out = std::path::absolute(out).map_err(|error| write_error(out, error))?;
+    let bundle = render::bundle(&inputs, &out)?;
+    let mut files = Vec::new();
+    for document in &bundle.documents {
+        let path = out.join(&document.name);
+        // A bundle that has been used must go on fitting the cluster made from it.
+        if document.secret && path.exists() {
+            reporter.warn(&format!("{} is kept as it is: it holds the keys", path.display()));
+        } else if document.secret {
+            paths::write_private(&path, document.content.as_bytes())?;
+        } else {
+            write(&path, document.content.as_bytes())?;
+        }
+        files.push(path);
+    }
+    present::result(global.output, &json!({"digest": digest, "files": files}), || {
+        let list: String = files.iter().map(|path| format!("{}\n", path.display())).collect();
+        format!("{list}\nkind create cluster --config {}\n", out.join("cluster.yaml").display())
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, bytes));
+    Ok(written.map_err(|error| write_error(path, error))?)
+}
+
+fn write_error(path: &Path, error: std::io::Error) -> ArgumentError {
+    ArgumentError::Write { path: path.display().to_string(), error }
+}

@@ -1,0 +1,78 @@
+//! `kprov up` and `kprov reset`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cli::{self, Global};
+use crate::cluster::{self, Outcome, Request};
+use crate::kubeconfig;
+use crate::profile::{self, SearchPath};
+
+use super::{Result, clusters, context, present};
+
+pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode> {
+    let start = Instant::now();
+    let source = &arguments.source;
+    let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    let name = super::profiles::cluster_name(source, &loaded)?;
+    let context = context(global).await?;
+    for warning in &loaded.warnings {
+        context.reporter.warn(&warning.to_string());
+    }
+    let request = Request {
+        name,
+        profile: loaded.profile,
+        base: loaded.base,
+        image: source.image.clone(),
+        retain: arguments.retain,
+    };
+    let outcome = cluster::create(&context, &request).await;
+    context.reporter.close();
+    show(global, &outcome?, start);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) -> Result<ExitCode> {
+    let start = Instant::now();
+    let context = context(global).await?;
+    let name = clusters::name(&context, cluster).await?;
+    let outcome = cluster::reset(&context, &name, retain).await;
+    context.reporter.close();
+    show(global, &outcome?, start);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(global: &Global, outcome: &Outcome, start: Instant) {
+    let seconds = start.elapsed().as_secs_f64();
+    let record = &outcome.record;
+    let entry = kubeconfig::entry_name(&record.name);
+    let value = json!({
+        "cluster": record.name,
+        "profile": record.profile.metadata.name,
+        "kubernetesVersion": record.version,
+        "image": record.image,
+        "digest": record.digest,
+        "nodes": record.nodes,
+        "context": entry,
+        "kubeconfig": outcome.kubeconfig,
+        "seconds": (seconds * 10.0).round() / 10.0,
+        "warnings": outcome.warnings,
+        "evidence": outcome.report,
+    });
+    present::result(global.output, &value, || {
+        format!(
+            "{}\nThe cluster {} is up: Kubernetes {}, {} nodes, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
+             Go on:\n  kubectl --context {entry} get nodes\n  kprov verify {}\n  kprov etcd keys secrets --cluster {}\n",
+            clusters::evidence(&outcome.report, false),
+            record.name,
+            record.version,
+            record.nodes.len(),
+            record.digest,
+            outcome.kubeconfig.display(),
+            record.name,
+            record.name,
+        )
+    });
+}

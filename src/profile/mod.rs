@@ -4,10 +4,29 @@
 //! profiles is in the submodules. Nothing here knows of Docker, of a Kubernetes
 //! version or of files inside a node: that is `render`'s part.
 
+mod defaults;
+mod error;
+mod load;
+mod names;
+pub mod schema;
+mod semantic;
+mod set;
+mod shape;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use defaults::DEFAULT_IMAGE;
+pub use error::{Entry, Problem, ProfileError, Warning};
+pub use load::{Loaded, load, to_yaml};
+pub use names::check_cluster_name;
+pub use source::{Listed, Origin, SearchPath, list};
 
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";
@@ -386,10 +405,11 @@ impl std::fmt::Debug for KeySource {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Audit {
     /// The `rules` of an `audit.k8s.io/v1` Policy.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), with = "Vec<schema::AuditRule>")]
     pub rules: Vec<serde_json::Value>,
     /// Stages that are left out everywhere (`omitStages`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::AuditStage>")]
     pub omit_stages: Vec<String>,
     /// Days to keep old log files.
     #[serde(default = "audit_days")]

@@ -1,0 +1,276 @@
+//! From a name to a checked profile: finding, layering, `--set`, checking.
+//!
+//! Owns the order of these steps. Each of them is in a module of its own.
+
+use std::path::{Path, PathBuf};
+
+use miette::Severity;
+
+use super::error::{Finding, Problem, ProfileError, Source, Warning, located};
+use super::set::Set;
+use super::shape::{Required, Shape};
+use super::source::{Found, Origin, SearchPath, same_file};
+use super::tree::{self, Node, Span, Value};
+use super::{KeySource, Profile, semantic};
+
+/// A profile that is complete and checked.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The profile, with all that it extends and every `--set` merged in.
+    pub profile: Profile,
+    /// Where its relative paths start.
+    pub base: PathBuf,
+    /// Where it was found: a file's path, or `built-in:NAME`.
+    pub origin: String,
+    /// What deserves a second look.
+    pub warnings: Vec<Warning>,
+}
+
+/// Loads the profile that `reference` names, lays `sets` (`path=value`, below `spec`) over it and checks it all.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place.
+pub fn load(reference: &str, sets: &[String], search: &SearchPath) -> Result<Loaded, ProfileError> {
+    let fail = |problems: Vec<Problem>| ProfileError::new(reference, problems);
+    let found = search.find(reference).map_err(|problem| fail(vec![*problem]))?;
+    let (origin, base) = (found.origin.to_string(), absolute(&found.base, search));
+
+    let shape = Shape::new();
+    let mut all = Layers { sources: Vec::new(), findings: Vec::new(), trees: Vec::new() };
+    all.chain(found, search, &shape);
+    let sets = all.sets(sets, search, &shape);
+    let Layers { sources, mut findings, trees } = all;
+    if !findings.is_empty() {
+        return Err(fail(located(findings, &sources)));
+    }
+
+    let mut bases_first = trees.into_iter().rev();
+    let Some(mut root) = bases_first.next().map(Node::without_nulls) else {
+        return Err(fail(vec![Problem::nowhere("profile::syntax", "the profile is empty", None)]));
+    };
+    for layer in bases_first {
+        root.merge(layer);
+    }
+    if let Value::Map(entries) = &mut root.value {
+        entries.retain(|entry| entry.key != "extends");
+    }
+    for set in sets {
+        set.apply(&mut root, &mut findings);
+    }
+    shape.check(&root, Required::Everything, &mut findings);
+    if !findings.is_empty() {
+        return Err(fail(located(findings, &sources)));
+    }
+
+    root_paths(&mut root, &sources);
+    let profile: Profile = serde_json::from_value(root.to_json()).map_err(|error| {
+        // The schema lets through what the types do not take: rare, and never to be told with a key in it.
+        let mut message = error.to_string();
+        root.each_scalar(&mut |node| {
+            if node.secret && node.text().is_some_and(|text| message.contains(text)) {
+                message = "a value is not allowed here".to_owned();
+            }
+        });
+        fail(located(vec![Finding::error("profile::invalid", message, root.place())], &sources))
+    })?;
+
+    semantic::check(&profile, &root, &mut findings);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(fail(located(errors, &sources)));
+    }
+    Ok(Loaded { profile, base, origin, warnings: located(warnings, &sources) })
+}
+
+/// The profile as YAML that [`load`] reads back to the same profile. Literal keys are in it: see [`Profile::redacted`].
+#[must_use]
+pub fn to_yaml(profile: &Profile) -> String {
+    // By way of JSON, whose enums are mappings; straight to YAML they would become tags.
+    // Neither step can fail on our types: every key is a string.
+    let value = serde_json::to_value(profile).unwrap_or_default();
+    serde_yaml::to_string(&value).unwrap_or_default()
+}
+
+impl Profile {
+    /// The profile without the text of literal keys, for showing.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let mut profile = self.clone();
+        let providers = profile.spec.encryption.iter_mut().flat_map(|encryption| &mut encryption.providers);
+        for key in providers.flat_map(|provider| &mut provider.keys) {
+            if let KeySource::Literal(text) = &mut key.source {
+                "<redacted>".clone_into(text);
+            }
+        }
+        profile
+    }
+}
+
+struct Layers {
+    sources: Vec<Source>,
+    findings: Vec<Finding>,
+    /// The profile itself, then what it extends, and so on.
+    trees: Vec<Node>,
+}
+
+impl Layers {
+    /// Reads `found` and everything that it extends, each checked on its own.
+    fn chain(&mut self, found: Found, search: &SearchPath, shape: &Shape) {
+        let mut found = found;
+        let mut origins: Vec<Origin> = Vec::new();
+        loop {
+            origins.push(found.origin.clone());
+            let source = self.sources.len();
+            let mut tree = tree::parse(&found.text, source, 0, &mut self.findings);
+            if let Some(tree) = &mut tree {
+                mark_keys(tree);
+            }
+            let base = absolute(&found.base, search);
+            self.sources.push(Source::new(found.origin.to_string(), base, &found.text, tree.as_ref(), None));
+            let Some(tree) = tree else { return };
+
+            let extends = tree.get("extends").and_then(|node| Some((node.text()?.to_owned(), node.span)));
+            let required = if extends.is_some() { Required::OnlyIdentity } else { Required::Everything };
+            shape.check(&tree, required, &mut self.findings);
+            self.trees.push(tree);
+
+            let Some((reference, span)) = extends else { return };
+            match search.find_base(&reference, &found) {
+                Ok(next) if origins.iter().any(|origin| same(origin, &next.origin)) => {
+                    let round: Vec<_> = origins.iter().chain([&next.origin]).map(Origin::to_string).collect();
+                    let finding = Finding::error("profile::cycle", "the profile extends itself", span)
+                        .label("leads back")
+                        .help(round.join(" -> "));
+                    return self.findings.push(finding);
+                }
+                Ok(next) => found = next,
+                Err(problem) => {
+                    let entry = problem.entry();
+                    let mut finding = Finding::error(entry.code, entry.message, span).label("extended here");
+                    if let Some(help) = entry.help {
+                        finding = finding.help(help);
+                    }
+                    return self.findings.push(finding);
+                }
+            }
+        }
+    }
+
+    fn sets(&mut self, sets: &[String], search: &SearchPath, shape: &Shape) -> Vec<Set> {
+        let mut read = Vec::with_capacity(sets.len());
+        for argument in sets {
+            let source = self.sources.len();
+            let set = Set::parse(argument, source, shape, &mut self.findings);
+            let base = absolute(Path::new(""), search);
+            let tree = set.as_ref().map(|set| &set.value);
+            let fence = argument.contains("encryption").then(|| argument.find('=').map_or(0, |equals| equals + 1));
+            self.sources.push(Source::new("--set".to_owned(), base, argument, tree, fence));
+            read.extend(set);
+        }
+        read
+    }
+}
+
+fn same(one: &Origin, other: &Origin) -> bool {
+    match (one, other) {
+        (Origin::File(one), Origin::File(other)) => same_file(one, other),
+        _ => one == other,
+    }
+}
+
+/// `folder` from the root; an empty one is the folder that the search starts in.
+fn absolute(folder: &Path, search: &SearchPath) -> PathBuf {
+    let folder = if folder.as_os_str().is_empty() { &search.current } else { folder };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
+}
+
+/// Marks whatever may be key material: all that stands under a list of providers and is not known to be harmless.
+pub(super) fn mark_keys(node: &mut Node) {
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(mark_keys),
+        Value::Map(entries) => {
+            for entry in entries {
+                match entry.key.as_str() {
+                    "providers" => mark_within(&mut entry.node, &["type", "keys"]),
+                    "keys" => mark_within(&mut entry.node, &["name", "source"]),
+                    "literal" | "secret" => entry.node.mark_secret(),
+                    _ => mark_keys(&mut entry.node),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Marks all in a list of mappings but the fields in `harmless`, and what is in those if it is of an unexpected form.
+fn mark_within(list: &mut Node, harmless: &[&str]) {
+    let Value::List(items) = &mut list.value else { return list.mark_secret() };
+    for item in items {
+        let Value::Map(entries) = &mut item.value else {
+            item.mark_secret();
+            continue;
+        };
+        for entry in entries {
+            match entry.key.as_str() {
+                key if !harmless.contains(&key) => entry.node.mark_secret(),
+                "keys" => mark_within(&mut entry.node, &["name", "source"]),
+                "source" => mark_source(&mut entry.node),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn mark_source(source: &mut Node) {
+    match &mut source.value {
+        Value::Map(entries) => {
+            for entry in entries.iter_mut().filter(|entry| !matches!(entry.key.as_str(), "env" | "file")) {
+                entry.node.mark_secret();
+            }
+        }
+        Value::String(word) if matches!(word.as_str(), "generate" | "env" | "file" | "literal") => {}
+        _ => source.mark_secret(),
+    }
+}
+
+/// Makes paths absolute that come from another folder than the profile's own, so that one folder will do for all.
+fn root_paths(root: &mut Node, sources: &[Source]) {
+    let Some(base) = sources.first().map(|source| source.base.clone()) else { return };
+    let fix = |node: &mut Node| {
+        let Span { source, .. } = node.span;
+        let Some(other) = sources.get(source).filter(|source| source.base != base) else { return };
+        if let Value::String(path) = &mut node.value
+            && Path::new(path).is_relative()
+            && !path.is_empty()
+        {
+            *path = other.base.join(&*path).display().to_string();
+        }
+    };
+    let Some(spec) = entry_mut(root, "spec") else { return };
+    each_item(entry_mut(spec, "manifests"), |manifest| {
+        entry_mut(manifest, "file").into_iter().for_each(fix);
+    });
+    each_item(entry_mut(spec, "nodes"), |group| {
+        each_item(entry_mut(group, "mounts"), |mount| entry_mut(mount, "hostPath").into_iter().for_each(fix));
+    });
+    each_item(entry_mut(spec, "encryption").and_then(|encryption| entry_mut(encryption, "providers")), |provider| {
+        each_item(entry_mut(provider, "keys"), |key| {
+            entry_mut(key, "source").and_then(|source| entry_mut(source, "file")).into_iter().for_each(fix);
+        });
+    });
+}
+
+fn entry_mut<'n>(node: &'n mut Node, key: &str) -> Option<&'n mut Node> {
+    match &mut node.value {
+        Value::Map(entries) => entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node),
+        _ => None,
+    }
+}
+
+fn each_item(list: Option<&mut Node>, visit: impl FnMut(&mut Node)) {
+    if let Some(Value::List(items)) = list.map(|node| &mut node.value) {
+        items.iter_mut().for_each(visit);
+    }
+}

@@ -1,0 +1,588 @@
+//! A YAML document as a tree that remembers where each of its parts was written.
+//!
+//! Owns reading YAML 1.2 text into that tree, merging trees, and finding a part by its path. The typed profile is
+//! deserialized from the same tree, so that a value and its place always agree. What a profile may contain is
+//! left to `shape` and `semantic`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use granit_parser::{Event, Parser, ScalarStyle, StrInput};
+
+use super::error::Finding;
+
+/// Aliases can blow a small file up to any size; no honest profile has this many values.
+const MAX_NODES: usize = 200_000;
+
+/// A place in one of the loaded texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Which text: an index into the list of sources.
+    pub(super) source: usize,
+    /// First byte.
+    pub(super) start: usize,
+    /// One past the last byte.
+    pub(super) end: usize,
+}
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    /// Of a scalar: all of it. Of a list or mapping: where it begins.
+    pub(super) span: Span,
+    /// Whether the value may be key material, which no message repeats.
+    pub(super) secret: bool,
+}
+
+/// What a YAML node can be.
+#[derive(Clone)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Number(serde_json::Number),
+    String(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+// A derived `Debug` would print literal keys.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+/// A key of a mapping, and its value.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_span: Span,
+    pub(super) node: Node,
+}
+
+impl Value {
+    /// The kind of value, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::String(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// A step on the way from the root to a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
+}
+
+impl From<&String> for Step {
+    fn from(key: &String) -> Self {
+        Self::Key(key.clone())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// The way from the root to a value, shown as `spec.nodes[1].count`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Path(pub(super) Vec<Step>);
+
+impl Path {
+    /// This path and one step more.
+    pub(super) fn then(&self, step: impl Into<Step>) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step.into());
+        Self(steps)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => {
+                    if position > 0 {
+                        f.write_str(".")?;
+                    }
+                    if key.is_empty() || key.contains(['.', '[', ']', '"', '=']) {
+                        write!(f, "{key:?}")?;
+                    } else {
+                        f.write_str(key)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// The entry `key` of a mapping.
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            _ => None,
+        }
+    }
+
+    /// The value under `key` of a mapping.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|entry| &entry.node)
+    }
+
+    /// The text of a string.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The place to point at when speaking of this value: for a mapping its first key, for a list its first item.
+    pub(super) fn place(&self) -> Span {
+        match &self.value {
+            Value::Map(entries) => entries.first().map_or(self.span, |entry| entry.key_span),
+            Value::List(items) => items.first().map_or(self.span, Self::place),
+            _ => self.span,
+        }
+    }
+
+    /// The place of the value at `path`, or of the nearest part of that path that was written at all.
+    pub(super) fn place_of(&self, path: &[Step]) -> Span {
+        let (mut node, mut span) = (self, self.place());
+        for step in path {
+            let next = match (step, &node.value) {
+                (Step::Key(key), Value::Map(_)) => node.entry(key).map(|entry| (&entry.node, entry.key_span)),
+                (Step::Index(index), Value::List(items)) => items.get(*index).map(|item| (item, item.place())),
+                _ => None,
+            };
+            let Some((below, key_span)) = next else { return span };
+            // A scalar is the offender itself; a mapping or list is best shown by its key.
+            span = match below.value {
+                Value::Map(_) | Value::List(_) => key_span,
+                _ => below.span,
+            };
+            node = below;
+        }
+        span
+    }
+
+    /// The place of the key at `path`, for complaints about the key and not its value.
+    pub(super) fn place_of_key(&self, path: &[Step]) -> Span {
+        let Some((Step::Key(last), parents)) = path.split_last() else { return self.place_of(path) };
+        let parent = parents.iter().try_fold(self, |node, step| match (step, &node.value) {
+            (Step::Key(key), _) => node.get(key),
+            (Step::Index(index), Value::List(items)) => items.get(*index),
+            _ => None,
+        });
+        parent.and_then(|node| node.entry(last)).map_or_else(|| self.place_of(path), |entry| entry.key_span)
+    }
+
+    /// The plain value.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(flag) => (*flag).into(),
+            Value::Number(number) => number.clone().into(),
+            Value::String(text) => text.clone().into(),
+            Value::List(items) => items.iter().map(Self::to_json).collect(),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| (entry.key.clone(), entry.node.to_json()))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+
+    /// Lays `over` over this value: mappings key by key (an explicit null removes the key), all else replaces.
+    pub(super) fn merge(&mut self, over: Self) {
+        if let (Value::Map(entries), Value::Map(_)) = (&mut self.value, &over.value) {
+            let Value::Map(new) = over.value else { return };
+            for entry in new {
+                match entries.iter().position(|old| old.key == entry.key) {
+                    _ if matches!(entry.node.value, Value::Null) => entries.retain(|old| old.key != entry.key),
+                    Some(position) => {
+                        entries[position].key_span = entry.key_span;
+                        entries[position].node.merge(entry.node);
+                    }
+                    None => entries.push(Entry { node: entry.node.without_nulls(), ..entry }),
+                }
+            }
+        } else {
+            *self = over.without_nulls();
+        }
+    }
+
+    /// Without the keys whose value is null: there is nothing below that they could remove.
+    pub(super) fn without_nulls(mut self) -> Self {
+        if let Value::Map(entries) = self.value {
+            self.value = Value::Map(
+                entries
+                    .into_iter()
+                    .filter(|entry| !matches!(entry.node.value, Value::Null))
+                    .map(|entry| Entry { node: entry.node.without_nulls(), ..entry })
+                    .collect(),
+            );
+        }
+        self
+    }
+
+    /// Marks every scalar of this value as possible key material.
+    pub(super) fn mark_secret(&mut self) {
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(Self::mark_secret),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| entry.node.mark_secret()),
+            _ => self.secret = true,
+        }
+    }
+
+    /// Calls `visit` on every scalar.
+    pub(super) fn each_scalar(&self, visit: &mut impl FnMut(&Self)) {
+        match &self.value {
+            Value::List(items) => items.iter().for_each(|item| item.each_scalar(visit)),
+            Value::Map(entries) => entries.iter().for_each(|entry| entry.node.each_scalar(visit)),
+            _ => visit(self),
+        }
+    }
+}
+
+/// Reads the one document of `text`, which lies `offset` bytes into source number `source`.
+/// Everything that is wrong is added to `findings`; there is no tree if the syntax itself is broken.
+pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec<Finding>) -> Option<Node> {
+    let mut reader =
+        Reader { events: Parser::new_from_str(text), source, offset, anchors: HashMap::new(), findings, count: 0 };
+    match reader.document() {
+        Ok(node) => Some(node),
+        Err(finding) => {
+            findings.push(*finding);
+            None
+        }
+    }
+}
+
+/// Whether `text` is YAML at all, as any number of documents. The error is the parser's own words.
+pub(super) fn check_stream(text: &str) -> Result<(), String> {
+    Parser::new_from_str(text).try_for_each(|event| event.map(drop).map_err(|error| error.to_string()))
+}
+
+struct Reader<'a, 'f> {
+    events: Parser<'a, StrInput<'a>>,
+    source: usize,
+    offset: usize,
+    anchors: HashMap<usize, Node>,
+    findings: &'f mut Vec<Finding>,
+    count: usize,
+}
+
+type Read<T> = Result<T, Box<Finding>>;
+
+impl<'a> Reader<'a, '_> {
+    fn span(&self, range: Range<usize>) -> Span {
+        Span { source: self.source, start: range.start + self.offset, end: range.end + self.offset }
+    }
+
+    /// The next event that is part of the data.
+    fn next(&mut self) -> Read<(Event<'a>, Span)> {
+        loop {
+            match self.events.next() {
+                Some(Ok((event, span))) => {
+                    let span = self.span(span.byte_range().unwrap_or(0..0));
+                    // Whether comments are events depends on a feature that other crates may switch on.
+                    let is_data = event.is_node()
+                        || matches!(
+                            event,
+                            Event::StreamStart
+                                | Event::StreamEnd
+                                | Event::DocumentStart(..)
+                                | Event::DocumentEnd
+                                | Event::SequenceEnd
+                                | Event::MappingEnd
+                        );
+                    if is_data {
+                        return Ok((event, span));
+                    }
+                }
+                Some(Err(error)) => {
+                    let at = error.marker().byte_offset().unwrap_or(0);
+                    let message = format!("invalid YAML: {}", error.info());
+                    return Err(Box::new(Finding::error("profile::syntax", message, self.span(at..at))));
+                }
+                None => return Ok((Event::StreamEnd, self.span(0..0))),
+            }
+        }
+    }
+
+    fn document(&mut self) -> Read<Node> {
+        loop {
+            match self.next()? {
+                (Event::StreamStart | Event::DocumentStart(..), _) => {}
+                (Event::StreamEnd, span) => {
+                    return Err(Box::new(Finding::error("profile::syntax", "there is no document here", span)));
+                }
+                (event, span) => {
+                    let root = self.node(event, span)?;
+                    loop {
+                        match self.next()? {
+                            (Event::StreamEnd, _) => return Ok(root),
+                            (Event::DocumentStart(..), span) => {
+                                let finding = Finding::error("profile::syntax", "a second YAML document", span)
+                                    .label("begins here")
+                                    .help("one file is one profile");
+                                return Err(Box::new(finding));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
+        self.count += 1;
+        if self.count > MAX_NODES {
+            let message = format!("more than {MAX_NODES} values");
+            return Err(Box::new(Finding::error("profile::syntax", message, span).help("are aliases nested?")));
+        }
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = tag.as_deref().map(|tag| tag.core_suffix().map(str::to_owned).ok_or_else(|| tag.original()));
+                let value = match kind {
+                    None if style == ScalarStyle::Plain => self.plain(&text, span),
+                    None => Value::String(text.into_owned()),
+                    Some(Ok(kind)) if kind == "str" => Value::String(text.into_owned()),
+                    Some(Ok(_)) => self.plain(&text, span),
+                    Some(Err(tag)) => {
+                        let message = format!("the tag `{tag}` means nothing here");
+                        self.findings.push(Finding::error("profile::syntax", message, span).help("leave it out"));
+                        Value::String(text.into_owned())
+                    }
+                };
+                (value, anchor)
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break,
+                        (event, span) => items.push(self.node(event, span)?),
+                    }
+                }
+                (Value::List(items), anchor)
+            }
+            Event::MappingStart(_, anchor, _) => (self.mapping()?, anchor),
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                    // Only an anchor that is still open is missing: an alias inside of what it names.
+                    return Err(Box::new(Finding::error("profile::syntax", "an alias contains itself", span)));
+                };
+                self.count += size(&node);
+                return Ok(node);
+            }
+            _ => (Value::Null, 0),
+        };
+        let node = Node { value, span, secret: false };
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn mapping(&mut self) -> Read<Value> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut seen: HashMap<String, Span> = HashMap::new();
+        loop {
+            let (event, key_span) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(Value::Map(entries)),
+                Event::Scalar(text, ..) => text.into_owned(),
+                event => {
+                    self.node(event, key_span)?;
+                    self.findings.push(Finding::error("profile::syntax", "a key has to be a plain word", key_span));
+                    String::new()
+                }
+            };
+            if key == "<<" {
+                let finding = Finding::error("profile::syntax", "`<<` is no merge key in YAML 1.2", key_span)
+                    .help("use `extends` to build on another profile");
+                self.findings.push(finding);
+            }
+            let (event, span) = self.next()?;
+            let node = self.node(event, span)?;
+            if let Some(first) = seen.get(&key) {
+                let finding =
+                    Finding::error("profile::duplicate_key", format!("the key `{key}` is there twice"), key_span)
+                        .label("again here")
+                        .also(*first, "first here")
+                        .help("remove one of them, or merge them");
+                self.findings.push(finding);
+            } else if key != "<<" {
+                seen.insert(key.clone(), key_span);
+                entries.push(Entry { key, key_span, node });
+            }
+        }
+    }
+
+    /// A plain scalar by YAML 1.2's core schema, but for numbers with a leading zero: 0644 is an octal number to some
+    /// and a decimal one to others, so it stays a string.
+    fn plain(&mut self, text: &str, span: Span) -> Value {
+        match text {
+            "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+            "true" | "True" | "TRUE" => return Value::Bool(true),
+            "false" | "False" | "FALSE" => return Value::Bool(false),
+            ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => {
+                let message = format!("`{text}` is no number that Kubernetes knows");
+                self.findings.push(Finding::error("profile::syntax", message, span).help("for a string, quote it"));
+                return Value::Null;
+            }
+            _ => {}
+        }
+        number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)
+    }
+}
+
+fn size(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::List(items) => items.iter().map(size).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
+        _ => 0,
+    }
+}
+
+fn number(text: &str) -> Option<serde_json::Number> {
+    if let Some(digits) = text.strip_prefix("0x") {
+        return u64::from_str_radix(digits, 16).ok().map(Into::into);
+    }
+    if let Some(digits) = text.strip_prefix("0o") {
+        return u64::from_str_radix(digits, 8).ok().map(Into::into);
+    }
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let first = unsigned.bytes().next()?;
+    if !(first.is_ascii_digit() || first == b'.' && unsigned.as_bytes().get(1).is_some_and(u8::is_ascii_digit)) {
+        return None;
+    }
+    if first == b'0' && unsigned.as_bytes().get(1).is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    if !unsigned.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')) {
+        return None;
+    }
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if let Ok(whole) = text.parse::<i64>() {
+        return Some(whole.into());
+    }
+    if let Ok(whole) = text.parse::<u64>() {
+        return Some(whole.into());
+    }
+    serde_json::Number::from_f64(text.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Option<Node>, Vec<String>) {
+        let mut findings = Vec::new();
+        let node = parse(text, 0, 0, &mut findings);
+        (node, findings.into_iter().map(|finding| finding.message).collect())
+    }
+
+    #[test]
+    fn scalars_are_those_of_yaml_1_2() {
+        let (node, findings) = read(
+            "[yes, on, 'true', true, ~, 12, -3, 0x1F, 0o17, 1.5, 1e3, 0644, 1.20.2, 10.96.0.0/16, '5', !!str 5, 5m, -a, +1]",
+        );
+        assert!(findings.is_empty(), "{findings:?}");
+        assert_eq!(
+            node.unwrap().to_json(),
+            serde_json::json!([
+                "yes",
+                "on",
+                "true",
+                true,
+                null,
+                12,
+                -3,
+                31,
+                15,
+                1.5,
+                1000.0,
+                "0644",
+                "1.20.2",
+                "10.96.0.0/16",
+                "5",
+                "5",
+                "5m",
+                "-a",
+                1
+            ])
+        );
+    }
+
+    #[test]
+    fn every_duplicate_key_is_found() {
+        let (_, findings) = read("a: 1\nb: {c: 1, c: 2}\na: 2\n");
+        assert_eq!(findings, ["the key `c` is there twice", "the key `a` is there twice"]);
+    }
+
+    #[test]
+    fn places_are_those_of_the_text() {
+        let text = "a:\n  b: [x, yy]\n";
+        let (node, _) = read(text);
+        let node = node.unwrap();
+        let shown = |span: Span| &text[span.start..span.end];
+        assert_eq!(shown(node.place_of(&["a".into(), "b".into(), 1.into()])), "yy");
+        assert_eq!(shown(node.place_of(&["a".into(), "b".into()])), "b");
+        assert_eq!(shown(node.place_of(&["a".into(), "missing".into(), "deeper".into()])), "a");
+        assert_eq!(shown(node.place_of_key(&["a".into(), "b".into()])), "b");
+    }
+
+    #[test]
+    fn merging_is_deep_and_null_removes() {
+        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\n");
+        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\n");
+        let mut merged = base.unwrap();
+        merged.merge(over.unwrap());
+        assert_eq!(merged.to_json(), serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1}));
+    }
+
+    #[test]
+    fn broken_and_hostile_documents_end_in_an_error() {
+        for (text, want) in [
+            ("", "there is no document here"),
+            ("a: 1\n---\nb: 1\n", "a second YAML document"),
+            ("a: &a [*a]\n", "an alias contains itself"),
+            ("? [a]\n: 1\n", "a key has to be a plain word"),
+            ("a: .nan", "`.nan` is no number that Kubernetes knows"),
+            ("a: !Env b", "the tag `!Env` means nothing here"),
+            ("x: &x {a: 1}\ny:\n  <<: *x\n", "`<<` is no merge key in YAML 1.2"),
+        ] {
+            let (_, findings) = read(text);
+            assert_eq!(findings, [want], "{text}");
+        }
+        let bomb: String =
+            (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))).collect();
+        let (node, findings) = read(&format!("a0: &a0 [x]\n{bomb}"));
+        assert!(node.is_none());
+        assert_eq!(findings, ["more than 200000 values"]);
+    }
+}

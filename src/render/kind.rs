@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 use crate::keys::KeyRing;
 use crate::profile::Role;
 
-use super::kubeadm::{Common, kubeadm_config, load_balancer_config, taints};
+use super::balancer::{LoadBalancer, load_balancer_config};
+use super::kubeadm::{Common, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
 use super::{Inputs, RenderError, audit_policy, nodes, secrets, templates};
@@ -94,8 +95,12 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
         let config = kubeadm_config(inputs, node, node.start(), &addresses, &endpoint)?;
         documents.push(document(&format!("kubeadm/{}.yaml", node.name), config));
     }
-    if let Some(config) = load_balancer_config(inputs)? {
-        documents.push(document("load-balancer/haproxy.cfg", config));
+    for (name, program) in
+        [("load-balancer/haproxy.cfg", LoadBalancer::Haproxy), ("load-balancer/envoy.yaml", LoadBalancer::Envoy)]
+    {
+        if let Some(config) = load_balancer_config(inputs, program)? {
+            documents.push(document(name, config));
+        }
     }
     Ok(Bundle { documents })
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffect};
 
-use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan, needs_load_balancer, plan_nodes};
+use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan, plan_nodes};
 use super::version::{KubeadmApi, KubernetesVersion};
 use super::{Inputs, RenderError, nodes, settings, templates};
 
@@ -211,35 +211,4 @@ pub fn kubeadm_config(
         KubeadmApi::V1Beta4 => templates::KUBEADM_V1BETA4,
     };
     Ok(inputs.templates.render(template, values)?)
-}
-
-#[derive(Serialize)]
-struct LoadBalancerValues<'a> {
-    api_port: u16,
-    ipv6: bool,
-    ipv6_only: bool,
-    anonymous: bool,
-    backends: Vec<&'a str>,
-}
-
-/// The haproxy configuration of the load balancer in front of several control
-/// planes; `None` if there is but one. Backends are found by name, through the engine's name server.
-///
-/// # Errors
-/// [`RenderError`]
-pub fn load_balancer_config(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
-    let nodes = plan_nodes(inputs.profile, inputs.cluster);
-    if !needs_load_balancer(&nodes) {
-        return Ok(None);
-    }
-    let spec = &inputs.profile.spec;
-    let values = LoadBalancerValues {
-        api_port: API_SERVER_PORT,
-        ipv6: spec.networking.ip_family != IpFamily::Ipv4,
-        ipv6_only: spec.networking.ip_family == IpFamily::Ipv6,
-        // Without anonymous requests a health check gets a 401 from a healthy server too.
-        anonymous: spec.api_server.extra_args.get("anonymous-auth").is_none_or(|value| value != "false"),
-        backends: nodes.iter().filter(|node| node.role == Role::ControlPlane).map(|node| node.name.as_str()).collect(),
-    };
-    Ok(Some(inputs.templates.render(templates::HAPROXY, values)?))
 }

@@ -5,6 +5,7 @@
 //! [`Templates::with_overrides`] reads files. Leaves finding and checking profiles to
 //! `profile`, making keys to `keys`, and putting documents where they belong to its callers.
 
+mod balancer;
 mod digest;
 mod kind;
 mod kubeadm;
@@ -26,9 +27,10 @@ use zeroize::Zeroizing;
 use crate::keys::KeyRing;
 use crate::profile::Profile;
 
+pub use balancer::{LoadBalancer, load_balancer_config};
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use kind::{Bundle, Document, api_server_patch, bundle};
-pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, load_balancer_config, skip_phases};
+pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, skip_phases};
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, api_server_address, control_plane_endpoint, load_balancer_name,
     needs_load_balancer, plan_nodes, pod_subnet, role_name, service_subnet,

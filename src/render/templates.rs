@@ -39,6 +39,7 @@ built_in! {
     AUDIT_POLICY = "audit-policy.yaml.j2";
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";
+    ENVOY = "envoy.yaml.j2";
 }
 
 /// A template that is wrong, or that does not fit its values.

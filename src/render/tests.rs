@@ -451,22 +451,36 @@ fn kinds_configuration_carries_it_all() {
 
 #[test]
 fn the_load_balancer_knows_every_control_plane() {
+    use LoadBalancer::{Envoy, Haproxy};
     let ha = |spec: Value| Case::new(profile(spec), "v1.37.0");
     let case = ha(json!({"nodes": [{"role": "control-plane", "count": 3}]}));
-    let config = load_balancer_config(&case.inputs()).unwrap().unwrap();
+    let haproxy = load_balancer_config(&case.inputs(), Haproxy).unwrap().unwrap();
     for line in [
         "bind 0.0.0.0:6443",
         "option httpchk GET /readyz",
         "server lab-control-plane lab-control-plane:6443",
         "server lab-control-plane3 lab-control-plane3:6443",
     ] {
-        assert!(config.lines().any(|found| found.trim() == line), "{line}\n{config}");
+        assert!(haproxy.lines().any(|found| found.trim() == line), "{line}\n{haproxy}");
     }
+    let envoy = load_balancer_config(&case.inputs(), Envoy).unwrap().unwrap();
+    let envoy: Value = serde_yaml::from_str(&envoy).unwrap();
+    let address = |i: usize| {
+        let path = format!("/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/{i}");
+        envoy.pointer(&(path + "/endpoint/address/socket_address/address")).cloned()
+    };
+    assert_eq!(
+        [address(0), address(2), address(3)],
+        [Some(json!("lab-control-plane")), Some(json!("lab-control-plane3")), None]
+    );
+
     let closed = ha(json!({
         "nodes": [{"role": "control-plane", "count": 2}], "networking": {"ipFamily": "dual"},
         "apiServer": {"extraArgs": {"anonymous-auth": "false"}},
     }));
-    let config = load_balancer_config(&closed.inputs()).unwrap().unwrap();
-    assert!(config.contains("bind [::]:6443 v4v6") && !config.contains("httpchk"), "{config}");
-    assert_eq!(load_balancer_config(&ha(json!({})).inputs()).unwrap(), None);
+    let haproxy = load_balancer_config(&closed.inputs(), Haproxy).unwrap().unwrap();
+    assert!(haproxy.contains("bind [::]:6443 v4v6") && !haproxy.contains("httpchk"), "{haproxy}");
+    let envoy = load_balancer_config(&closed.inputs(), Envoy).unwrap().unwrap();
+    assert!(!envoy.contains("/readyz"), "{envoy}");
+    assert_eq!(load_balancer_config(&ha(json!({})).inputs(), Haproxy).unwrap(), None);
 }

@@ -215,7 +215,7 @@ impl KubernetesVersion {
 
     /// Whether kubelet stops on cgroup v1 unless `failCgroupV1: false`. The field
     /// is there from 1.31, and true by default from 1.35
-    /// (KEP-5573; pkg/kubelet/apis/config/v1beta1/defaults.go).
+    /// (KEP-5573, pull request 134298; pkg/kubelet/apis/config/v1beta1/defaults.go).
     #[must_use]
     pub fn fails_on_cgroup_v1(&self) -> bool {
         self.at_least(1, 35)
@@ -223,13 +223,13 @@ impl KubernetesVersion {
 
     /// Whether the API server reloads a changed EncryptionConfiguration by itself
     /// (`--encryption-provider-config-automatic-reload`, from 1.26:
-    /// staging/src/k8s.io/apiserver/pkg/server/options/encryptionconfig).
+    /// staging/src/k8s.io/apiserver/pkg/server/options/etcd.go).
     #[must_use]
     pub fn reloads_encryption_config(&self) -> bool {
         self.at_least(1, 26)
     }
 
-    /// Whether custom resources can be encrypted (from 1.26: CHANGELOG-1.26, "encryption of custom resources").
+    /// Whether custom resources can be encrypted (from 1.26: kubernetes.io, "Encrypting Confidential Data at Rest").
     #[must_use]
     pub fn encrypts_custom_resources(&self) -> bool {
         self.at_least(1, 26)

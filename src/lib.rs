@@ -1,5 +1,6 @@
 //! kprov turns a YAML profile into a running, hardened, proven kind cluster on Docker.
 
+pub mod host;
 pub mod keys;
 pub mod kubeconfig;
 pub mod paths;

@@ -250,7 +250,7 @@ fn limit_check(name: &str, key: &str, limit: u64, status: Status, advised: u64) 
     match status {
         Status::Ok => check,
         Status::Warn | Status::Fail => check.with_help(format!(
-            "sudo sysctl {key}={advised}, and write that line to /etc/sysctl.d/99-kind.conf to keep it"
+            "run `sudo sysctl {key}={advised}`; to keep it, write `{key}={advised}` to /etc/sysctl.d/99-kind.conf"
         )),
     }
 }
@@ -333,7 +333,7 @@ mod tests {
         let instances = find(&checks, "inotify instances");
         assert_eq!(instances.status, Status::Warn);
         assert_eq!(instances.message, "fs.inotify.max_user_instances is 128");
-        assert!(instances.help.as_ref().unwrap().starts_with("sudo sysctl fs.inotify.max_user_instances=512"));
+        assert!(instances.help.as_ref().unwrap().contains("`sudo sysctl fs.inotify.max_user_instances=512`"));
         assert_eq!(find(&checks, "inotify watches").status, Status::Warn);
 
         let checks = limits("128", "8192", 9);

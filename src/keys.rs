@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -196,6 +197,54 @@ impl KeyRing {
     }
 }
 
+/// A key ring as it is kept in a private file.
+#[derive(Serialize, Deserialize)]
+pub struct StoredKeys(Vec<StoredProvider>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredProvider {
+    provider: ProviderKind,
+    keys: Vec<StoredKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    name: String,
+    secret: Zeroizing<String>,
+}
+
+impl From<&KeyRing> for StoredKeys {
+    fn from(ring: &KeyRing) -> Self {
+        let stored =
+            |(name, material): &(String, KeyMaterial)| StoredKey { name: name.clone(), secret: material.to_base64() };
+        Self(
+            ring.providers
+                .iter()
+                .map(|provider| StoredProvider {
+                    provider: provider.kind,
+                    keys: provider.keys.iter().map(stored).collect(),
+                })
+                .collect(),
+        )
+    }
+}
+
+impl TryFrom<StoredKeys> for KeyRing {
+    type Error = KeyError;
+
+    fn try_from(stored: StoredKeys) -> Result<Self, KeyError> {
+        let providers = stored.0.into_iter().map(|provider| {
+            let keys = provider.keys.into_iter().map(|key| {
+                let material = KeyMaterial::from_base64(&key.name, provider.provider, &key.secret)?;
+                Ok((key.name, material))
+            });
+            Ok(ProviderKeys { kind: provider.provider, keys: keys.collect::<Result<_, KeyError>>()? })
+        });
+        Ok(Self { providers: providers.collect::<Result<_, KeyError>>()? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +286,17 @@ mod tests {
         assert_eq!(ring.writer(), Some((ProviderKind::Aescbc, "a")));
         assert_eq!(ring.providers[0].keys[0].1.to_base64().as_str(), KEY32);
         assert!(ring.providers[1].keys.is_empty());
+    }
+
+    #[test]
+    fn a_ring_survives_being_stored() {
+        let encryption: Encryption = serde_json::from_value(serde_json::json!({
+            "providers": [{"type": "secretbox"}, {"type": "identity"}]
+        }))
+        .unwrap();
+        let ring = KeyRing::resolve(&encryption, Path::new("/")).unwrap();
+        let text = serde_json::to_string(&StoredKeys::from(&ring)).unwrap();
+        let stored: StoredKeys = serde_json::from_str(&text).unwrap();
+        assert_eq!(KeyRing::try_from(stored).unwrap(), ring);
     }
 }

@@ -1,8 +1,17 @@
 //! kprov turns a YAML profile into a running, hardened, proven kind cluster on Docker.
+//!
+//! ARCHITECTURE.md tells how data flows through these modules.
 
+pub mod cluster;
+pub mod engine;
+pub mod etcd;
 pub mod host;
 pub mod keys;
 pub mod kubeconfig;
+pub mod kubernetes;
+pub mod node;
 pub mod paths;
 pub mod profile;
 pub mod progress;
+pub mod render;
+pub mod verify;

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";
 
+/// The node image of kind 0.33.0.
+pub const DEFAULT_IMAGE: &str =
+    "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
+
 /// A declarative description of one kind cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -1,0 +1,138 @@
+//! Bringing Kubernetes up on nodes that have booted.
+//!
+//! Owns the order in which kubeadm is run and what is waited for. kubeadm stays the
+//! authority on what is on a node; what it is told comes from `render`.
+
+mod kubeadm;
+
+use kube::Client;
+
+use crate::engine::FileEntry;
+use crate::kubeconfig;
+use crate::kubernetes;
+use crate::node::{Node, NodeError};
+use crate::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
+
+use super::image::ImageFacts;
+use super::{ClusterError, Context, NETWORK, logs};
+
+/// Where kubeadm's configuration lies on a node.
+const KUBEADM_CONFIG: &str = "/kind/kubeadm.conf";
+
+/// A cluster in the making.
+pub(super) struct Build<'a> {
+    pub(super) context: &'a Context,
+    pub(super) inputs: Inputs<'a>,
+    pub(super) facts: &'a ImageFacts,
+    pub(super) nodes: Vec<Member>,
+    /// Where the nodes find the API server, `host:port`.
+    pub(super) endpoint: String,
+    /// Where this host finds it, an URL.
+    pub(super) server: String,
+}
+
+/// A node in the making.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) plan: NodePlan,
+    pub(super) node: Node,
+}
+
+/// A cluster whose API server answers.
+pub(super) struct Up {
+    /// Its kubeconfig for this host.
+    pub(super) kubeconfig: zeroize::Zeroizing<String>,
+    /// A client for it.
+    pub(super) client: Client,
+}
+
+/// Starts the nodes and brings up Kubernetes on them; ends when every node has joined, not when all is ready.
+pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
+    kubeadm::bring_up(build).await
+}
+
+impl Build<'_> {
+    fn init(&self) -> &Member {
+        // A profile without a control plane does not get this far.
+        &self.nodes[0]
+    }
+
+    fn joining(&self, start: NodeStart) -> impl Iterator<Item = &Member> {
+        self.nodes.iter().filter(move |member| member.plan.start() == start)
+    }
+
+    /// Starts a node's container and waits for its init system, then tells kubeadm what it is to be.
+    async fn boot(&self, member: &Member) -> Result<(), ClusterError> {
+        let step = self.context.reporter.step(&member.plan.name, "Booting");
+        let booted = async {
+            self.context.engine.start_container(&member.plan.name).await?;
+            member.node.wait_booted().await?;
+            let (v4, v6) = member.node.addresses(NETWORK).await?;
+            let addresses = NodeAddresses { v4, v6 };
+            let config =
+                render::kubeadm_config(&self.inputs, &member.plan, member.plan.start(), &addresses, &self.endpoint)?;
+            member.node.put_files(&[FileEntry::new(KUBEADM_CONFIG, 0o600, config)]).await?;
+            Ok::<_, ClusterError>(())
+        };
+        match booted.await {
+            Ok(()) => {
+                step.done();
+                Ok(())
+            }
+            Err(error) => {
+                step.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The kubeconfig and a client for this host, from what kubeadm left on the first control plane.
+    async fn connect(&self) -> Result<Up, ClusterError> {
+        let admin = self.init().node.read_text("/etc/kubernetes/admin.conf").await?;
+        let kubeconfig = kubeconfig::for_cluster(&admin, self.inputs.cluster, &self.server)?;
+        let client = kubernetes::client(&kubeconfig).await?;
+        Ok(Up { kubeconfig, client })
+    }
+
+    /// Applies the image's CNI and storage class.
+    async fn addons(&self, client: &Client) -> Result<(), ClusterError> {
+        let networking = &self.inputs.profile.spec.networking;
+        if !networking.disable_default_cni
+            && let Some(manifest) = self.facts.cni_manifest(render::pod_subnet(networking))
+        {
+            kubernetes::apply(client, "CNI", &manifest).await?;
+        }
+        if let Some(manifest) = &self.facts.storage {
+            kubernetes::apply(client, "storage class", manifest).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs kubeadm; if it fails because the API server did not come up, says what the API server said.
+    async fn kubeadm(&self, member: &Member, arguments: &[&str]) -> Result<(), ClusterError> {
+        let command: Vec<&str> = std::iter::once("kubeadm").chain(arguments.iter().copied()).collect();
+        match member.node.output(&command, None).await {
+            Ok(_) => Ok(()),
+            Err(error @ NodeError::Command { .. }) if member.plan.start() == NodeStart::Init => {
+                Err(self.explain(member, error).await)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn explain(&self, member: &Member, error: NodeError) -> ClusterError {
+        let ready = member.node.command_line("kube-apiserver").await.ok().flatten().is_some();
+        match logs::api_server_last_lines(&member.node).await {
+            Some(last_lines) if !ready => {
+                ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause: error.to_string() }
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Whether the image holds a DNS server for the cluster; some do not.
+    async fn has_dns(&self, node: &Node) -> Result<bool, ClusterError> {
+        let images = node.run(&["ctr", "--namespace", "k8s.io", "images", "ls", "-q"]).await?;
+        Ok(images.lines().any(|image| image.contains("/coredns")))
+    }
+}

@@ -1,0 +1,170 @@
+//! Why an operation on a cluster failed.
+
+use std::path::PathBuf;
+
+use crate::engine::EngineError;
+use crate::keys::KeyError;
+use crate::kubeconfig::KubeconfigError;
+use crate::kubernetes::ApiError;
+use crate::node::NodeError;
+use crate::paths::PathsError;
+use crate::render::{RenderError, VersionError};
+use crate::verify::VerifyError;
+
+/// A failed operation on a cluster.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ClusterError {
+    /// There is one of that name already.
+    #[error("a cluster called {name:?} exists already ({nodes} containers)")]
+    #[diagnostic(
+        code(kprov::cluster::exists),
+        help("`kprov down {name}` removes it, `kprov reset {name}` makes it anew, `--name` makes another one")
+    )]
+    Exists {
+        /// The cluster's name.
+        name: String,
+        /// How many containers it has.
+        nodes: usize,
+    },
+    /// There is none of that name.
+    #[error("there is no cluster called {name:?}{}", near(known))]
+    #[diagnostic(code(kprov::cluster::unknown), help("`kprov ls` lists clusters, `kprov up --name {name}` makes one"))]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// There is no node of that name.
+    #[error("there is no node called {name:?}{}", near(known))]
+    #[diagnostic(code(kprov::cluster::unknown_node), help("`kprov status` lists a cluster's nodes"))]
+    UnknownNode {
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// No name was given, and there is not exactly one cluster.
+    #[error("which cluster? There are {}: {}", known.len(), known.join(", "))]
+    #[diagnostic(code(kprov::cluster::ambiguous), help("name one of them"))]
+    Ambiguous {
+        /// The clusters' names.
+        known: Vec<String>,
+    },
+    /// No name was given, and there are none.
+    #[error("there is no cluster")]
+    #[diagnostic(code(kprov::cluster::none), help("`kprov up` makes one"))]
+    None,
+    /// Somebody else is at work on it.
+    #[error("another kprov is at work on the cluster {name:?}{}", pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    #[diagnostic(code(kprov::cluster::locked), help("wait for it to end"))]
+    Locked {
+        /// The cluster's name.
+        name: String,
+        /// Its process id.
+        pid: Option<String>,
+    },
+    /// kprov has no record of it, so does not know how to make it again.
+    #[error("kprov has no record of how the cluster {name:?} was made")]
+    #[diagnostic(
+        code(kprov::cluster::no_record),
+        help("only clusters made by `kprov up` on this account can be reset; make it with `kprov up --profile ...`")
+    )]
+    NoRecord {
+        /// The cluster's name.
+        name: String,
+    },
+    /// A record cannot be read.
+    #[error("kprov's record of the cluster {name:?} cannot be read: {reason}")]
+    #[diagnostic(code(kprov::cluster::record), help("`kprov down {name}` removes the cluster and the record"))]
+    Record {
+        /// The cluster's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The API server did not come up with the configuration that it was given.
+    #[error("{node}: the API server did not come up. Its last lines:\n{last_lines}\n{cause}")]
+    #[diagnostic(
+        code(kprov::cluster::api_server),
+        help(
+            "a flag or value that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given"
+        )
+    )]
+    ApiServer {
+        /// The node.
+        node: String,
+        /// The last lines of the API server's log.
+        last_lines: String,
+        /// What noticed.
+        cause: String,
+    },
+    /// The user, or the system, asked to stop.
+    #[error("interrupted")]
+    #[diagnostic(code(kprov::interrupted))]
+    Interrupted,
+    /// Something failed while a cluster was made; says what is left.
+    #[error("the cluster {name:?} could not be made{}", left.as_deref().map(|left| format!(" ({left})")).unwrap_or_default())]
+    #[diagnostic(code(kprov::cluster::create))]
+    Create {
+        /// The cluster's name.
+        name: String,
+        /// What was kept, if anything.
+        left: Option<String>,
+        /// What failed.
+        #[diagnostic_source]
+        source: Box<dyn miette::Diagnostic + Send + Sync>,
+        /// Where the nodes' logs are kept.
+        #[help]
+        logs: Option<LogFolder>,
+    },
+    /// The engine refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Engine(#[from] EngineError),
+    /// Something failed on a node.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+    /// The API server refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+    /// A document could not be rendered.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Render(#[from] RenderError),
+    /// The image's Kubernetes version is not supported.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A key could not be had.
+    #[error(transparent)]
+    #[diagnostic(code(kprov::key))]
+    Key(#[from] KeyError),
+    /// The user's kubeconfig could not be changed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// kprov's own files could not be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Paths(#[from] PathsError),
+    /// The finished cluster is not what was asked for.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Where logs are kept, as a hint.
+#[derive(Debug, Clone)]
+pub struct LogFolder(pub PathBuf);
+
+impl std::fmt::Display for LogFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the nodes' logs are in {}", self.0.display())
+    }
+}
+
+fn near(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are: {}", known.join(", ")) }
+}

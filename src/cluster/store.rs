@@ -1,0 +1,207 @@
+//! What kprov keeps of a cluster between commands: how it was made, and its keys.
+//!
+//! A folder per cluster in the user's data folder, readable by the user alone. The lock
+//! file lies beside it, so that it outlives the folder.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::keys::{KeyRing, StoredKeys};
+use crate::paths::{self, Paths, PathsError};
+use crate::profile::Profile;
+
+use super::ClusterError;
+
+/// How far the making of a cluster has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Status {
+    /// Being made; if nobody holds the lock, who did was killed.
+    Creating,
+    /// Made and verified.
+    Ready,
+}
+
+/// How a cluster was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The cluster's name.
+    pub name: String,
+    /// How far it has come.
+    pub status: Status,
+    /// The resolved profile.
+    pub profile: Profile,
+    /// The folder at which the profile's relative paths start.
+    pub base: PathBuf,
+    /// The image's reference.
+    pub image: String,
+    /// The image's id.
+    pub image_id: String,
+    /// The Kubernetes version, `vX.Y.Z`.
+    pub version: String,
+    /// The digest over documents and image.
+    pub digest: String,
+    /// The host port of the API server.
+    pub api_server_port: u16,
+    /// The nodes' addresses.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// A node's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// The node's name.
+    pub name: String,
+    /// Its IPv4 address on the clusters' network.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// The folder of all records.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// The right to change a cluster, held by one process at a time. Ends with the process, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Store {
+    /// The store in the user's data folder.
+    #[must_use]
+    pub fn at(paths: &Paths) -> Self {
+        Self { folder: paths.clusters() }
+    }
+
+    /// Takes the cluster's lock.
+    ///
+    /// # Errors
+    /// [`ClusterError::Locked`] if another process holds it.
+    pub fn lock(&self, cluster: &str) -> Result<Lock, ClusterError> {
+        paths::create_private_dir(&self.folder)?;
+        let path = self.folder.join(format!("{cluster}.lock"));
+        let write_error = |error| ClusterError::Paths(PathsError::Write { path: path.clone(), error });
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(write_error)?;
+        if file.try_lock().is_err() {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+            return Err(ClusterError::Locked { name: cluster.to_owned(), pid });
+        }
+        // The process id is for people; the lock itself is the kernel's.
+        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Lock { _file: file })
+    }
+
+    /// Takes the lock of the network that all clusters share, once nobody else holds it.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub async fn network_lock(&self) -> Result<Lock, ClusterError> {
+        paths::create_private_dir(&self.folder)?;
+        // Not a name that a cluster can have.
+        let path = self.folder.join(".network.lock");
+        let locked = tokio::task::spawn_blocking(move || {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            file.and_then(|file| file.lock().map(|()| file)).map_err(|error| PathsError::Write { path, error })
+        });
+        let file = locked
+            .await
+            .map_err(|error| ClusterError::Record { name: ".network".to_owned(), reason: error.to_string() })??;
+        Ok(Lock { _file: file })
+    }
+
+    /// The names of all clusters that there are records of.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().join("cluster.json").is_file())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The record of a cluster; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ClusterError::Record`] if it cannot be read.
+    pub fn load(&self, cluster: &str) -> Result<Option<Record>, ClusterError> {
+        self.read_json(cluster, "cluster.json")
+    }
+
+    /// The keys of a cluster; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`ClusterError::Record`] if they cannot be read.
+    pub fn load_keys(&self, cluster: &str) -> Result<Option<KeyRing>, ClusterError> {
+        let stored: Option<StoredKeys> = self.read_json(cluster, "keys.json")?;
+        stored.map(KeyRing::try_from).transpose().map_err(ClusterError::Key)
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(&self, cluster: &str, file: &str) -> Result<Option<T>, ClusterError> {
+        let Some(bytes) = paths::read(&self.path(cluster).join(file))? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| ClusterError::Record { name: cluster.to_owned(), reason: error.to_string() })
+    }
+
+    /// Writes the record of a cluster.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub fn save(&self, record: &Record) -> Result<(), ClusterError> {
+        let bytes = json(record);
+        Ok(paths::write_private(&self.path(&record.name).join("cluster.json"), &bytes)?)
+    }
+
+    /// Writes the keys of a cluster.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub fn save_keys(&self, cluster: &str, keys: &KeyRing) -> Result<(), ClusterError> {
+        let bytes = json(&StoredKeys::from(keys));
+        Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
+    }
+
+    /// Forgets a cluster. One that is not known is no error.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub fn forget(&self, cluster: &str) -> Result<(), ClusterError> {
+        let path = self.path(cluster);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, cluster: &str) -> PathBuf {
+        self.folder.join(Path::new(cluster).file_name().unwrap_or_default())
+    }
+}
+
+fn json(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(serde_json::to_vec_pretty(value).expect("plain data with text keys"))
+}

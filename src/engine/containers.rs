@@ -1,0 +1,353 @@
+//! Containers: making, starting, watching and removing them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
+    HostConfigCgroupnsModeEnum, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+
+use super::{Engine, EngineError};
+
+/// A container to be made: privileged, booting an init system of its own.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerSpec {
+    /// Name and host name.
+    pub name: String,
+    /// The image's reference or id.
+    pub image: String,
+    /// Labels.
+    pub labels: Vec<(String, String)>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// The network to join.
+    pub network: String,
+    /// Fixed addresses; the engine chooses where there are none.
+    pub ipv4: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Published ports.
+    pub ports: Vec<PublishedPort>,
+    /// Host paths, `host:container[:ro]`.
+    pub binds: Vec<String>,
+    /// Memory file systems.
+    pub tmpfs: Vec<String>,
+    /// Anonymous volumes.
+    pub volumes: Vec<String>,
+    /// Kernel settings of the container's own namespaces.
+    pub sysctls: Vec<(String, String)>,
+    /// Whether it gets all capabilities and devices.
+    pub privileged: bool,
+}
+
+/// A port of a container that is published on the engine's host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The port inside.
+    pub container: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: &'static str,
+    /// The host's address.
+    pub address: IpAddr,
+    /// The host's port; 0 is a free one.
+    pub host: u16,
+}
+
+/// Whether a container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// About to run again.
+    Restarting,
+    /// About to be gone.
+    Removing,
+    /// Has ended.
+    Exited,
+}
+
+impl std::fmt::Display for ContainerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+        })
+    }
+}
+
+/// A container as the engine lists it.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+    /// Whether it runs.
+    pub state: ContainerState,
+    /// The image's reference as given at creation.
+    pub image: String,
+    /// The image's id.
+    pub image_id: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// IPv4 address on each network it belongs to.
+    pub addresses: HashMap<String, (Option<Ipv4Addr>, Option<Ipv6Addr>)>,
+    /// Container port to host address and port.
+    pub ports: Vec<(u16, IpAddr, u16)>,
+}
+
+impl Engine {
+    /// Makes a container. It does not run yet, but files can be put into it.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] if the name is taken, others as they come.
+    pub async fn create_container(&self, spec: ContainerSpec) -> Result<String, EngineError> {
+        let name = spec.name.clone();
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        self.docker
+            .create_container(Some(options), body(spec))
+            .await
+            .map(|made| made.id)
+            .map_err(|error| self.error(format!("making the container {name}"), error))
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// [`EngineError::PortTaken`], [`EngineError::NotPrivileged`], others as they come.
+    pub async fn start_container(&self, name: &str) -> Result<(), EngineError> {
+        self.docker.start_container(name, None::<StartContainerOptions>).await.map_err(|error| {
+            match self.error(format!("starting the container {name}"), error) {
+                EngineError::PortTaken { reason, .. } => EngineError::PortTaken { container: name.to_owned(), reason },
+                other => other,
+            }
+        })
+    }
+
+    /// Asks a container's init to end, and kills it after `grace` seconds.
+    ///
+    /// # Errors
+    /// [`EngineError`] as it comes; a stopped container is no error.
+    pub async fn stop_container(&self, name: &str, grace: i32) -> Result<(), EngineError> {
+        let options = StopContainerOptionsBuilder::default().t(grace).build();
+        self.docker
+            .stop_container(name, Some(options))
+            .await
+            .map_err(|error| self.error(format!("stopping the container {name}"), error))
+    }
+
+    /// Sends a signal to a container's first process.
+    ///
+    /// # Errors
+    /// [`EngineError`] as it comes.
+    pub async fn kill_container(&self, name: &str, signal: &str) -> Result<(), EngineError> {
+        let options = KillContainerOptionsBuilder::default().signal(signal).build();
+        self.docker
+            .kill_container(name, Some(options))
+            .await
+            .map_err(|error| self.error(format!("sending {signal} to the container {name}"), error))
+    }
+
+    /// Removes a container, running or not, with its anonymous volumes. One that is gone, or about to be, is no error.
+    ///
+    /// # Errors
+    /// [`EngineError`] as it comes.
+    pub async fn remove_container(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.docker.remove_container(name, Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.error(format!("removing the container {name}"), error) {
+                EngineError::NotFound { .. } => Ok(()),
+                EngineError::Conflict { reason, .. } if reason.contains("already in progress") => Ok(()),
+                other => Err(other),
+            },
+        }
+    }
+
+    /// All containers, running or not, that carry the label; `None` as its value takes any.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn containers(&self, label: &str, value: Option<&str>) -> Result<Vec<Container>, EngineError> {
+        let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
+        let filters = [("label".to_owned(), vec![wanted])].into();
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let mut found: Vec<_> = self
+            .docker
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| self.error("listing containers", error))?
+            .into_iter()
+            .map(container)
+            .collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// A container's addresses on `network`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn addresses(
+        &self,
+        name: &str,
+        network: &str,
+    ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), EngineError> {
+        let details = self
+            .docker
+            .inspect_container(name, None::<InspectContainerOptions>)
+            .await
+            .map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let networks = details.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        Ok(networks.get(network).map_or((None, None), endpoint_addresses))
+    }
+
+    /// The exit code of a container that does not run; `None` while it runs.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn exit_code(&self, name: &str) -> Result<Option<i64>, EngineError> {
+        let details = self
+            .docker
+            .inspect_container(name, None::<InspectContainerOptions>)
+            .await
+            .map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let state = details.state.unwrap_or_default();
+        Ok(if state.running == Some(true) { None } else { state.exit_code })
+    }
+
+    /// What a container prints, from its start on, as it comes.
+    pub fn follow_logs(&self, name: &str) -> impl Stream<Item = Result<Vec<u8>, EngineError>> + use<> {
+        let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).build();
+        let (this, name) = (self.clone(), name.to_owned());
+        self.docker
+            .logs(&name, Some(options))
+            .map(move |chunk| {
+                chunk
+                    .map(|chunk| chunk.into_bytes().to_vec())
+                    .map_err(|error| this.error(format!("reading the log of {name}"), error))
+            })
+            .boxed()
+    }
+
+    /// The last `lines` lines that a container has printed.
+    ///
+    /// # Errors
+    /// [`EngineError`] as it comes.
+    pub async fn last_logs(&self, name: &str, lines: usize) -> Result<String, EngineError> {
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
+        let chunks: Vec<_> = self
+            .docker
+            .logs(name, Some(options))
+            .try_collect()
+            .await
+            .map_err(|error| self.error(format!("reading the log of {name}"), error))?;
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.into_bytes().to_vec()).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn body(spec: ContainerSpec) -> ContainerCreateBody {
+    let key = |port: &PublishedPort| format!("{}/{}", port.container, port.protocol);
+    let mut port_bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
+    for port in &spec.ports {
+        let binding = PortBinding {
+            host_ip: Some(port.address.to_string()),
+            host_port: Some(if port.host == 0 { String::new() } else { port.host.to_string() }),
+        };
+        port_bindings.entry(key(port)).or_default().get_or_insert_default().push(binding);
+    }
+    let endpoint = EndpointSettings {
+        ipam_config: (spec.ipv4.is_some() || spec.ipv6.is_some()).then(|| EndpointIpamConfig {
+            ipv4_address: spec.ipv4.map(|address| address.to_string()),
+            ipv6_address: spec.ipv6.map(|address| address.to_string()),
+            link_local_ips: None,
+        }),
+        ..Default::default()
+    };
+    ContainerCreateBody {
+        hostname: Some(spec.name),
+        image: Some(spec.image),
+        labels: Some(spec.labels.into_iter().collect()),
+        env: Some(spec.env),
+        tty: Some(true),
+        exposed_ports: Some(port_bindings.keys().cloned().collect()),
+        volumes: Some(spec.volumes),
+        networking_config: Some(NetworkingConfig { endpoints_config: Some([(spec.network.clone(), endpoint)].into()) }),
+        host_config: Some(HostConfig {
+            privileged: Some(spec.privileged),
+            init: Some(false),
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+            security_opt: Some(vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".to_owned()]),
+            network_mode: Some(spec.network),
+            port_bindings: Some(port_bindings),
+            binds: Some(spec.binds),
+            tmpfs: Some(spec.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
+            sysctls: Some(spec.sysctls.into_iter().collect()),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::ON_FAILURE),
+                maximum_retry_count: Some(1),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn endpoint_addresses(endpoint: &EndpointSettings) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let parse = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
+    (
+        parse(&endpoint.ip_address).and_then(|text| text.parse().ok()),
+        parse(&endpoint.global_ipv6_address).and_then(|text| text.parse().ok()),
+    )
+}
+
+fn container(summary: ContainerSummary) -> Container {
+    let name = summary.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    let ports = summary
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|port| Some((port.private_port, port.ip?.parse().ok()?, port.public_port?)));
+    Container {
+        id: summary.id.unwrap_or_default(),
+        name: name.trim_start_matches('/').to_owned(),
+        labels: summary.labels.unwrap_or_default(),
+        state: match summary.state {
+            Some(ContainerSummaryStateEnum::RUNNING) => ContainerState::Running,
+            Some(ContainerSummaryStateEnum::PAUSED) => ContainerState::Paused,
+            Some(ContainerSummaryStateEnum::RESTARTING) => ContainerState::Restarting,
+            Some(ContainerSummaryStateEnum::REMOVING) => ContainerState::Removing,
+            Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
+            _ => ContainerState::Exited,
+        },
+        image: summary.image.unwrap_or_default(),
+        image_id: summary.image_id.unwrap_or_default(),
+        created: summary.created.unwrap_or_default(),
+        addresses: summary
+            .network_settings
+            .and_then(|settings| settings.networks)
+            .unwrap_or_default()
+            .iter()
+            .map(|(network, endpoint)| (network.clone(), endpoint_addresses(endpoint)))
+            .collect(),
+        ports: ports.collect(),
+    }
+}

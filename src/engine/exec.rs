@@ -1,0 +1,163 @@
+//! Commands in running containers.
+
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
+use futures_util::StreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
+
+use super::{Engine, EngineError};
+
+/// A command to be run in a container.
+#[derive(Clone, Default)]
+pub struct ExecSpec {
+    /// The command and its arguments. Other users of the host can see them: no secrets.
+    pub command: Vec<String>,
+    /// Additional environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// What the command reads from its standard input; wiped when dropped.
+    pub stdin: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// What a command has printed, and how it ended.
+#[derive(Clone)]
+pub struct ExecOutput {
+    /// Its exit code.
+    pub code: i64,
+    /// Its standard output; wiped when dropped.
+    pub stdout: Zeroizing<Vec<u8>>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// The caller's end of an interactive command.
+pub struct Terminal<I, O, E> {
+    /// What the command reads.
+    pub input: I,
+    /// Where its standard output goes.
+    pub output: O,
+    /// Where its standard error goes.
+    pub errors: E,
+    /// Rows and columns, if it gets a pseudo-terminal.
+    pub size: Option<(u16, u16)>,
+}
+
+impl Engine {
+    /// Runs a command in a container and waits for its end.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it could not be run; a command that fails is no error here.
+    pub async fn exec(&self, container: &str, spec: ExecSpec) -> Result<ExecOutput, EngineError> {
+        let doing = format!("running {} in {container}", spec.command.first().map_or("", String::as_str));
+        let options = CreateExecOptions {
+            cmd: Some(spec.command),
+            env: Some(spec.env),
+            attach_stdin: Some(spec.stdin.is_some()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let fail = |error| self.error(doing.clone(), error);
+        let id = self.docker.create_exec(container, options).await.map_err(fail)?.id;
+        let started = self.docker.start_exec(&id, None).await.map_err(fail)?;
+        let (mut stdout, mut stderr) = (Zeroizing::new(Vec::new()), Vec::new());
+        if let StartExecResults::Attached { mut output, mut input } = started {
+            let feed = async {
+                if let Some(bytes) = &spec.stdin {
+                    // A command that does not read to the end closes its side: that is its affair.
+                    let _ = input.write_all(bytes).await;
+                    let _ = input.flush().await;
+                }
+                let _ = input.shutdown().await;
+            };
+            let drain = async {
+                while let Some(chunk) = output.next().await {
+                    match chunk.map_err(fail)? {
+                        LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
+                        other => stdout.extend_from_slice(other.as_ref()),
+                    }
+                }
+                Ok::<_, EngineError>(())
+            };
+            let ((), drained) = tokio::join!(feed, drain);
+            drained?;
+        }
+        let code = self.docker.inspect_exec(&id).await.map_err(fail)?.exit_code.unwrap_or(-1);
+        Ok(ExecOutput { code, stdout, stderr })
+    }
+
+    /// Runs a command for a person: streams both ways until it ends, and gives its exit code.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it could not be run.
+    pub async fn exec_interactive<I, O, E>(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        terminal: Terminal<I, O, E>,
+    ) -> Result<i64, EngineError>
+    where
+        I: AsyncRead + Unpin,
+        O: AsyncWrite + Unpin,
+        E: AsyncWrite + Unpin,
+    {
+        let Terminal { input: mut from_user, output: mut to_user, errors: mut to_user_errors, size } = terminal;
+        let doing = format!("running {} in {container}", command.first().map_or("", String::as_str));
+        let fail = |error| self.error(doing.clone(), error);
+        let options = CreateExecOptions {
+            cmd: Some(command),
+            tty: Some(size.is_some()),
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let id = self.docker.create_exec(container, options).await.map_err(fail)?.id;
+        let start = StartExecOptions { detach: false, tty: size.is_some(), output_capacity: None };
+        let started = self.docker.start_exec(&id, Some(start)).await.map_err(fail)?;
+        if let Some((height, width)) = size {
+            // A shell works without knowing its size, too.
+            let _ = self.docker.resize_exec(&id, ResizeExecOptions { height, width }).await;
+        }
+        if let StartExecResults::Attached { mut output, mut input } = started {
+            let feed = async {
+                let mut buffer = [0_u8; 8192];
+                loop {
+                    match from_user.read(&mut buffer).await {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => {
+                            if input.write_all(&buffer[..count]).await.is_err() || input.flush().await.is_err() {
+                                break;
+                            }
+                        }
+                    }
+                }
+                let _ = input.shutdown().await;
+                std::future::pending::<()>().await;
+            };
+            let drain = async {
+                while let Some(chunk) = output.next().await {
+                    let written = match chunk.map_err(fail)? {
+                        LogOutput::StdErr { message } => {
+                            let written = to_user_errors.write_all(&message).await;
+                            written.and(to_user_errors.flush().await)
+                        }
+                        other => {
+                            let written = to_user.write_all(other.as_ref()).await;
+                            written.and(to_user.flush().await)
+                        }
+                    };
+                    if written.is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, EngineError>(())
+            };
+            tokio::select! {
+                () = feed => {}
+                drained = drain => drained?,
+            }
+        }
+        Ok(self.docker.inspect_exec(&id).await.map_err(fail)?.exit_code.unwrap_or(-1))
+    }
+}

@@ -1,0 +1,60 @@
+//! Images: looking them up and pulling them.
+
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::TryStreamExt;
+
+use super::{Engine, EngineError};
+
+/// An image on the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The image's id, `sha256:...`: the digest of its configuration, and so of its content.
+    pub id: String,
+}
+
+impl Engine {
+    /// Looks an image up on the engine; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        match self.docker.inspect_image(reference).await {
+            Ok(image) => Ok(image.id.map(|id| Image { id })),
+            Err(error) => match self.error(format!("looking up the image {reference}"), error) {
+                error if error.is_not_found() => Ok(None),
+                // The engine answers 400 to a name that no image can have.
+                EngineError::Failed { reason, .. } if reason.contains("invalid reference format") => {
+                    Err(EngineError::NoImage { reference: reference.to_owned(), reason })
+                }
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Pulls an image; `progress` gets a line for each change of state.
+    ///
+    /// # Errors
+    /// [`EngineError::NoImage`] if the registry has none or cannot be reached.
+    pub async fn pull(&self, reference: &str, progress: impl Fn(&str)) -> Result<Image, EngineError> {
+        let no_image = |reason: String| EngineError::NoImage { reference: reference.to_owned(), reason };
+        let options = CreateImageOptionsBuilder::default().from_image(reference).build();
+        let mut stream = std::pin::pin!(self.docker.create_image(Some(options), None, None));
+        while let Some(state) =
+            stream.try_next().await.map_err(|error| match self.error(format!("pulling {reference}"), error) {
+                unreachable @ EngineError::Unreachable { .. } => unreachable,
+                full @ EngineError::DiskFull { .. } => full,
+                EngineError::NotFound { reason, .. }
+                | EngineError::Failed { reason, .. }
+                | EngineError::Conflict { reason, .. } => no_image(reason),
+                other => no_image(other.to_string()),
+            })?
+        {
+            if let Some(status) = state.status {
+                progress(&status);
+            }
+        }
+        self.image(reference)
+            .await?
+            .ok_or_else(|| no_image("the engine has pulled it, but does not list it".to_owned()))
+    }
+}

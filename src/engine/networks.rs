@@ -1,0 +1,174 @@
+//! The bridge network that nodes share.
+
+use std::net::IpAddr;
+
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
+
+use super::{Engine, EngineError};
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The first address.
+    pub base: IpAddr,
+    /// How many leading bits are fixed.
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Subnet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (base, prefix) = text.split_once('/').ok_or(())?;
+        Ok(Self { base: base.parse().map_err(|_| ())?, prefix: prefix.parse().map_err(|_| ())? })
+    }
+}
+
+/// A network of the engine.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The network's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its subnets.
+    pub subnets: Vec<Subnet>,
+    /// Its labels.
+    pub labels: std::collections::HashMap<String, String>,
+}
+
+impl Engine {
+    /// Looks a network up by name; of several with that name, the oldest, as the engine itself would.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn network(&self, name: &str) -> Result<Option<Network>, EngineError> {
+        let filters = [("name".to_owned(), vec![format!("^{name}$")])].into();
+        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+        let mut found = self
+            .docker
+            .list_networks(Some(options))
+            .await
+            .map_err(|error| self.error(format!("looking up the network {name}"), error))?;
+        found.retain(|network| network.name.as_deref() == Some(name));
+        found.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+        Ok(found.into_iter().next().map(|network| Network {
+            id: network.id.unwrap_or_default(),
+            name: name.to_owned(),
+            subnets: subnets(network.ipam),
+            labels: network.labels.unwrap_or_default(),
+        }))
+    }
+
+    /// Makes a bridge network with masquerading, IPv6 in `ipv6` and IPv4 addresses that the engine
+    /// has free. Its IPv4 subnet is pinned, so that containers can be given fixed addresses later:
+    /// an engine refuses those on a network whose subnet it chose itself.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine refuses, for instance for want of IPv6.
+    pub async fn create_network(
+        &self,
+        name: &str,
+        ipv6: Option<Subnet>,
+        label: (&str, &str),
+    ) -> Result<Network, EngineError> {
+        let chosen = self.try_network(name, ipv6, None, label).await?;
+        let Some(ipv4) = chosen.subnets.iter().find(|subnet| subnet.base.is_ipv4()).copied() else {
+            return Ok(chosen);
+        };
+        self.remove_network(&chosen.id).await?;
+        self.try_network(name, ipv6, Some(ipv4), label).await
+    }
+
+    async fn try_network(
+        &self,
+        name: &str,
+        ipv6: Option<Subnet>,
+        ipv4: Option<Subnet>,
+        label: (&str, &str),
+    ) -> Result<Network, EngineError> {
+        let doing = || format!("making the network {name}");
+        let mut options: std::collections::HashMap<String, String> =
+            [("com.docker.network.bridge.enable_ip_masquerade".to_owned(), "true".to_owned())].into();
+        if let Some(mtu) = self.default_bridge_mtu().await {
+            options.insert("com.docker.network.driver.mtu".to_owned(), mtu);
+        }
+        let pools = [ipv4, ipv6].into_iter().flatten();
+        let config: Vec<_> =
+            pools.map(|subnet| IpamConfig { subnet: Some(subnet.to_string()), ..Default::default() }).collect();
+        let request = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            enable_ipv6: Some(ipv6.is_some()),
+            ipam: (!config.is_empty()).then(|| Ipam { config: Some(config), ..Default::default() }),
+            options: Some(options),
+            labels: Some([(label.0.to_owned(), label.1.to_owned())].into()),
+            ..Default::default()
+        };
+        let made = self.docker.create_network(request).await.map_err(|error| self.error(doing(), error))?;
+        let network = self
+            .docker
+            .inspect_network(&made.id, None::<InspectNetworkOptions>)
+            .await
+            .map_err(|error| self.error(doing(), error))?;
+        Ok(Network {
+            id: made.id,
+            name: name.to_owned(),
+            subnets: subnets(network.ipam),
+            labels: network.labels.unwrap_or_default(),
+        })
+    }
+
+    /// The MTU of the engine's own bridge: hosts on overlays need a smaller one than Ethernet's.
+    async fn default_bridge_mtu(&self) -> Option<String> {
+        let bridge = self.docker.inspect_network("bridge", None::<InspectNetworkOptions>).await.ok()?;
+        bridge.options?.remove("com.docker.network.driver.mtu").filter(|mtu| mtu != "0")
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// [`EngineError`] if containers use it or it is gone.
+    pub async fn remove_network(&self, id: &str) -> Result<(), EngineError> {
+        self.docker.remove_network(id).await.map_err(|error| self.error(format!("removing the network {id}"), error))
+    }
+
+    /// Whether any container, running or not, belongs to a network. The engine itself counts only running ones.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn network_is_used(&self, name: &str) -> Result<bool, EngineError> {
+        let filters = [("network".to_owned(), vec![name.to_owned()])].into();
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let users = self
+            .docker
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| self.error(format!("asking who uses the network {name}"), error))?;
+        Ok(!users.is_empty())
+    }
+}
+
+fn subnets(ipam: Option<Ipam>) -> Vec<Subnet> {
+    let config = ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+    config.into_iter().filter_map(|config| config.subnet?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_are_read_and_written() {
+        let subnet: Subnet = "172.18.0.0/16".parse().unwrap();
+        assert_eq!(subnet.to_string(), "172.18.0.0/16");
+        assert!("172.18.0.0".parse::<Subnet>().is_err());
+    }
+}

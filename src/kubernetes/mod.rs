@@ -1,0 +1,111 @@
+//! The Kubernetes API, as kprov uses it from outside: by the kube crate, through the published port.
+//!
+//! Owns clients, waiting for conditions, applying manifests and approving certificates.
+//! Leaves nodes' files and processes to `node`, and the user's kubeconfig to `kubeconfig`.
+
+mod apply;
+mod certificates;
+pub mod ready;
+
+use std::time::Duration;
+
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+pub use apply::{apply, remove_label};
+pub use certificates::approve_serving_certificates;
+
+/// A failed conversation with a cluster's API server.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ApiError {
+    /// The kubeconfig is of no use.
+    #[error("the cluster's kubeconfig cannot be used: {0}")]
+    #[diagnostic(code(kprov::api::kubeconfig))]
+    Kubeconfig(String),
+    /// A request failed.
+    #[error("{doing} failed: {}", crate::kubernetes::reason(source))]
+    #[diagnostic(code(kprov::api::request))]
+    Request {
+        /// What was tried.
+        doing: String,
+        /// What came of it.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A manifest is none.
+    #[error("the manifest {name}: {reason}")]
+    #[diagnostic(code(kprov::api::manifest))]
+    Manifest {
+        /// The manifest's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A condition did not come true in time.
+    #[error("not ready after {seconds} s:\n{}", pending.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(
+        code(kprov::api::not_ready),
+        help("`kprov exec NODE -- journalctl -u kubelet` shows the kubelet's log")
+    )]
+    NotReady {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What was still missing, a line each.
+        pending: Vec<String>,
+    },
+}
+
+impl ApiError {
+    pub(crate) fn request(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Request { doing, source: Box::new(source) }
+    }
+}
+
+/// The reason of a failed request, without the client's wrapping around it.
+fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(inner) = cause {
+                let inner_text = inner.to_string();
+                if !text.contains(&inner_text) {
+                    text = format!("{text}: {inner_text}");
+                }
+                cause = inner.source();
+            }
+            text
+        }
+    }
+}
+
+/// A client for the cluster that the kubeconfig's current context names.
+///
+/// # Errors
+/// [`ApiError::Kubeconfig`].
+pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
+    let fail = |error: &dyn std::fmt::Display| ApiError::Kubeconfig(error.to_string());
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| fail(&error))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| fail(&error))?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // The cluster is on this host or in this room: never by way of a proxy.
+    config.proxy_url = None;
+    Client::try_from(config).map_err(|error| fail(&error))
+}
+
+/// Whether the API server says that it is ready, by its own `/readyz`.
+pub async fn is_ready(client: &Client) -> bool {
+    let Ok(request) = http_get("/readyz") else { return false };
+    tokio::time::timeout(Duration::from_secs(2), client.request_text(request))
+        .await
+        .is_ok_and(|answer| answer.is_ok_and(|text| text == "ok"))
+}
+
+/// A request for a path of the API server.
+pub(crate) fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, http::Error> {
+    http::Request::get(path).body(Vec::new())
+}

@@ -1,0 +1,301 @@
+//! Whether a cluster is ready: every node, and every system pod.
+//!
+//! Conditions are watched, not polled. [`pending`] is the one definition of "ready"; it is
+//! pure, so that it can be tested without a cluster.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::ApiError;
+
+/// The namespaces whose pods belong to the system, as kubeadm and kind use them.
+pub const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "local-path-storage"];
+
+/// The static pods of a control plane.
+pub const STATIC_PODS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// What has to be there.
+#[derive(Debug, Clone)]
+pub struct Expectation {
+    /// The nodes' names.
+    pub nodes: Vec<String>,
+    /// Those of them that run static pods.
+    pub control_planes: Vec<String>,
+    /// Whether system pods count, or nodes only.
+    pub pods: bool,
+    /// If given, only evidence younger than this counts.
+    pub since: Option<Timestamp>,
+}
+
+/// What the API server shows.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// All pods, of whichever namespace.
+    pub pods: Vec<Arc<Pod>>,
+    /// All DaemonSets.
+    pub daemon_sets: Vec<Arc<DaemonSet>>,
+    /// All Deployments.
+    pub deployments: Vec<Arc<Deployment>>,
+}
+
+/// What is still missing, a line each; empty if the cluster is ready.
+#[must_use]
+pub fn pending(expected: &Expectation, observed: &Observed) -> Vec<String> {
+    let mut pending = Vec::new();
+    for name in &expected.nodes {
+        match observed.nodes.iter().find(|node| node.name_any() == *name) {
+            None => pending.push(format!("node {name} has not registered")),
+            Some(node) => {
+                if let Some(reason) = node_pending(node, expected.since) {
+                    pending.push(format!("node {name} {reason}"));
+                }
+            }
+        }
+    }
+    if !expected.pods {
+        return pending;
+    }
+    let system =
+        |namespace: Option<String>| namespace.is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace.as_str()));
+    for set in observed.daemon_sets.iter().filter(|set| system(set.namespace())) {
+        let status = set.status.clone().unwrap_or_default();
+        let observed_generation = status.observed_generation.unwrap_or_default();
+        if observed_generation < set.metadata.generation.unwrap_or_default()
+            || status.desired_number_scheduled < expected_pods(set, &observed.nodes)
+            || status.number_ready < status.desired_number_scheduled
+        {
+            pending.push(format!(
+                "DaemonSet {}: {} of {} pods ready",
+                set.name_any(),
+                status.number_ready,
+                status.desired_number_scheduled.max(expected_pods(set, &observed.nodes))
+            ));
+        }
+    }
+    for deployment in observed.deployments.iter().filter(|deployment| system(deployment.namespace())) {
+        let status = deployment.status.clone().unwrap_or_default();
+        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let ready = status.ready_replicas.unwrap_or_default();
+        if status.observed_generation.unwrap_or_default() < deployment.metadata.generation.unwrap_or_default()
+            || ready < wanted
+        {
+            pending.push(format!("Deployment {}: {ready} of {wanted} pods ready", deployment.name_any()));
+        }
+    }
+    let pods: Vec<_> = observed.pods.iter().filter(|pod| system(pod.namespace())).collect();
+    for node in &expected.control_planes {
+        for component in STATIC_PODS {
+            let name = format!("{component}-{node}");
+            if !pods.iter().any(|pod| pod.name_any() == name) {
+                pending.push(format!("static pod {name} is not there"));
+            }
+        }
+    }
+    for pod in pods {
+        if let Some(reason) = pod_pending(pod, expected.since) {
+            pending.push(format!("pod {} {reason}", pod.name_any()));
+        }
+    }
+    pending
+}
+
+/// How many nodes a DaemonSet has to be on: all that its node selector takes. Its taints are its own affair,
+/// since those of the system tolerate everything.
+fn expected_pods(set: &DaemonSet, nodes: &[Arc<Node>]) -> i32 {
+    let selector = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref())
+        .and_then(|spec| spec.node_selector.clone())
+        .unwrap_or_default();
+    let fits = |node: &&Arc<Node>| selector.iter().all(|(key, value)| node.labels().get(key) == Some(value));
+    i32::try_from(nodes.iter().filter(fits).count()).unwrap_or(i32::MAX)
+}
+
+fn node_pending(node: &Node, since: Option<Timestamp>) -> Option<String> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let Some(ready) = conditions.iter().find(|condition| condition.type_ == "Ready") else {
+        return Some("has reported nothing".to_owned());
+    };
+    if ready.status != "True" {
+        return Some(format!("is not Ready: {}", ready.message.as_deref().unwrap_or("no reason given")));
+    }
+    let heartbeat = ready.last_heartbeat_time.as_ref().map(|time| time.0);
+    is_stale(heartbeat, since).then(|| "has not reported since".to_owned())
+}
+
+fn pod_pending(pod: &Pod, since: Option<Timestamp>) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    // A pod that has done its work is not waited for.
+    if status.phase.as_deref() == Some("Succeeded") {
+        return None;
+    }
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    if ready.is_none_or(|ready| ready.status != "True") {
+        let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+            let waiting = container.state.as_ref()?.waiting.as_ref()?;
+            Some(format!("{}: {}", container.name, waiting.reason.as_deref().unwrap_or("waiting")))
+        });
+        let phase = status.phase.clone().unwrap_or_else(|| "Unknown".to_owned());
+        return Some(format!("is not Ready ({})", waiting.unwrap_or(phase)));
+    }
+    let started = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|container| container.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|time| time.0));
+    // The API's times are whole seconds, rounded down.
+    is_stale(started.min(), since).then(|| "has not been started since".to_owned())
+}
+
+fn is_stale(evidence: Option<Timestamp>, since: Option<Timestamp>) -> bool {
+    since.is_some_and(|since| evidence.is_none_or(|evidence| evidence.as_second() < since.as_second()))
+}
+
+/// Watches the cluster until nothing is pending any more. `observe` gets what is pending at each change.
+///
+/// # Errors
+/// [`ApiError::NotReady`] with what is pending after `timeout`.
+pub async fn wait(
+    client: &Client,
+    expected: &Expectation,
+    timeout: Duration,
+    mut observe: impl FnMut(&[String]),
+) -> Result<(), ApiError> {
+    let (nodes, node_events) = reflect::<Node>(client);
+    let (pods, pod_events) = reflect::<Pod>(client);
+    let (daemon_sets, daemon_set_events) = reflect::<DaemonSet>(client);
+    let (deployments, deployment_events) = reflect::<Deployment>(client);
+    let mut events = stream::select_all([node_events, pod_events, daemon_set_events, deployment_events]);
+    let mut seen = BTreeSet::new();
+    let mut missing = vec!["the API server has not answered".to_owned()];
+    let watch = async {
+        while let Some(kind) = events.next().await {
+            seen.insert(kind);
+            // A kind that has not been listed yet looks as if there were none.
+            if seen.len() < 4 {
+                continue;
+            }
+            let observed = Observed {
+                nodes: nodes.state(),
+                pods: pods.state(),
+                daemon_sets: daemon_sets.state(),
+                deployments: deployments.state(),
+            };
+            missing = pending(expected, &observed);
+            observe(&missing);
+            if missing.is_empty() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(timeout, watch).await.is_err() || !missing.is_empty() {
+        return Err(ApiError::NotReady { seconds: timeout.as_secs(), pending: missing });
+    }
+    Ok(())
+}
+
+/// A store of all objects of a kind, and a stream that yields the kind's name whenever the store has changed.
+fn reflect<K>(client: &Client) -> (Store<K>, std::pin::Pin<Box<dyn Stream<Item = String> + Send>>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let changes = reflector::reflector(writer, events).filter_map(|event| async move {
+        match event {
+            Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
+                Some(K::kind(&()).into_owned())
+            }
+            _ => None,
+        }
+    });
+    (store, changes.boxed())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn expectation() -> Expectation {
+        Expectation { nodes: vec!["w".to_owned()], control_planes: Vec::new(), pods: true, since: None }
+    }
+
+    fn node(status: &str, heartbeat: &str) -> Arc<Node> {
+        let condition = json!({"type": "Ready", "status": status, "message": "cni plugin not initialized",
+            "lastHeartbeatTime": heartbeat, "lastTransitionTime": heartbeat});
+        let node = json!({"metadata": {"name": "w"}, "status": {"conditions": [condition]}});
+        Arc::new(serde_json::from_value(node).unwrap())
+    }
+
+    fn pod(ready: &str) -> Arc<Pod> {
+        let pod = json!({"metadata": {"name": "p", "namespace": "kube-system"}, "status": {"phase": "Pending",
+            "conditions": [{"type": "Ready", "status": ready}],
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}});
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_node_has_to_register_and_to_be_ready() {
+        let mut observed = Observed::default();
+        assert_eq!(pending(&expectation(), &observed), ["node w has not registered"]);
+        observed.nodes = vec![node("False", "2026-01-01T00:00:00Z")];
+        assert_eq!(pending(&expectation(), &observed), ["node w is not Ready: cni plugin not initialized"]);
+        observed.nodes = vec![node("True", "2026-01-01T00:00:00Z")];
+        assert!(pending(&expectation(), &observed).is_empty());
+    }
+
+    #[test]
+    fn old_evidence_does_not_count() {
+        let observed = Observed { nodes: vec![node("True", "2026-01-01T00:00:00Z")], ..Observed::default() };
+        let mut expected = expectation();
+        expected.since = Some("2026-01-01T00:00:00.9Z".parse().unwrap());
+        assert!(pending(&expected, &observed).is_empty(), "the API's times are whole seconds");
+        expected.since = Some("2026-01-01T00:00:01Z".parse().unwrap());
+        assert_eq!(pending(&expected, &observed), ["node w has not reported since"]);
+    }
+
+    #[test]
+    fn pods_say_what_they_wait_for() {
+        let mut observed = Observed { nodes: vec![node("True", "2026-01-01T00:00:00Z")], ..Observed::default() };
+        observed.pods = vec![pod("False")];
+        assert_eq!(pending(&expectation(), &observed), ["pod p is not Ready (c: ImagePullBackOff)"]);
+        observed.pods = vec![pod("True")];
+        assert!(pending(&expectation(), &observed).is_empty());
+    }
+
+    #[test]
+    fn a_daemon_set_has_to_be_on_every_node() {
+        let mut observed = Observed { nodes: vec![node("True", "2026-01-01T00:00:00Z")], ..Observed::default() };
+        let set = json!({"metadata": {"name": "kube-proxy", "namespace": "kube-system", "generation": 1},
+            "spec": {"selector": {}, "template": {}},
+            "status": {"observedGeneration": 1, "currentNumberScheduled": 0, "desiredNumberScheduled": 0,
+                "numberMisscheduled": 0, "numberReady": 0}});
+        observed.daemon_sets = vec![Arc::new(serde_json::from_value(set).unwrap())];
+        assert_eq!(pending(&expectation(), &observed), ["DaemonSet kube-proxy: 0 of 1 pods ready"]);
+    }
+
+    #[test]
+    fn a_control_plane_has_its_static_pods() {
+        let mut expected = expectation();
+        expected.control_planes = expected.nodes.clone();
+        let observed = Observed { nodes: vec![node("True", "2026-01-01T00:00:00Z")], ..Observed::default() };
+        assert_eq!(pending(&expected, &observed).len(), STATIC_PODS.len());
+    }
+}

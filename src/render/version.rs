@@ -1,0 +1,318 @@
+//! Kubernetes versions, and every decision that depends on one.
+//!
+//! Owns the facts on what changed in which minor version, each with its source
+//! upstream. The other modules ask here and compare no versions themselves.
+//! Paths are those of kubernetes/kubernetes unless another repository is named.
+
+use std::fmt;
+use std::str::FromStr;
+
+use semver::{BuildMetadata, Prerelease, Version};
+
+/// The oldest minor version that kprov brings up.
+const OLDEST: (u64, u64) = (1, 20);
+/// The newest minor version that kprov has been held against.
+const NEWEST: (u64, u64) = (1, 37);
+
+/// A version of Kubernetes, as in `v1.36.2` or `1.37.0-alpha.1+abc`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KubernetesVersion(Version);
+
+/// Why a text is no usable version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+pub enum VersionError {
+    /// It is not a version at all.
+    #[error("{0:?} is not a Kubernetes version")]
+    #[diagnostic(help("versions look like v1.37.0 or 1.37.0-rc.1"))]
+    Malformed(String),
+    /// It is older than what kprov knows how to start.
+    #[error("Kubernetes {0} is too old")]
+    #[diagnostic(help("kprov brings up Kubernetes 1.20 and later"))]
+    TooOld(String),
+}
+
+/// The version of kubeadm's configuration documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KubeadmApi {
+    /// `kubeadm.k8s.io/v1beta2`
+    V1Beta2,
+    /// `kubeadm.k8s.io/v1beta3`
+    V1Beta3,
+    /// `kubeadm.k8s.io/v1beta4`: extra arguments are lists of name and value
+    /// (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, `Arg`), mappings before.
+    V1Beta4,
+}
+
+impl KubeadmApi {
+    /// The name, as in `apiVersion: kubeadm.k8s.io/NAME`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1Beta2 => "v1beta2",
+            Self::V1Beta3 => "v1beta3",
+            Self::V1Beta4 => "v1beta4",
+        }
+    }
+}
+
+impl fmt::Display for KubeadmApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How kubelet's default seccomp profile is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeccompDefault {
+    /// Not at all.
+    Absent,
+    /// By the field `seccompDefault` and the feature gate `SeccompDefault`.
+    Gated,
+    /// By the field `seccompDefault` alone.
+    Field,
+}
+
+impl FromStr for KubernetesVersion {
+    type Err = VersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let version = Version::parse(text.strip_prefix('v').unwrap_or(text))
+            .map_err(|_| VersionError::Malformed(text.to_owned()))?;
+        if (version.major, version.minor) < OLDEST {
+            return Err(VersionError::TooOld(version.to_string()));
+        }
+        Ok(Self(version))
+    }
+}
+
+/// As kubeadm and `/kind/version` write it: with the leading `v`.
+impl fmt::Display for KubernetesVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl KubernetesVersion {
+    /// The version that the tag of an image reference tells, if it tells one:
+    /// `kindest/node:v1.37.0@sha256:...`, `kprov/node:v1.20.2-abcdef012345`.
+    ///
+    /// A suffix counts as a pre-release only if it is one of Kubernetes' own
+    /// (alpha, beta, rc); anything else is the image's build.
+    #[must_use]
+    pub fn from_image(reference: &str) -> Option<Self> {
+        let name = reference.split('@').next()?;
+        // A colon before the last slash belongs to a registry's port.
+        let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+        let tag = tag.strip_prefix('v').unwrap_or(tag);
+        let (numbers, suffix) = match tag.find(['-', '_', '+']) {
+            Some(at) => (&tag[..at], &tag[at..]),
+            None => (tag, ""),
+        };
+        let mut version = Version::parse(numbers).ok()?;
+        // Tags hold no `+`; Kubernetes' own builds write `_` instead.
+        let (pre, build) = suffix.split_once(['_', '+']).unwrap_or((suffix, ""));
+        let pre = pre.strip_prefix('-').unwrap_or_default();
+        if ["alpha", "beta", "rc"].iter().any(|stage| pre.split('.').next() == Some(stage)) {
+            version.pre = Prerelease::new(pre).ok()?;
+            version.build = BuildMetadata::new(build).unwrap_or_default();
+        }
+        version.to_string().parse().ok()
+    }
+
+    /// Whether this is at least `major`.`minor`. A pre-release counts as its
+    /// release: features arrive in a minor version's alphas.
+    fn at_least(&self, major: u64, minor: u64) -> bool {
+        (self.0.major, self.0.minor) >= (major, minor)
+    }
+
+    /// Whether this is newer than what kprov has been held against: worth a
+    /// warning, and taken for the newest known one in all else.
+    #[must_use]
+    pub fn is_untested(&self) -> bool {
+        (self.0.major, self.0.minor) > NEWEST
+    }
+
+    /// kubeadm's configuration API. The same choice as kind's
+    /// (kubernetes-sigs/kind, pkg/cluster/internal/kubeadm/config.go), so that both write the
+    /// same documents; kubeadm takes v1beta3 from 1.22 and v1beta4 from 1.31.
+    #[must_use]
+    pub fn kubeadm_api(&self) -> KubeadmApi {
+        if self.at_least(1, 36) {
+            KubeadmApi::V1Beta4
+        } else if self.at_least(1, 23) {
+            KubeadmApi::V1Beta3
+        } else {
+            KubeadmApi::V1Beta2
+        }
+    }
+
+    /// Whether phases are skipped by `skipPhases` in the configuration rather
+    /// than by the flag `--skip-phases` (the field is v1beta3's: cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
+    #[must_use]
+    pub fn skips_phases_in_config(&self) -> bool {
+        self.kubeadm_api() != KubeadmApi::V1Beta2
+    }
+
+    /// kubeadm's own feature gates. 1.20 needs `IPv6DualStack` for a second
+    /// address family, and kind sets it there whatever the family (pkg/cluster/internal/kubeadm/config.go).
+    #[must_use]
+    pub fn kubeadm_feature_gates(&self) -> &'static [&'static str] {
+        if self.at_least(1, 21) { &[] } else { &["IPv6DualStack"] }
+    }
+
+    /// kubelet's cgroup driver in a node image: kind's images for 1.24 and later
+    /// run containerd with systemd's (kubernetes-sigs/kind, pkg/cluster/internal/kubeadm/config.go).
+    #[must_use]
+    pub fn cgroup_driver(&self) -> &'static str {
+        if self.at_least(1, 24) { "systemd" } else { "cgroupfs" }
+    }
+
+    /// The keys of the taints (effect NoSchedule, no value) that kubeadm puts on
+    /// a control plane: the old name before 1.24, both in 1.24, the new one from 1.25
+    /// (KEP-2067; cmd/kubeadm/app/constants/constants.go).
+    #[must_use]
+    pub fn control_plane_taints(&self) -> &'static [&'static str] {
+        const OLD: &str = "node-role.kubernetes.io/master";
+        const NEW: &str = "node-role.kubernetes.io/control-plane";
+        if self.at_least(1, 25) {
+            &[NEW]
+        } else if self.at_least(1, 24) {
+            &[NEW, OLD]
+        } else {
+            &[OLD]
+        }
+    }
+
+    /// The labels (without value) that kubeadm puts on a control plane: the old
+    /// name went in 1.24, the load balancers' came in 1.21
+    /// (cmd/kubeadm/app/phases/markcontrolplane/markcontrolplane.go).
+    #[must_use]
+    pub fn control_plane_labels(&self) -> &'static [&'static str] {
+        const OLD: &str = "node-role.kubernetes.io/master";
+        const NEW: &str = "node-role.kubernetes.io/control-plane";
+        if self.at_least(1, 24) {
+            &[NEW, EXCLUDE_FROM_LOAD_BALANCERS]
+        } else if self.at_least(1, 21) {
+            &[NEW, OLD, EXCLUDE_FROM_LOAD_BALANCERS]
+        } else {
+            &[NEW, OLD]
+        }
+    }
+
+    /// kubelet's `seccompDefault`: alpha in 1.22, on by default from 1.25
+    /// (KEP-2413; pkg/features/kube_features.go).
+    #[must_use]
+    pub fn seccomp_default(&self) -> SeccompDefault {
+        if self.at_least(1, 25) {
+            SeccompDefault::Field
+        } else if self.at_least(1, 22) {
+            SeccompDefault::Gated
+        } else {
+            SeccompDefault::Absent
+        }
+    }
+
+    /// Whether kubelet stops on cgroup v1 unless `failCgroupV1: false`. The field
+    /// is there from 1.31, and true by default from 1.35
+    /// (KEP-5573; pkg/kubelet/apis/config/v1beta1/defaults.go).
+    #[must_use]
+    pub fn fails_on_cgroup_v1(&self) -> bool {
+        self.at_least(1, 35)
+    }
+
+    /// Whether the API server reloads a changed EncryptionConfiguration by itself
+    /// (`--encryption-provider-config-automatic-reload`, from 1.26:
+    /// staging/src/k8s.io/apiserver/pkg/server/options/encryptionconfig).
+    #[must_use]
+    pub fn reloads_encryption_config(&self) -> bool {
+        self.at_least(1, 26)
+    }
+
+    /// Whether custom resources can be encrypted (from 1.26: CHANGELOG-1.26, "encryption of custom resources").
+    #[must_use]
+    pub fn encrypts_custom_resources(&self) -> bool {
+        self.at_least(1, 26)
+    }
+
+    /// Whether an EncryptionConfiguration takes `*.GROUP` and `*.*`
+    /// (from 1.27: staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation/validation_encryption.go).
+    #[must_use]
+    pub fn encrypts_by_wildcard(&self) -> bool {
+        self.at_least(1, 27)
+    }
+
+    /// Whether kube-proxy has the nftables mode without a feature gate
+    /// (KEP-3866: alpha in 1.29, on by default from 1.31).
+    #[must_use]
+    pub fn has_nftables_proxy(&self) -> bool {
+        self.at_least(1, 31)
+    }
+}
+
+/// The label that keeps a node out of a service load balancer's targets
+/// (staging/src/k8s.io/api/core/v1/well_known_labels.go).
+pub const EXCLUDE_FROM_LOAD_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> KubernetesVersion {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn versions_are_read_with_and_without_the_letter() {
+        assert_eq!(version("v1.20.2").to_string(), "v1.20.2");
+        assert_eq!(version("1.37.0-alpha.1+abc\n").to_string(), "v1.37.0-alpha.1+abc");
+        for text in ["", "v1", "1.20", "latest", "v1.20.2 x", "v01.20.2"] {
+            assert!(matches!(text.parse::<KubernetesVersion>(), Err(VersionError::Malformed(_))), "{text:?}");
+        }
+        assert_eq!("v1.19.16".parse::<KubernetesVersion>(), Err(VersionError::TooOld("1.19.16".to_owned())));
+        assert!(!version("1.37.4").is_untested());
+        assert!(version("1.38.0").is_untested());
+    }
+
+    #[test]
+    fn an_image_tag_tells_the_version() {
+        for (reference, expected) in [
+            ("kindest/node:v1.37.0@sha256:a1ed", Some("v1.37.0")),
+            ("kprov/node:v1.20.2-abcdef012345", Some("v1.20.2")),
+            ("lab/node:v1.36.2", Some("v1.36.2")),
+            ("localhost:5000/kindest/node:v1.37.0-rc.1", Some("v1.37.0-rc.1")),
+            ("kindest/node:v1.38.0-alpha.1.2_0123abc", Some("v1.38.0-alpha.1.2+0123abc")),
+            ("kindest/node:1.30.0", Some("v1.30.0")),
+            ("localhost:5000/kindest/node", None),
+            ("kindest/node:latest", None),
+            ("kindest/node:v1.19.1", None),
+            ("kindest/node@sha256:a1ed", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                KubernetesVersion::from_image(reference).map(|v| v.to_string()).as_deref(),
+                expected,
+                "{reference}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_decision_turns_at_its_version() {
+        assert_eq!(version("1.22.17").kubeadm_api(), KubeadmApi::V1Beta2);
+        assert_eq!(version("1.23.0-alpha.1").kubeadm_api(), KubeadmApi::V1Beta3);
+        assert_eq!(version("1.35.9").kubeadm_api(), KubeadmApi::V1Beta3);
+        assert_eq!(version("1.36.0").kubeadm_api(), KubeadmApi::V1Beta4);
+        assert_eq!(version("1.38.0").kubeadm_api(), KubeadmApi::V1Beta4);
+        assert_eq!(version("1.23.9").control_plane_taints(), ["node-role.kubernetes.io/master"]);
+        assert_eq!(version("1.24.0").control_plane_taints().len(), 2);
+        assert_eq!(version("1.25.0").control_plane_taints(), ["node-role.kubernetes.io/control-plane"]);
+        assert_eq!(version("1.21.9").seccomp_default(), SeccompDefault::Absent);
+        assert_eq!(version("1.24.9").seccomp_default(), SeccompDefault::Gated);
+        assert_eq!(version("1.25.0").seccomp_default(), SeccompDefault::Field);
+        assert!(!version("1.20.2").control_plane_labels().contains(&EXCLUDE_FROM_LOAD_BALANCERS));
+        assert_eq!(version("1.23.1").cgroup_driver(), "cgroupfs");
+        assert!(!version("1.34.0").fails_on_cgroup_v1() && version("1.35.0").fails_on_cgroup_v1());
+        assert!(!version("1.25.0").reloads_encryption_config() && version("1.26.0").reloads_encryption_config());
+    }
+}

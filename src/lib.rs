@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod commands;
 pub mod engine;
 pub mod etcd;
+pub mod host;
 pub mod keys;
 pub mod kubeconfig;
 pub mod kubernetes;

@@ -149,18 +149,22 @@ fn replace(path: &Path, folder: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Removes what earlier writers of `path` left because they were killed midway. Only for a caller that holds
 /// a lock on `path`: it cannot tell the left-overs from a file that is just being written.
 pub(crate) fn remove_leftovers(path: &Path) {
-    let Ok(prefix) = temporary_prefix(path) else { return };
-    let Ok(entries) = fs::read_dir(folder_of(path)) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
-            // Best effort: a left-over in the way of nothing is no reason to fail.
-            let _ = fs::remove_file(entry.path());
-        }
+    for file in temporaries(path) {
+        // Best effort: a left-over in the way of nothing is no reason to fail.
+        let _ = fs::remove_file(file);
     }
 }
 
-fn temporary_prefix(path: &Path) -> io::Result<OsString> {
+/// The files that are or were on their way to become `path`.
+pub(crate) fn temporaries(path: &Path) -> Vec<PathBuf> {
+    let Ok(prefix) = temporary_prefix(path) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder_of(path)) else { return Vec::new() };
+    let is_one = |name: &OsString| name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
+    entries.flatten().filter(|entry| is_one(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+/// How the names of temporary files for `path` begin.
+pub(crate) fn temporary_prefix(path: &Path) -> io::Result<OsString> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?;
     let mut prefix = OsString::from(".");
     prefix.push(name);

@@ -6,12 +6,16 @@
 //! can be told from that of one at work, and be removed.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+use crate::paths;
 
 const MARK: &[u8] = b"kprov\n";
 const POLL: Duration = Duration::from_millis(20);
@@ -39,28 +43,25 @@ impl Lock {
     pub(super) fn acquire(file: &Path, wait: Duration) -> io::Result<Self> {
         let path = path_of(file);
         let deadline = Instant::now() + wait;
+        let mut candidate = prepare(&path)?;
         loop {
-            // Others create it with mode 0 and look at its existence alone. Ours can be read by its owner, or
-            // nobody but root could ever find out that it is stale.
-            match OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path) {
-                Ok(mut file) => {
-                    // The mark comes after the flock: whoever reads the mark may rely on the flock. Where the
-                    // file system has no flock, the lock stays unmarked and is one like any other client's.
-                    if file.try_lock().is_ok() {
-                        let _ = file.write_all(MARK);
-                    }
+            let error = match candidate.persist_noclobber(&path) {
+                Ok(file) => {
+                    remove_leftovers(&path);
                     return Ok(Self { path, _file: file });
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if remove_if_stale(&path) {
-                        continue;
-                    }
-                    if Instant::now() >= deadline {
-                        return Err(error);
-                    }
-                    thread::sleep(POLL);
+                Err(failed) => {
+                    candidate = failed.file;
+                    failed.error
                 }
-                Err(error) => return Err(error),
+            };
+            match error.kind() {
+                io::ErrorKind::AlreadyExists if remove_if_stale(&path, &[MARK]) => {}
+                _ if Instant::now() >= deadline => return Err(error),
+                io::ErrorKind::AlreadyExists => thread::sleep(POLL),
+                // Someone took our candidate for a left-over before we had its flock.
+                io::ErrorKind::NotFound => candidate = prepare(&path)?,
+                _ => return Err(error),
             }
         }
     }
@@ -73,11 +74,29 @@ impl Drop for Lock {
     }
 }
 
-/// Removes the lock at `path` if a kprov made it that is no more. Says whether it did.
-fn remove_if_stale(path: &Path) -> bool {
+/// A lock under a name of its own, to be given its real one in a single step, so that no lock of ours is ever
+/// seen without flock and mark.
+fn prepare(path: &Path) -> io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix(&paths::temporary_prefix(path)?)
+        // Others create it with mode 0 and look at its existence alone. Ours can be read by its owner, or nobody but
+        // root could ever find out that it is stale.
+        .permissions(Permissions::from_mode(0o400))
+        .tempfile_in(paths::folder_of(path))?;
+    // Whoever reads the mark may rely on the flock. Where the file system has none, the lock stays unmarked and is
+    // one like any other client's.
+    if file.as_file().try_lock().is_ok() {
+        file.write_all(MARK)?;
+    }
+    Ok(file)
+}
+
+/// Removes the lock at `path` if a kprov made it that is no more, which shows in that it says one of `marks` and
+/// nobody holds its flock. Says whether it did.
+fn remove_if_stale(path: &Path, marks: &[&[u8]]) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut mark = Vec::new();
-    if (&file).take(64).read_to_end(&mut mark).is_err() || mark != MARK || file.try_lock().is_err() {
+    if (&file).take(64).read_to_end(&mut mark).is_err() || !marks.contains(&&mark[..]) || file.try_lock().is_err() {
         return false;
     }
     // We hold the flock of what we opened. If that is still what lies there, nobody else can hold it, and
@@ -87,6 +106,13 @@ fn remove_if_stale(path: &Path) -> bool {
         _ => false,
     };
     same && fs::remove_file(path).is_ok()
+}
+
+/// Removes candidates for the lock at `path` that were left by killed processes.
+fn remove_leftovers(path: &Path) {
+    for candidate in paths::temporaries(path) {
+        remove_if_stale(&candidate, &[MARK, b""]);
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +145,18 @@ mod tests {
         fs::write(path_of(&file), MARK).unwrap();
         drop(Lock::acquire(&file, SHORT).unwrap());
         assert!(!path_of(&file).exists());
+    }
+
+    #[test]
+    fn left_candidates_go_and_waiting_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        let left = ["a", "b"].map(|name| folder.path().join(format!(".config.lock.kprov-{name}")));
+        fs::write(&left[0], MARK).unwrap();
+        fs::write(&left[1], "").unwrap();
+        let waiting = prepare(&path_of(&file)).unwrap();
+        drop(Lock::acquire(&file, SHORT).unwrap());
+        assert!(!left[0].exists() && !left[1].exists() && waiting.path().exists());
     }
 
     #[test]

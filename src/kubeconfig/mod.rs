@@ -393,9 +393,9 @@ fn change(
     // we replace, in this order always.
     let _lock = acquire(path, wait)?;
     let _target_lock = if target == path { None } else { Some(acquire(&target, wait)?) };
+    paths::remove_leftovers(&target);
     let text = read_text(&target)?;
     let Some(document) = edit(&text, &path.display().to_string())? else { return Ok(false) };
-    paths::remove_leftovers(&target);
     paths::write_private(&target, document.to_text(text.len() + growth)?.as_bytes())?;
     Ok(true)
 }

@@ -301,7 +301,7 @@ fn a_file_that_is_no_kubeconfig_is_left_alone_and_not_quoted() {
 }
 
 #[test]
-fn leftovers_of_killed_writers_go_with_the_next_write() {
+fn leftovers_of_killed_writers_go_with_the_next_change() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".config.kprov-x1y2z3"), "half").unwrap();
     let path = folder.path().join("config");

@@ -158,11 +158,13 @@ fn start(engine: &Engine) -> Result<()> {
         Apt::open(apt::ENGINE_SUITE)?.unpack(&["docker.io", "containerd"], folder)
     })?;
     fs::create_dir_all(RUN_FOLDER)?;
+    forget_dead();
     let log = File::options().create(true).append(true).open(LOG)?;
     let path = format!(
         "{0}/usr/bin:{0}/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         programs.display()
     );
+    let logged = log.metadata()?.len();
     eprintln!("xtask: starting an engine on {}, log in {LOG}", engine.host);
     // A session of its own keeps it running when the terminal, or the step of a CI job, ends.
     sh::run(
@@ -180,17 +182,34 @@ fn start(engine: &Engine) -> Result<()> {
         let Err(error) = engine.answers() else {
             return Ok(());
         };
-        if begin.elapsed() > START_LIMIT {
-            let tail = fs::read_to_string(LOG).unwrap_or_default();
-            let tail: Vec<&str> = tail.lines().rev().take(10).collect();
-            bail!(
-                "the engine does not answer after {} s: {error:#}\n{}",
-                START_LIMIT.as_secs(),
-                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-            );
+        let log = log_since(logged);
+        if log.contains("failed to start daemon") || begin.elapsed() > START_LIMIT {
+            let tail: Vec<&str> = log.lines().rev().take(10).collect();
+            bail!("the engine did not start: {error:#}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
         thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Removes what an engine that was killed left behind. A process that nobody has reaped yet counts as dead; to the engine it
+/// would not.
+fn forget_dead() {
+    let file = format!("{RUN_FOLDER}/dockerd.pid");
+    let Ok(pid) = fs::read_to_string(&file) else {
+        return;
+    };
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    let is_engine = state.contains("(dockerd) ") && !state.contains("(dockerd) Z");
+    if !is_engine {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// What the engine has logged after the log had a certain length.
+fn log_since(length: u64) -> String {
+    let bytes = fs::read(LOG).unwrap_or_default();
+    let start = usize::try_from(length).unwrap_or(0).min(bytes.len());
+    String::from_utf8_lossy(&bytes[start..]).into_owned()
 }
 
 /// A file tree with one program, `/probe`, that succeeds: the machine's own `true`, with the libraries that it loads.

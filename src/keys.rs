@@ -19,7 +19,8 @@ use crate::profile::{Encryption, KeySource, ProviderKind};
 pub const GENERATED_LENGTH: usize = 32;
 
 /// Why there is no key.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[diagnostic(code(kprov::key))]
 pub enum KeyError {
     /// The operating system gave no random bytes.
     #[error("the operating system's random source failed: {0}")]

@@ -59,7 +59,9 @@ pub enum ClusterError {
     #[error("the control plane of the cluster {name:?} does not run")]
     #[diagnostic(
         code(kprov::cluster::not_running),
-        help("`kprov status {name}` shows its containers; `docker start` starts one, `kprov reset {name}` makes it anew")
+        help(
+            "`kprov status {name}` shows its containers; `docker start` starts one, `kprov reset {name}` makes it anew"
+        )
     )]
     NotRunning {
         /// The cluster's name.
@@ -146,10 +148,11 @@ pub enum ClusterError {
     Render(#[from] RenderError),
     /// The image's Kubernetes version is not supported.
     #[error(transparent)]
+    #[diagnostic(transparent)]
     Version(#[from] VersionError),
     /// A key could not be had.
     #[error(transparent)]
-    #[diagnostic(code(kprov::key))]
+    #[diagnostic(transparent)]
     Key(#[from] KeyError),
     /// The user's kubeconfig could not be changed.
     #[error(transparent)]

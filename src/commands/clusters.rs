@@ -88,10 +88,10 @@ impl Opened {
 pub(super) async fn open(context: &Context, cluster: Option<&str>) -> Result<Opened> {
     let found = cluster::find(&context.engine, cluster).await?;
     let nodes = found.nodes(&context.engine);
-    let first = nodes.first().filter(|node| node.role == Role::ControlPlane).ok_or(ClusterError::Unknown {
-        name: found.name.clone(),
-        known: Vec::new(),
-    })?;
+    let first = nodes
+        .first()
+        .filter(|node| node.role == Role::ControlPlane)
+        .ok_or(ClusterError::Unknown { name: found.name.clone(), known: Vec::new() })?;
     let admin = first.read_text("/etc/kubernetes/admin.conf").await?;
     let (address, port) = found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.clone() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));
@@ -215,9 +215,11 @@ pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<Exi
     let report = verify::verify(&target).await?;
     step.done();
     context.reporter.close();
-    present::result(global.output, &json!({"cluster": opened.found.name, "ok": report.is_ok(), "evidence": report}), || {
-        evidence(&report, true)
-    });
+    present::result(
+        global.output,
+        &json!({"cluster": opened.found.name, "ok": report.is_ok(), "evidence": report}),
+        || evidence(&report, true),
+    );
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

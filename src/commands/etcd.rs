@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::{EtcdCommand, Global};
-use crate::etcd::{self, Etcd, Entry};
+use crate::etcd::{self, Entry, Etcd};
 use crate::profile::Role;
 
 use super::{Result, context, present};
@@ -15,7 +15,10 @@ use super::{Result, context, present};
 enum EtcdError {
     /// There is no such key.
     #[error("etcd has no key {0}")]
-    #[diagnostic(code(kprov::etcd::no_key), help("`kprov etcd keys PREFIX` lists keys, such as `kprov etcd keys secrets/default`"))]
+    #[diagnostic(
+        code(kprov::etcd::no_key),
+        help("`kprov etcd keys PREFIX` lists keys, such as `kprov etcd keys secrets/default`")
+    )]
     NoKey(String),
     /// The cluster has no control plane that could be asked.
     #[error("the cluster {0:?} has no control plane")]

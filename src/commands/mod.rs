@@ -25,6 +25,11 @@ use crate::render::Templates;
 
 pub use present::{CommandError, print_error};
 
+/// The asynchronous runtime could not be started.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("the asynchronous runtime could not be started: {0}")]
+struct RuntimeError(std::io::Error);
+
 type Result<T> = std::result::Result<T, CommandError>;
 
 /// Runs the command that was typed.
@@ -42,7 +47,11 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Profiles { name } => profiles::profiles(global, name.as_deref()),
         Command::Render(arguments) => profiles::render(global, &arguments),
         other => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .map_err(RuntimeError)?;
             let result = runtime.block_on(run_async(global, other));
             // A thread that reads standard input cannot be ended otherwise.
             runtime.shutdown_background();
@@ -76,10 +85,7 @@ async fn context(global: &Global) -> Result<Context> {
         engine: Engine::connect().await?,
         reporter: reporter(global),
         templates: Arc::new(templates(global, &paths)?),
-        kubeconfig: kubeconfig::Files::choose(
-            global.kubeconfig.as_deref(),
-            &kubeconfig::Environment::from_process(),
-        )?,
+        kubeconfig: kubeconfig::Files::choose(global.kubeconfig.as_deref(), &kubeconfig::Environment::from_process())?,
         paths,
     })
 }

@@ -22,7 +22,8 @@ impl<E: Diagnostic + Send + Sync + 'static> From<E> for CommandError {
 pub(super) fn result(output: Output, value: &impl Serialize, text: impl FnOnce() -> String) {
     let text = match output {
         Output::Json => {
-            let mut text = serde_json::to_string_pretty(value).unwrap_or_else(|error| json!({"error": error.to_string()}).to_string());
+            let mut text = serde_json::to_string_pretty(value)
+                .unwrap_or_else(|error| json!({"error": error.to_string()}).to_string());
             text.push('\n');
             text
         }

@@ -18,7 +18,10 @@ use super::{Result, present, reporter, templates};
 pub(super) enum ArgumentError {
     /// The cluster's name cannot be one.
     #[error("{0}")]
-    #[diagnostic(code(kprov::cluster::name), help("names are of lower-case letters, digits, dots and dashes, such as `class-3`"))]
+    #[diagnostic(
+        code(kprov::cluster::name),
+        help("names are of lower-case letters, digits, dots and dashes, such as `class-3`")
+    )]
     Name(String),
     /// A file could not be written.
     #[error("{path} could not be written: {error}")]
@@ -92,7 +95,8 @@ pub(super) fn render(global: &Global, arguments: &cli::Render) -> Result<ExitCod
     let digest = render::documents_digest(&inputs)?.to_string();
     let Some(out) = &arguments.out else {
         let bundle = render::bundle(&inputs, Path::new("/path/to/bundle"))?;
-        let value: Value = bundle.documents.iter().map(|one| (one.name.clone(), Value::from(one.content.as_str()))).collect();
+        let value: Value =
+            bundle.documents.iter().map(|one| (one.name.clone(), Value::from(one.content.as_str()))).collect();
         present::result(global.output, &json!({"digest": digest, "documents": value}), || {
             bundle.documents.iter().map(|one| format!("# --- {}\n{}\n", one.name, one.content.as_str())).collect()
         });

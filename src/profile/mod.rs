@@ -26,14 +26,11 @@ pub use defaults::DEFAULT_IMAGE;
 pub use error::{Entry, Problem, ProfileError, Warning};
 pub use load::{Loaded, load, to_yaml};
 pub use names::check_cluster_name;
+pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
 
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";
-
-/// The node image of kind 0.33.0.
-pub const DEFAULT_IMAGE: &str =
-    "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
 
 /// A declarative description of one kind cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,6 +3,8 @@
 //! Owns the reading and the telling apart of stored values (encrypted or not, by which
 //! provider and key). Never writes. What *should* be stored is `verify`'s affair.
 
+mod decode;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::node::{Node, NodeError};
+
+pub use decode::{Field, fields};
 
 /// How many values are read at a time: a page of large values stays within a few MiB.
 const PAGE: usize = 500;

@@ -461,10 +461,25 @@ fn keys_are_never_shown() {
 }
 
 #[test]
-fn a_literal_key_is_a_warning() {
-    let spec =
-        format!("  encryption: {{providers: [{{type: secretbox, keys: [{{name: a, source: {{literal: {KEY}}}}}]}}]}}");
-    assert_eq!(complaints(&spec), ["warning: the key `a` stands in the profile itself"]);
+fn warnings_do_not_stop() {
+    let spec = format!(
+        "  encryption:
+    providers:
+      - type: secretbox
+        keys:
+          - name: a
+            source:
+              literal: {KEY}
+  kubelet:
+    config:
+      readOnlyport: 0
+      fromTheFuture: true
+  nodes: [{{role: control-plane, count: 2, labels: null}}]
+"
+    );
+    let folders = Folders::new(&[("p.yaml", &profile(&spec))]);
+    let warnings = folders.load("p.yaml", &[]).unwrap().warnings;
+    insta::assert_snapshot!(folders.shown(&ProfileError::new("p.yaml", warnings)));
 }
 
 #[test]

@@ -232,17 +232,19 @@ impl Node {
         }
     }
 
-    /// Without the keys whose value is null: there is nothing below that they could remove.
+    /// Without the keys whose value is null: there is nothing below that they could remove. Nulls in lists stay.
     pub(super) fn without_nulls(mut self) -> Self {
-        if let Value::Map(entries) = self.value {
-            self.value = Value::Map(
+        self.value = match self.value {
+            Value::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .filter(|entry| !matches!(entry.node.value, Value::Null))
                     .map(|entry| Entry { node: entry.node.without_nulls(), ..entry })
                     .collect(),
-            );
-        }
+            ),
+            Value::List(items) => Value::List(items.into_iter().map(Self::without_nulls).collect()),
+            scalar => scalar,
+        };
         self
     }
 
@@ -558,11 +560,14 @@ mod tests {
 
     #[test]
     fn merging_is_deep_and_null_removes() {
-        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\n");
-        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\n");
+        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\nl: [1]\n");
+        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\nl: [null, {n: null, m: 1}]\n");
         let mut merged = base.unwrap();
         merged.merge(over.unwrap());
-        assert_eq!(merged.to_json(), serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1}));
+        assert_eq!(
+            merged.to_json(),
+            serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1, "l": [null, {"m": 1}]})
+        );
     }
 
     #[test]

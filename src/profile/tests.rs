@@ -607,3 +607,37 @@ fn contradictions_are_shown_where_they_are() {
     let folders = Folders::new(&[("p.yaml", &profile(spec))]);
     insta::assert_snapshot!(folders.shown(&folders.load("p.yaml", &[]).unwrap_err()));
 }
+
+#[test]
+fn damaged_profiles_end_in_an_error_that_can_be_shown() {
+    let text = profile(&format!(
+        "  nodes: [{{role: control-plane, ports: [{{containerPort: 80, hostPort: 1}}]}}]
+  encryption:
+    providers:
+      - type: aescbc
+        keys:
+          - name: ä
+            source: {{literal: \"{KEY}\"}} # ü
+      - {{type: identity}}
+  kubelet: {{config: {{a: &x [1, *y], b: *x}}, extraArgs: {{v: '1'}}}}
+"
+    ))
+    .replace("*y", "2");
+    let folders = Folders::new(&[("p.yaml", &text)]);
+    assert_eq!(folders.load("p.yaml", &[]).unwrap().warnings.len(), 1);
+    let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+    for (round, at) in ends.into_iter().enumerate() {
+        let junk = ["", "\t", ":", "- ", "&a *a ", "\"", "[", "}", "\n", "ö", "!!x ", "? "][round % 12];
+        let head = &text[..at];
+        let tail = text[at..].chars().skip(round % 3).collect::<String>();
+        for damaged in [head.to_owned(), format!("{head}{junk}{tail}")] {
+            std::fs::write(folders.path().join("p.yaml"), &damaged).unwrap();
+            let shown = match folders.load("p.yaml", &[]) {
+                Ok(loaded) => format!("{:?}{:?}", loaded.profile, loaded.warnings),
+                Err(error) => folders.shown(&error) + &format!("{error:?}"),
+            };
+            // A key that is cut in two may look like anything else; half of it is no key any more.
+            assert!(!shown.contains("DA0ODxAREhMUFRYXGBkaGxwd"), "{damaged}\n{shown}");
+        }
+    }
+}

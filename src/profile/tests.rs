@@ -573,6 +573,8 @@ fn what_contradicts_itself_or_kubernetes() {
             "the taint `a` has the same effect twice",
             "`?` is no value of a taint",
         ]),
+        ("  audit: {rules: []}", &["`spec.audit.rules` is empty"]),
+        ("  audit: {rules: [{level: None}], omitStages: [Never]}", &["`spec.audit.omitStages[0]` cannot be `Never`"]),
         ("  featureGates: {nodeSwap: true}", &["`nodeSwap` is no name of a feature gate"]),
         ("  runtimeConfig: {api/all: maybe}", &["`api/all` is switched to neither true nor false"]),
         ("  apiServer: {certSANs: [example.com, 10.0.0.1, '*.x', 'a b']}", &["`a b` is neither a host name nor an address"]),

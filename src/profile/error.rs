@@ -264,11 +264,9 @@ impl Source {
         let mut secrets = suspects(text, tree.is_none());
         secrets.extend(fence.filter(|_| tree.is_none()).map(|start| (start, text.len())));
         if let Some(tree) = tree {
-            tree.each_scalar(&mut |node| {
-                if node.secret {
-                    secrets.push((node.span.start, node.span.end));
-                }
-            });
+            let mut spans = Vec::new();
+            tree.hidden(&mut spans);
+            secrets.extend(spans.iter().map(|span| (span.start, span.end)));
         }
         let mut bytes = text.as_bytes().to_vec();
         for (start, end) in secrets {
@@ -341,6 +339,11 @@ fn suspects(text: &str, lines: bool) -> Vec<(usize, usize)> {
         }
     }
     found
+}
+
+/// `word` as messages quote it; nothing of it if it may hold a key.
+pub(super) fn quoted(word: &str) -> String {
+    if suspects(word, true).is_empty() { format!("`{word}`") } else { "`…`".to_owned() }
 }
 
 /// The candidates that `word` may have been meant to be, the likeliest first.

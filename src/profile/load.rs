@@ -10,7 +10,7 @@ use super::error::{Finding, Problem, ProfileError, Source, Warning, located};
 use super::set::Set;
 use super::shape::{Required, Shape};
 use super::source::{Found, Origin, SearchPath, same_file};
-use super::tree::{self, Node, Span, Value};
+use super::tree::{self, Entry, Node, Span, Value};
 use super::{KeySource, Profile, semantic};
 
 /// A profile that is complete and checked.
@@ -214,7 +214,7 @@ fn mark_within(list: &mut Node, harmless: &[&str]) {
         };
         for entry in entries {
             match entry.key.as_str() {
-                key if !harmless.contains(&key) => entry.node.mark_secret(),
+                key if !harmless.contains(&key) => entry.mark_secret(),
                 "keys" => mark_within(&mut entry.node, &["name", "source"]),
                 "source" => mark_source(&mut entry.node),
                 _ => {}
@@ -226,9 +226,8 @@ fn mark_within(list: &mut Node, harmless: &[&str]) {
 fn mark_source(source: &mut Node) {
     match &mut source.value {
         Value::Map(entries) => {
-            for entry in entries.iter_mut().filter(|entry| !matches!(entry.key.as_str(), "env" | "file")) {
-                entry.node.mark_secret();
-            }
+            let harmless = |entry: &&mut Entry| matches!(entry.key.as_str(), "env" | "file");
+            entries.iter_mut().filter(|entry| !harmless(entry)).for_each(Entry::mark_secret);
         }
         Value::String(word) if matches!(word.as_str(), "generate" | "env" | "file" | "literal") => {}
         _ => source.mark_secret(),

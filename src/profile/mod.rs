@@ -6,6 +6,7 @@
 
 mod defaults;
 mod error;
+mod kubelet;
 mod load;
 mod names;
 pub mod schema;
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Entry, Problem, ProfileError, Warning};
 pub use load::{Loaded, load, to_yaml};
-pub use names::check_cluster_name;
+pub use names::{check_cluster_name, check_image};
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
 

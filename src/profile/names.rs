@@ -122,6 +122,14 @@ pub(super) fn is_certificate_name(name: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || is_dns_name(lower.strip_prefix("*.").unwrap_or(&lower))
 }
 
+/// Checks the syntax of an image reference.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_image(image: &str) -> Result<(), String> {
+    image_fault(image).map_or(Ok(()), |fault| Err(format!("`{image}` is no image reference: {fault}")))
+}
+
 /// What is wrong with an image reference: `[HOST[:PORT]/]PATH[:TAG][@ALGORITHM:DIGEST]`.
 pub(super) fn image_fault(image: &str) -> Option<&'static str> {
     let (name, digest) = match image.split_once('@') {

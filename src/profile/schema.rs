@@ -19,7 +19,48 @@ pub fn json_schema() -> Json {
         root.insert("$id".to_owned(), ID.into());
         root.insert("title".to_owned(), "kprov profile".into());
     }
+    let definitions = schema.get_mut("$defs").and_then(Json::as_object_mut).map(std::mem::take).unwrap_or_default();
+    allow_nulls(&mut schema);
+    schema["$defs"] = definitions
+        .into_iter()
+        .map(|(name, mut schema)| {
+            allow_nulls(&mut schema);
+            (name, schema)
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     schema
+}
+
+/// Lets everything be null that may be missing: in a layer, null removes what the base has.
+fn allow_nulls(object: &mut Json) {
+    let required = object.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &str| required.as_array().is_some_and(|all| all.iter().any(|field| field == name));
+    for (name, field) in object.get_mut("properties").and_then(Json::as_object_mut).into_iter().flatten() {
+        if !is_required(name) {
+            allow_null(field);
+        }
+        // Free mappings are written in place, and have entries to remove as well.
+        if let Some(values) = field.get_mut("additionalProperties") {
+            allow_null(values);
+        }
+    }
+}
+
+fn allow_null(schema: &mut Json) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    match fields.get_mut("type") {
+        Some(Json::String(kind)) => {
+            let kinds = serde_json::json!([kind, "null"]);
+            fields.insert("type".to_owned(), kinds);
+        }
+        Some(_) => {}
+        None => {
+            if let Some(reference) = fields.remove("$ref") {
+                fields.insert("anyOf".to_owned(), serde_json::json!([{"$ref": reference}, {"type": "null"}]));
+            }
+        }
+    }
 }
 
 /// A rule of an audit policy: the first one that matches a request decides.

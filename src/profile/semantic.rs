@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::error::Finding;
+use super::error::{Finding, near};
+use super::kubelet;
 use super::names::{self, Cidr};
 use super::tree::{self, Node, Step};
 use super::{
@@ -110,6 +111,9 @@ pub(super) fn check(profile: &Profile, root: &Node, findings: &mut Vec<Finding>)
         if spec.kubelet.config.contains_key(*field) {
             checks.reserved(&format!("`{field}`"), instead, &at!["kubelet", "config", *field]);
         }
+    }
+    for field in spec.kubelet.config.keys().filter(|field| !kubelet::FIELDS.contains(&field.as_str())) {
+        checks.kubelet_field(field);
     }
     for (index, name) in spec.api_server.cert_sans.iter().enumerate() {
         if !names::is_certificate_name(name) {
@@ -520,12 +524,19 @@ impl Checks<'_, '_> {
             if let Some((first, earlier)) =
                 resources[..index].iter().enumerate().find(|(_, r)| covers(r, resource) || covers(resource, r))
             {
-                let message = if earlier == resource {
-                    format!("the resource `{resource}` is there twice")
+                let first = self.root.place_of(&at!["encryption", "resources", first]);
+                let second = self.root.place_of(&path);
+                let finding = if earlier == resource {
+                    let message = format!("the resource `{resource}` is there twice");
+                    Finding::error("profile::duplicate", message, second).label("again here").also(first, "first here")
                 } else {
-                    format!("the resources `{earlier}` and `{resource}` overlap")
+                    let message = format!("the resources `{earlier}` and `{resource}` overlap");
+                    Finding::error("profile::duplicate", message, second)
+                        .label("this one")
+                        .also(first, "and this one")
+                        .help("keep the wider one")
                 };
-                self.twice(message, &at!["encryption", "resources", first], &path);
+                self.push(finding);
             }
         }
     }
@@ -589,6 +600,21 @@ impl Checks<'_, '_> {
             finding = finding.help(format!("use `{instead}`"));
         }
         self.push(finding);
+    }
+
+    /// kubelet itself passes over what it does not know, so that a slip of the pen would undo a hardening in silence.
+    fn kubelet_field(&mut self, field: &str) {
+        if KUBELET_FIELDS.iter().any(|(reserved, _)| *reserved == field) {
+            return;
+        }
+        if let Some(near) = near(field, kubelet::FIELDS.iter().copied()).first() {
+            let place = self.root.place_of_key(&at!["kubelet", "config", field]);
+            let message = format!("kubelet may not know the field `{field}`");
+            let finding = Finding::warning("profile::kubelet_field", message, place)
+                .label("passed on as it is")
+                .help(format!("did you mean `{near}`?"));
+            self.push(finding);
+        }
     }
 
     fn manifests(&mut self, manifests: &[Manifest]) {

@@ -100,7 +100,7 @@ impl Set {
                     }
                     let index = entries.iter().position(|entry| entry.key == *key).unwrap_or_else(|| {
                         let empty = Node { value: Value::Null, span: *span, secret: false };
-                        entries.push(Entry { key: key.clone(), key_span: *span, node: empty });
+                        entries.push(Entry { key: key.clone(), key_span: *span, node: empty, secret: false });
                         entries.len() - 1
                     });
                     // A choice such as a key's source has one field at most: the new one takes the old one's place.

@@ -5,7 +5,7 @@
 
 use serde_json::Value as Json;
 
-use super::error::{Finding, suggestion};
+use super::error::{Finding, quoted, suggestion};
 use super::tree::{Entry, Node, Path, Span, Step, Value};
 
 /// Names from kind's configuration and from Kubernetes' own files, and what they are called here.
@@ -92,7 +92,7 @@ impl Shape {
                     Some(below) => below,
                     None => {
                         let help = suggestion(key, properties(object));
-                        return Err((position, format!("there is no field `{key}` in `{here}`"), help));
+                        return Err((position, format!("there is no field {} in `{here}`", quoted(key)), help));
                     }
                 },
                 (Expected::Choice(_, keys), Step::Key(key)) if !keys.is_empty() => {
@@ -100,7 +100,7 @@ impl Shape {
                         Some((_, below)) => below,
                         None => {
                             let help = suggestion(key, keys.iter().map(|(name, _)| *name));
-                            return Err((position, format!("there is no field `{key}` in `{here}`"), help));
+                            return Err((position, format!("there is no field {} in `{here}`", quoted(key)), help));
                         }
                     }
                 }
@@ -167,6 +167,11 @@ impl Shape {
             _ => Expected::Anything,
         }
     }
+}
+
+/// An entry's key as messages quote it.
+fn name_of(entry: &Entry) -> String {
+    if entry.secret { "`…`".to_owned() } else { quoted(&entry.key) }
 }
 
 fn properties(object: &Json) -> impl Iterator<Item = &str> + Clone {
@@ -289,10 +294,11 @@ impl<'s> Walk<'s, '_> {
             None if in_spec == Some(true) => Some(format!("it belongs under `spec`: `spec.{key}`")),
             None => suggestion(key, properties(object)),
         };
+        let name = name_of(entry);
         let message = if path.0.is_empty() {
-            format!("unknown field `{key}`")
+            format!("unknown field {name}")
         } else {
-            format!("unknown field `{key}` in `{path}`")
+            format!("unknown field {name} in `{path}`")
         };
         let mut finding = Finding::error("profile::unknown_field", message, entry.key_span).label("no such field");
         if let Some(help) = help {
@@ -306,7 +312,7 @@ impl<'s> Walk<'s, '_> {
             match keys.iter().find(|(name, _)| *name == entry.key) {
                 Some((_, schema)) => self.node(&entry.node, schema, &path.then(&entry.key), entry.node.place(), false),
                 None => {
-                    let message = format!("unknown field `{}` in `{path}`", entry.key);
+                    let message = format!("unknown field {} in `{path}`", name_of(entry));
                     let mut finding =
                         Finding::error("profile::unknown_field", message, entry.key_span).label("no such field");
                     if let Some(help) = suggestion(&entry.key, keys.iter().map(|(name, _)| *name)) {
@@ -329,7 +335,7 @@ impl<'s> Walk<'s, '_> {
         let message = if node.secret {
             format!("`{path}` has a value that is not allowed")
         } else {
-            format!("`{path}` cannot be `{word}`")
+            format!("`{path}` cannot be {}", quoted(word))
         };
         let mut finding =
             Finding::error("profile::value", message, node.span).label(format!("expected {}", expected.describe()));
@@ -363,7 +369,7 @@ impl<'s> Walk<'s, '_> {
             Value::Bool(flag) if !node.secret => format!("the boolean `{flag}`"),
             Value::Number(number) if !node.secret => format!("the number `{number}`"),
             Value::String(text) if !node.secret && text.len() <= 40 && !text.contains('\n') => {
-                format!("the string `{text}`")
+                format!("the string {}", quoted(text))
             }
             value => value.kind().to_owned(),
         };

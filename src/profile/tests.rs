@@ -461,10 +461,25 @@ fn keys_are_never_shown() {
 }
 
 #[test]
-fn a_literal_key_is_a_warning() {
-    let spec =
-        format!("  encryption: {{providers: [{{type: secretbox, keys: [{{name: a, source: {{literal: {KEY}}}}}]}}]}}");
-    assert_eq!(complaints(&spec), ["warning: the key `a` stands in the profile itself"]);
+fn warnings_do_not_stop() {
+    let spec = format!(
+        "  encryption:
+    providers:
+      - type: secretbox
+        keys:
+          - name: a
+            source:
+              literal: {KEY}
+  kubelet:
+    config:
+      readOnlyport: 0
+      fromTheFuture: true
+  nodes: [{{role: control-plane, count: 2, labels: null}}]
+"
+    );
+    let folders = Folders::new(&[("p.yaml", &profile(&spec))]);
+    let warnings = folders.load("p.yaml", &[]).unwrap().warnings;
+    insta::assert_snapshot!(folders.shown(&ProfileError::new("p.yaml", warnings)));
 }
 
 #[test]
@@ -558,6 +573,8 @@ fn what_contradicts_itself_or_kubernetes() {
             "the taint `a` has the same effect twice",
             "`?` is no value of a taint",
         ]),
+        ("  audit: {rules: []}", &["`spec.audit.rules` is empty"]),
+        ("  audit: {rules: [{level: None}], omitStages: [Never]}", &["`spec.audit.omitStages[0]` cannot be `Never`"]),
         ("  featureGates: {nodeSwap: true}", &["`nodeSwap` is no name of a feature gate"]),
         ("  runtimeConfig: {api/all: maybe}", &["`api/all` is switched to neither true nor false"]),
         ("  apiServer: {certSANs: [example.com, 10.0.0.1, '*.x', 'a b']}", &["`a b` is neither a host name nor an address"]),
@@ -591,4 +608,38 @@ fn contradictions_are_shown_where_they_are() {
 ";
     let folders = Folders::new(&[("p.yaml", &profile(spec))]);
     insta::assert_snapshot!(folders.shown(&folders.load("p.yaml", &[]).unwrap_err()));
+}
+
+#[test]
+fn damaged_profiles_end_in_an_error_that_can_be_shown() {
+    let text = profile(&format!(
+        "  nodes: [{{role: control-plane, ports: [{{containerPort: 80, hostPort: 1}}]}}]
+  encryption:
+    providers:
+      - type: aescbc
+        keys:
+          - name: ä
+            source: {{literal: \"{KEY}\"}} # ü
+      - {{type: identity}}
+  kubelet: {{config: {{a: &x [1, *y], b: *x}}, extraArgs: {{v: '1'}}}}
+"
+    ))
+    .replace("*y", "2");
+    let folders = Folders::new(&[("p.yaml", &text)]);
+    assert_eq!(folders.load("p.yaml", &[]).unwrap().warnings.len(), 1);
+    let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+    for (round, at) in ends.into_iter().enumerate() {
+        let junk = ["", "\t", ":", "- ", "&a *a ", "\"", "[", "}", "\n", "ö", "!!x ", "? "][round % 12];
+        let head = &text[..at];
+        let tail = text[at..].chars().skip(round % 3).collect::<String>();
+        for damaged in [head.to_owned(), format!("{head}{junk}{tail}")] {
+            std::fs::write(folders.path().join("p.yaml"), &damaged).unwrap();
+            let shown = match folders.load("p.yaml", &[]) {
+                Ok(loaded) => format!("{:?}{:?}", loaded.profile, loaded.warnings),
+                Err(error) => folders.shown(&error) + &format!("{error:?}"),
+            };
+            // A key that is cut in two may look like anything else; half of it is no key any more.
+            assert!(!shown.contains("DA0ODxAREhMUFRYXGBkaGxwd"), "{damaged}\n{shown}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, StrInput};
 
-use super::error::Finding;
+use super::error::{Finding, quoted};
 
 /// Aliases can blow a small file up to any size; no honest profile has this many values.
 const MAX_NODES: usize = 200_000;
@@ -60,6 +60,8 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) key_span: Span,
     pub(super) node: Node,
+    /// Whether the key itself may be key material: a forgotten colon is enough.
+    pub(super) secret: bool,
 }
 
 impl Value {
@@ -232,17 +234,19 @@ impl Node {
         }
     }
 
-    /// Without the keys whose value is null: there is nothing below that they could remove.
+    /// Without the keys whose value is null: there is nothing below that they could remove. Nulls in lists stay.
     pub(super) fn without_nulls(mut self) -> Self {
-        if let Value::Map(entries) = self.value {
-            self.value = Value::Map(
+        self.value = match self.value {
+            Value::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .filter(|entry| !matches!(entry.node.value, Value::Null))
                     .map(|entry| Entry { node: entry.node.without_nulls(), ..entry })
                     .collect(),
-            );
-        }
+            ),
+            Value::List(items) => Value::List(items.into_iter().map(Self::without_nulls).collect()),
+            scalar => scalar,
+        };
         self
     }
 
@@ -250,8 +254,22 @@ impl Node {
     pub(super) fn mark_secret(&mut self) {
         match &mut self.value {
             Value::List(items) => items.iter_mut().for_each(Self::mark_secret),
-            Value::Map(entries) => entries.iter_mut().for_each(|entry| entry.node.mark_secret()),
+            Value::Map(entries) => entries.iter_mut().for_each(Entry::mark_secret),
             _ => self.secret = true,
+        }
+    }
+
+    /// The places of everything that is marked.
+    pub(super) fn hidden(&self, spans: &mut Vec<Span>) {
+        match &self.value {
+            Value::List(items) => items.iter().for_each(|item| item.hidden(spans)),
+            Value::Map(entries) => {
+                for entry in entries {
+                    spans.extend(entry.secret.then_some(entry.key_span));
+                    entry.node.hidden(spans);
+                }
+            }
+            _ => spans.extend(self.secret.then_some(self.span)),
         }
     }
 
@@ -262,6 +280,14 @@ impl Node {
             Value::Map(entries) => entries.iter().for_each(|entry| entry.node.each_scalar(visit)),
             _ => visit(self),
         }
+    }
+}
+
+impl Entry {
+    /// Marks the value, and the key too unless it is a word that no base64 of a key can be.
+    pub(super) fn mark_secret(&mut self) {
+        self.secret = self.key.len() > 20 || !self.key.bytes().all(|byte| byte.is_ascii_alphabetic());
+        self.node.mark_secret();
     }
 }
 
@@ -429,15 +455,18 @@ impl<'a> Reader<'a, '_> {
             let (event, span) = self.next()?;
             let node = self.node(event, span)?;
             if let Some(first) = seen.get(&key) {
-                let finding =
-                    Finding::error("profile::duplicate_key", format!("the key `{key}` is there twice"), key_span)
-                        .label("again here")
-                        .also(*first, "first here")
-                        .help("remove one of them, or merge them");
+                let finding = Finding::error(
+                    "profile::duplicate_key",
+                    format!("the key {} is there twice", quoted(&key)),
+                    key_span,
+                )
+                .label("again here")
+                .also(*first, "first here")
+                .help("remove one of them, or merge them");
                 self.findings.push(finding);
             } else if key != "<<" {
                 seen.insert(key.clone(), key_span);
-                entries.push(Entry { key, key_span, node });
+                entries.push(Entry { key, key_span, node, secret: false });
             }
         }
     }
@@ -558,11 +587,14 @@ mod tests {
 
     #[test]
     fn merging_is_deep_and_null_removes() {
-        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\n");
-        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\n");
+        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\nl: [1]\n");
+        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\nl: [null, {n: null, m: 1}]\n");
         let mut merged = base.unwrap();
         merged.merge(over.unwrap());
-        assert_eq!(merged.to_json(), serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1}));
+        assert_eq!(
+            merged.to_json(),
+            serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1, "l": [null, {"m": 1}]})
+        );
     }
 
     #[test]

@@ -38,8 +38,7 @@ pub enum KubeadmApi {
     V1Beta2,
     /// `kubeadm.k8s.io/v1beta3`
     V1Beta3,
-    /// `kubeadm.k8s.io/v1beta4`: extra arguments are lists of name and value
-    /// (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, `Arg`), mappings before.
+    /// `kubeadm.k8s.io/v1beta4`
     V1Beta4,
 }
 
@@ -52,6 +51,20 @@ impl KubeadmApi {
             Self::V1Beta3 => "v1beta3",
             Self::V1Beta4 => "v1beta4",
         }
+    }
+
+    /// Whether extra arguments are lists of name and value; they are mappings before
+    /// v1beta4 (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, `Arg`).
+    #[must_use]
+    pub fn lists_arguments(self) -> bool {
+        self == Self::V1Beta4
+    }
+
+    /// Whether `skipPhases` is in the configuration; before v1beta3 there is but the
+    /// flag `--skip-phases` (cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
+    #[must_use]
+    pub fn skips_phases(self) -> bool {
+        self != Self::V1Beta2
     }
 }
 
@@ -145,13 +158,6 @@ impl KubernetesVersion {
         } else {
             KubeadmApi::V1Beta2
         }
-    }
-
-    /// Whether phases are skipped by `skipPhases` in the configuration rather
-    /// than by the flag `--skip-phases` (the field is v1beta3's: cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
-    #[must_use]
-    pub fn skips_phases_in_config(&self) -> bool {
-        self.kubeadm_api() != KubeadmApi::V1Beta2
     }
 
     /// kubeadm's own feature gates. 1.20 needs `IPv6DualStack` for a second

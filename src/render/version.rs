@@ -285,7 +285,7 @@ mod tests {
         for (reference, expected) in [
             ("kindest/node:v1.37.0@sha256:a1ed", Some("v1.37.0")),
             ("kprov/node:v1.20.2-abcdef012345", Some("v1.20.2")),
-            ("lab/node:v1.36.2", Some("v1.36.2")),
+            ("example/node:v1.36.2", Some("v1.36.2")),
             ("localhost:5000/kindest/node:v1.37.0-rc.1", Some("v1.37.0-rc.1")),
             ("kindest/node:v1.38.0-alpha.1.2_0123abc", Some("v1.38.0-alpha.1.2+0123abc")),
             ("kindest/node:1.30.0", Some("v1.30.0")),

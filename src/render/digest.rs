@@ -1,7 +1,7 @@
 //! What identifies a cluster: digests over its documents and its image.
 //!
-//! Owns their computation. Two clusters have the same one if and only if they were
-//! made from the same documents (keys aside) and the same image.
+//! Owns their computation. Two clusters have the same one if they were made from the same
+//! documents (keys aside), the same settings of what no document tells, and the same image.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::keys::KeyRing;
 
-use super::{Inputs, RenderError, bundle, kind};
+use super::{Inputs, RenderError, bundle};
 
 /// A sha256 digest; shown in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,7 +53,9 @@ pub fn documents_digest(inputs: &Inputs<'_>) -> Result<Digest, RenderError> {
     let spec = &inputs.profile.spec;
     let ring = spec.encryption.as_ref().map(KeyRing::placeholder);
     let mut hash = Sha256::new();
-    for document in bundle(&kind::for_digest(inputs, ring.as_ref()), Path::new("/"))?.documents {
+    // Neither its keys nor the host's cgroups make a cluster another one.
+    let inputs = Inputs { keys: ring.as_ref(), cgroup_v1: false, ..*inputs };
+    for document in bundle(&inputs, Path::new("/"))?.documents {
         field(&mut hash, document.name.as_bytes());
         field(&mut hash, document.content.as_bytes());
     }

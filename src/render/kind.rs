@@ -5,6 +5,7 @@
 //! what kind cannot do: file modes on the nodes, approving kubelets' certificates).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -12,17 +13,20 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::keys::KeyRing;
-use crate::profile::Role;
+use crate::profile::{FileModes, Role};
 
 use super::balancer::{LoadBalancer, load_balancer_config};
 use super::kubeadm::{Common, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
-use super::{Inputs, RenderError, audit_policy, nodes, secrets, templates};
+use super::{Inputs, RenderError, audit_policy, secrets, templates};
+
+/// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
+const PLACEHOLDER: NodeAddresses =
+    NodeAddresses { v4: Some(Ipv4Addr::new(192, 0, 2, 1)), v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)) };
 
 /// A document of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Document {
     /// Its path within the bundle, with slashes.
     pub name: String,
@@ -30,6 +34,12 @@ pub struct Document {
     pub content: Zeroizing<String>,
     /// Whether it holds keys: to be written with mode 0600 and shown to nobody.
     pub secret: bool,
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("name", &self.name).field("secret", &self.secret).finish_non_exhaustive()
+    }
 }
 
 /// Everything that a profile renders to.
@@ -44,6 +54,7 @@ struct KindValues<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     dir: &'a str,
+    restrictive: bool,
     networking: Value,
     feature_gates: &'a BTreeMap<String, bool>,
     runtime_config: &'a BTreeMap<String, String>,
@@ -64,7 +75,7 @@ struct KindNode<'a> {
 /// The documents of `kprov render`, for a bundle that is to lie in the folder `dir` (an absolute path).
 ///
 /// Without keys in `inputs` the EncryptionConfiguration says where each key would come from instead.
-/// The nodes' kubeadm configurations carry addresses from the ranges set aside for documentation (RFC 5737, RFC 3849).
+/// The nodes' kubeadm configurations carry placeholder addresses.
 ///
 /// # Errors
 /// [`RenderError`]
@@ -87,12 +98,8 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
         documents.push(document("patches/kube-apiserver0+json.yaml", patch));
     }
     let endpoint = control_plane_endpoint(&plan, inputs.cluster);
-    for (i, node) in (1_u8..).zip(&plan) {
-        let addresses = NodeAddresses {
-            v4: Some(Ipv4Addr::new(192, 0, 2, i)),
-            v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, i.into())),
-        };
-        let config = kubeadm_config(inputs, node, node.start(), &addresses, &endpoint)?;
+    for node in &plan {
+        let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint)?;
         documents.push(document(&format!("kubeadm/{}.yaml", node.name), config));
     }
     for (name, program) in
@@ -117,12 +124,13 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
     let values = KindValues {
         common: Common::new(inputs)?,
         dir,
+        restrictive: spec.hardening.file_modes == FileModes::Restrictive,
         networking: json!({
             "ipFamily": net.ip_family,
-            "apiServerAddress": nodes::api_server_address(net),
+            "apiServerAddress": net.api_server_address(),
             "apiServerPort": net.api_server_port,
-            "podSubnet": nodes::pod_subnet(net),
-            "serviceSubnet": nodes::service_subnet(net),
+            "podSubnet": net.pod_subnet(),
+            "serviceSubnet": net.service_subnet(),
             "disableDefaultCNI": net.disable_default_cni,
             "kubeProxyMode": net.kube_proxy_mode,
         }),
@@ -173,9 +181,4 @@ pub fn api_server_patch(inputs: &Inputs<'_>) -> Result<Option<String>, RenderErr
         return Ok(None);
     }
     Ok(Some(inputs.templates.render(templates::API_SERVER_PATCH, pod)?))
-}
-
-/// The same inputs, but for what differs between clusters (keys) and hosts (cgroups).
-pub(super) fn for_digest<'a>(inputs: &Inputs<'a>, placeholder: Option<&'a KeyRing>) -> Inputs<'a> {
-    Inputs { keys: placeholder, cgroup_v1: false, ..*inputs }
 }

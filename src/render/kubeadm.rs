@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffect};
 
-use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan, plan_nodes};
-use super::version::{KubeadmApi, KubernetesVersion};
-use super::{Inputs, RenderError, nodes, settings, templates};
+use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan};
+use super::version::KubernetesVersion;
+use super::{Inputs, RenderError, settings, templates};
 
 /// kind's well-known bootstrap token.
 pub const TOKEN: &str = "abcdef.0123456789abcdef";
@@ -100,6 +100,8 @@ impl<'a> Common<'a> {
 struct KubeadmValues<'a> {
     #[serde(flatten)]
     common: Common<'a>,
+    api: &'static str,
+    as_lists: bool,
     kubernetes_version: String,
     kubeadm_feature_gates: BTreeMap<&'static str, bool>,
     endpoint: &'a str,
@@ -128,7 +130,7 @@ struct KubeProxyValues<'a> {
 
 /// The phases of `kubeadm init` or `kubeadm join` that are left out. From 1.23
 /// on the configuration says so itself; before, they are the value of `--skip-phases`
-/// (see [`KubernetesVersion::skips_phases_in_config`]).
+/// (see [`KubeadmApi::skips_phases`](super::KubeadmApi::skips_phases)).
 #[must_use]
 pub fn skip_phases(proxy: KubeProxyMode, start: NodeStart) -> Vec<&'static str> {
     let mut phases = vec!["preflight"];
@@ -165,7 +167,7 @@ fn taint_value(taint: &Taint) -> Value {
 /// JoinConfiguration, KubeletConfiguration, and KubeProxyConfiguration unless there is to be no kube-proxy.
 ///
 /// `endpoint` is where every node finds the API server, as `host:port`
-/// (see [`control_plane_endpoint`](nodes::control_plane_endpoint)).
+/// (see [`control_plane_endpoint`](super::control_plane_endpoint)).
 ///
 /// # Errors
 /// [`RenderError`]
@@ -185,19 +187,22 @@ pub fn kubeadm_config(
         ("provider-id".to_owned(), format!("kind://docker/{}/{}", inputs.cluster, node.name)),
     ]);
     kubelet_args.extend(spec.kubelet.extra_args.clone());
-    let single = plan_nodes(inputs.profile, inputs.cluster).len() == 1;
+    let single = spec.count(Role::ControlPlane) + spec.count(Role::Worker) == 1;
     let proxy = settings::kube_proxy_mode(inputs)?;
+    let api = inputs.version.kubeadm_api();
     let values = KubeadmValues {
         common: Common::new(inputs)?,
+        api: api.name(),
+        as_lists: api.lists_arguments(),
         kubernetes_version: inputs.version.to_string(),
         kubeadm_feature_gates: inputs.version.kubeadm_feature_gates().iter().map(|gate| (*gate, true)).collect(),
         endpoint,
         token: TOKEN,
         api_port: API_SERVER_PORT,
-        pod_subnet: nodes::pod_subnet(&spec.networking),
-        service_subnet: nodes::service_subnet(&spec.networking),
+        pod_subnet: spec.networking.pod_subnet(),
+        service_subnet: spec.networking.service_subnet(),
         start,
-        skip_phases: skip_phases(spec.networking.kube_proxy_mode, start),
+        skip_phases: if api.skips_phases() { skip_phases(spec.networking.kube_proxy_mode, start) } else { Vec::new() },
         node: NodeValues {
             advertise_address: addresses.first().map(ToString::to_string).unwrap_or_default(),
             kubelet_args,
@@ -205,10 +210,5 @@ pub fn kubeadm_config(
         },
         kube_proxy: proxy.map(|mode| KubeProxyValues { mode, feature_gates: &spec.feature_gates }),
     };
-    let template = match inputs.version.kubeadm_api() {
-        KubeadmApi::V1Beta2 => templates::KUBEADM_V1BETA2,
-        KubeadmApi::V1Beta3 => templates::KUBEADM_V1BETA3,
-        KubeadmApi::V1Beta4 => templates::KUBEADM_V1BETA4,
-    };
-    Ok(inputs.templates.render(template, values)?)
+    Ok(inputs.templates.render(templates::KUBEADM, values)?)
 }

@@ -18,6 +18,7 @@ mod tests;
 mod version;
 mod yaml;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -32,8 +33,8 @@ pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, skip_phases};
 pub use nodes::{
-    API_SERVER_PORT, NodeAddresses, NodePlan, api_server_address, control_plane_endpoint, load_balancer_name,
-    needs_load_balancer, plan_nodes, pod_subnet, role_name, service_subnet,
+    API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
+    plan_nodes, role_name,
 };
 pub use secrets::encryption_config;
 pub use settings::{
@@ -104,7 +105,7 @@ pub enum RenderError {
 }
 
 /// A file that a node needs before Kubernetes starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct NodeFile {
     /// Its absolute path on the node.
     pub path: &'static str,
@@ -112,6 +113,12 @@ pub struct NodeFile {
     pub mode: u32,
     /// Its text. Wiped when dropped, since it may hold keys.
     pub content: Zeroizing<String>,
+}
+
+impl fmt::Debug for NodeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// The files that every control plane needs before its API server's first start.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::profile::{IpFamily, Mount, Networking, NodeGroup, PortMapping, Profile, Role, Taint};
+use crate::profile::{IpFamily, Mount, Networking, PortMapping, Profile, Role, Taint};
 
 use super::RenderError;
 
@@ -40,16 +40,7 @@ pub struct NodePlan {
 /// first one of a role has no number, the second one is 2.
 #[must_use]
 pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
-    let single = [NodeGroup {
-        role: Role::ControlPlane,
-        count: 1,
-        image: None,
-        labels: BTreeMap::new(),
-        taints: Vec::new(),
-        ports: Vec::new(),
-        mounts: Vec::new(),
-    }];
-    let groups = if profile.spec.nodes.is_empty() { &single[..] } else { &profile.spec.nodes };
+    let groups = profile.spec.node_groups();
     let mut nodes = Vec::new();
     for role in [Role::ControlPlane, Role::Worker] {
         let mut index = 0;
@@ -130,39 +121,9 @@ impl NodeAddresses {
             IpFamily::Ipv4 => vec![v4()?],
             IpFamily::Ipv6 => vec![v6()?],
             IpFamily::Dual => {
-                let services = service_subnet(networking);
-                let first = services.split(',').next().unwrap_or_default();
+                let first = networking.service_subnet().split(',').next().unwrap_or_default();
                 if first.contains(':') { vec![v6()?, v4()?] } else { vec![v4()?, v6()?] }
             }
         })
     }
-}
-
-/// The pods' addresses: the profile's, or kind's default for the family.
-#[must_use]
-pub fn pod_subnet(networking: &Networking) -> &str {
-    networking.pod_subnet.as_deref().unwrap_or(match networking.ip_family {
-        IpFamily::Ipv4 => "10.244.0.0/16",
-        IpFamily::Ipv6 => "fd00:10:244::/56",
-        IpFamily::Dual => "10.244.0.0/16,fd00:10:244::/56",
-    })
-}
-
-/// The services' addresses: the profile's, or kind's default for the family.
-#[must_use]
-pub fn service_subnet(networking: &Networking) -> &str {
-    networking.service_subnet.as_deref().unwrap_or(match networking.ip_family {
-        IpFamily::Ipv4 => "10.96.0.0/16",
-        IpFamily::Ipv6 => "fd00:10:96::/112",
-        IpFamily::Dual => "10.96.0.0/16,fd00:10:96::/112",
-    })
-}
-
-/// The host address that the API server is published on: the profile's, or the family's loopback.
-#[must_use]
-pub fn api_server_address(networking: &Networking) -> IpAddr {
-    networking.api_server_address.unwrap_or(match networking.ip_family {
-        IpFamily::Ipv4 | IpFamily::Dual => Ipv4Addr::LOCALHOST.into(),
-        IpFamily::Ipv6 => Ipv6Addr::LOCALHOST.into(),
-    })
 }

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use crate::profile::{Component, IpFamily, KubeProxyMode, Profile};
 
-use super::nodes::api_server_address;
 use super::version::SeccompDefault;
 use super::{Inputs, RenderError};
 
@@ -119,7 +118,7 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
 
 /// Names in the API server's certificate besides kubeadm's own: what the published port is reached by.
 pub(super) fn cert_sans(profile: &Profile) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), api_server_address(&profile.spec.networking).to_string()];
+    let mut names = vec!["localhost".to_owned(), profile.spec.networking.api_server_address().to_string()];
     for name in &profile.spec.api_server.cert_sans {
         if !names.contains(name) {
             names.push(name.clone());

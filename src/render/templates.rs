@@ -30,9 +30,7 @@ macro_rules! built_in {
 
 built_in! {
     KIND_CLUSTER = "kind-cluster.yaml.j2";
-    KUBEADM_V1BETA2 = "kubeadm-v1beta2.yaml.j2";
-    KUBEADM_V1BETA3 = "kubeadm-v1beta3.yaml.j2";
-    KUBEADM_V1BETA4 = "kubeadm-v1beta4.yaml.j2";
+    KUBEADM = "kubeadm.yaml.j2";
     "kubelet.yaml.j2";
     "kube-proxy.yaml.j2";
     ENCRYPTION = "encryption-config.yaml.j2";
@@ -162,6 +160,10 @@ impl Templates {
             merge(&mut merged, to_json(over)?);
             Ok::<_, Error>(Value::from(Serde(merged)))
         });
+        environment.add_filter("arguments", |arguments: &Value, as_list: bool| {
+            let arguments = to_json(arguments)?;
+            Ok::<_, Error>(Value::from(Serde(if as_list { listed(&arguments) } else { arguments })))
+        });
         // Only what is used is parsed: a command that renders one document must not pay for ten.
         let overrides = Arc::clone(&sources);
         environment.set_loader(move |name| Ok(source(&overrides, name).map(|source| source.text.to_string())));
@@ -236,6 +238,12 @@ fn whitespace() -> SyntaxConfig {
     builder.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
     // Building fails for clashing delimiters only.
     builder.build().unwrap_or_default()
+}
+
+/// A mapping as the list of its names and values, as kubeadm's v1beta4 has arguments.
+fn listed(arguments: &serde_json::Value) -> serde_json::Value {
+    let fields = arguments.as_object().into_iter().flatten();
+    fields.map(|(name, value)| serde_json::json!({ "name": name, "value": value })).collect()
 }
 
 /// Lays `over` over `base`: mappings key by key, anything else replaces.

@@ -295,6 +295,7 @@ fn control_planes_get_their_files() {
         files.iter().map(|file| (file.path, file.mode)).collect::<Vec<_>>(),
         [(ENCRYPTION_FILE, 0o600), (AUDIT_POLICY_FILE, 0o600)]
     );
+    assert!(files[0].content.contains(KEY) && !format!("{files:?}").contains(KEY));
     let config: Value = serde_yaml::from_str(&files[0].content).unwrap();
     assert_eq!(
         config,
@@ -338,6 +339,23 @@ fn a_template_that_loses_a_key_is_refused() {
     let mut case = Case::new(hardened(), "v1.37.0");
     case.templates = Templates::with_overrides(folder.path()).unwrap();
     assert!(matches!(control_plane_files(&case.inputs()), Err(RenderError::KeysMisplaced)));
+
+    // A name that looks like the place of a key must not be given one.
+    let mut case = Case::new(hardened(), "v1.37.0");
+    let encryption = json!({"providers": [{"type": "aescbc", "keys": [{"name": "<kprov key 0 0>"}]}]});
+    case.keys = Some(KeyRing::placeholder(&serde_json::from_value(encryption).unwrap()));
+    assert!(matches!(control_plane_files(&case.inputs()), Err(RenderError::KeysMisplaced)));
+}
+
+#[test]
+fn a_templates_error_reaches_the_user_with_its_excerpt() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("kubelet.yaml.j2"), "a: 1\nb: {{ kubelet.nothing | yaml }}\n").unwrap();
+    let mut case = Case::new(hardened(), "v1.37.0");
+    case.templates = Templates::with_overrides(folder.path()).unwrap();
+    let report = format!("{:?}", miette::Report::new(bundle(&case.inputs(), Path::new("/b")).unwrap_err()));
+    let place = format!("{}:2", folder.path().join("kubelet.yaml.j2").display());
+    assert!(report.contains(&place) && report.contains("kubelet.nothing | yaml"), "{report}");
 }
 
 #[test]
@@ -400,13 +418,24 @@ fn hostile_strings_survive() {
         let read: Vec<_> = serde_yaml::Deserializer::from_str(&document.content)
             .map(|part| Value::deserialize(part).unwrap_or_else(|error| panic!("{error}\n{}", *document.content)))
             .collect();
-        // Each place holds the string itself, nested once more in kind's patches.
         let found = read.iter().any(|document| holds(document, hostile));
         assert!(found, "{}\n{}", document.name, *document.content);
     }
+    let config: Value = serde_yaml::from_str(&bundle.documents[0].content).unwrap();
+    assert_eq!(config["containerdConfigPatches"][0], hostile);
+    assert_eq!(config["nodes"][0]["extraMounts"][1]["hostPath"], "/tmp/a \"b\": #c/encryption");
+    // kind's patches are YAML within strings.
+    let of_node = &config["nodes"][0]["kubeadmConfigPatches"];
+    let patches = [&config["kubeadmConfigPatches"], of_node].map(|list| list.as_array().unwrap());
+    let patches: Vec<Value> =
+        patches.into_iter().flatten().map(|patch| serde_yaml::from_str(patch.as_str().unwrap()).unwrap()).collect();
+    assert_eq!(patches.len(), 6);
+    for patch in patches {
+        assert!(holds(&patch, hostile), "{patch:#}");
+    }
 }
 
-/// Whether `value` holds exactly `text` somewhere, also within strings that are YAML themselves.
+/// Whether `value` holds exactly `text` somewhere, by itself or as a flag.
 fn holds(value: &Value, text: &str) -> bool {
     match value {
         Value::String(string) => string == text || string == &format!("--{text}={text}"),

@@ -38,8 +38,7 @@ pub enum KubeadmApi {
     V1Beta2,
     /// `kubeadm.k8s.io/v1beta3`
     V1Beta3,
-    /// `kubeadm.k8s.io/v1beta4`: extra arguments are lists of name and value
-    /// (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, `Arg`), mappings before.
+    /// `kubeadm.k8s.io/v1beta4`
     V1Beta4,
 }
 
@@ -52,6 +51,20 @@ impl KubeadmApi {
             Self::V1Beta3 => "v1beta3",
             Self::V1Beta4 => "v1beta4",
         }
+    }
+
+    /// Whether extra arguments are lists of name and value; they are mappings before
+    /// v1beta4 (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, `Arg`).
+    #[must_use]
+    pub fn lists_arguments(self) -> bool {
+        self == Self::V1Beta4
+    }
+
+    /// Whether `skipPhases` is in the configuration; before v1beta3 there is but the
+    /// flag `--skip-phases` (cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
+    #[must_use]
+    pub fn skips_phases(self) -> bool {
+        self != Self::V1Beta2
     }
 }
 
@@ -145,13 +158,6 @@ impl KubernetesVersion {
         } else {
             KubeadmApi::V1Beta2
         }
-    }
-
-    /// Whether phases are skipped by `skipPhases` in the configuration rather
-    /// than by the flag `--skip-phases` (the field is v1beta3's: cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
-    #[must_use]
-    pub fn skips_phases_in_config(&self) -> bool {
-        self.kubeadm_api() != KubeadmApi::V1Beta2
     }
 
     /// kubeadm's own feature gates. 1.20 needs `IPv6DualStack` for a second
@@ -279,7 +285,7 @@ mod tests {
         for (reference, expected) in [
             ("kindest/node:v1.37.0@sha256:a1ed", Some("v1.37.0")),
             ("kprov/node:v1.20.2-abcdef012345", Some("v1.20.2")),
-            ("lab/node:v1.36.2", Some("v1.36.2")),
+            ("example/node:v1.36.2", Some("v1.36.2")),
             ("localhost:5000/kindest/node:v1.37.0-rc.1", Some("v1.37.0-rc.1")),
             ("kindest/node:v1.38.0-alpha.1.2_0123abc", Some("v1.38.0-alpha.1.2+0123abc")),
             ("kindest/node:1.30.0", Some("v1.30.0")),

@@ -7,9 +7,7 @@ use std::path::Path;
 
 use crate::engine::{ContainerSpec, PublishedPort, Subnet};
 use crate::profile::{Profile, Protocol, Role};
-use crate::render::{
-    API_SERVER_PORT, NodePlan, api_server_address, load_balancer_name, pod_subnet, role_name, service_subnet,
-};
+use crate::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
 use super::{LABEL_CLUSTER, LABEL_DIGEST, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, NETWORK, ROLE_LOAD_BALANCER};
 
@@ -54,7 +52,7 @@ impl Frame<'_> {
         PublishedPort {
             container: API_SERVER_PORT,
             protocol: "tcp",
-            address: api_server_address(&self.profile.spec.networking),
+            address: self.profile.spec.networking.api_server_address(),
             host: self.api_server_port,
         }
     }
@@ -140,7 +138,7 @@ pub(super) fn proxies(
     }
     let networking = &profile.spec.networking;
     let mut exempt: Vec<String> = get("NO_PROXY").into_iter().collect();
-    exempt.extend([service_subnet(networking).to_owned(), pod_subnet(networking).to_owned()]);
+    exempt.extend([networking.service_subnet().to_owned(), networking.pod_subnet().to_owned()]);
     exempt.extend(subnets.iter().map(ToString::to_string));
     exempt.extend(nodes.iter().map(|node| node.name.clone()));
     exempt.extend([".svc", ".svc.cluster", ".svc.cluster.local"].map(str::to_owned));

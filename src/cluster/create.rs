@@ -366,7 +366,7 @@ fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>
         return Ok(wanted);
     }
     // Fixed by us, not by the engine: it would choose another one whenever the container starts.
-    let address = render::api_server_address(networking);
+    let address = networking.api_server_address();
     let listener = TcpListener::bind((address, wanted)).and_then(|listener| listener.local_addr());
     listener.map(|address| address.port()).map_err(|error| {
         let container = "the API server".to_owned();
@@ -375,7 +375,7 @@ fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>
 }
 
 fn server_url(profile: &Profile, port: u16) -> String {
-    let address = match render::api_server_address(&profile.spec.networking) {
+    let address = match profile.spec.networking.api_server_address() {
         IpAddr::V4(address) if address.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V6(address) if address.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
         address => address,

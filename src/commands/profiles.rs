@@ -23,6 +23,10 @@ pub(super) enum ArgumentError {
         help("names are of lower-case letters, digits, dots and dashes, such as `class-3`")
     )]
     Name(String),
+    /// The image's reference cannot be one.
+    #[error("{0}")]
+    #[diagnostic(code(kprov::image), help("images are written NAME[:TAG][@sha256:DIGEST]"))]
+    Image(String),
     /// A file could not be written.
     #[error("{path} could not be written: {error}")]
     #[diagnostic(code(kprov::render::write))]
@@ -63,6 +67,9 @@ pub(super) fn profiles(global: &Global, name: Option<&str>) -> Result<ExitCode> 
 pub(super) fn cluster_name(source: &cli::Source, loaded: &Loaded) -> Result<String> {
     let name = source.name.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
     profile::check_cluster_name(name, &loaded.profile.spec).map_err(ArgumentError::Name)?;
+    if let Some(image) = &source.image {
+        profile::check_image(image).map_err(ArgumentError::Image)?;
+    }
     Ok(name.to_owned())
 }
 

@@ -98,7 +98,7 @@ impl Build<'_> {
     async fn addons(&self, client: &Client) -> Result<(), ClusterError> {
         let networking = &self.inputs.profile.spec.networking;
         if !networking.disable_default_cni
-            && let Some(manifest) = self.facts.cni_manifest(render::pod_subnet(networking))
+            && let Some(manifest) = self.facts.cni_manifest(networking.pod_subnet())
         {
             kubernetes::apply(client, "CNI", &manifest).await?;
         }

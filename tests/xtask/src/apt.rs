@@ -76,6 +76,7 @@ impl Apt {
         let folder = self.folder.display();
         let configuration = format!(
             r#"Dir::State::Lists "{folder}/lists";
+Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 Dir::Etc::SourceList "{folder}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
@@ -88,6 +89,8 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 "#
         );
         fs::write(self.folder.join("apt.conf"), configuration)?;
+        // What the machine has installed must not decide which version is downloaded.
+        fs::write(self.folder.join("status"), "")?;
         let source = format!("[signed-by={KEYRING}] {} {} main", mirror(), self.suite);
         fs::write(self.folder.join("sources.list"), format!("deb {source}\ndeb-src {source}\n"))?;
         Ok(())

@@ -6,6 +6,7 @@
 //! What lies in the image, and how it is made inside, is in `tests/node-image`; this module makes the parts and puts them
 //! together.
 
+mod balancer;
 mod oci;
 mod parts;
 
@@ -39,6 +40,9 @@ pub(crate) struct Options {
     /// Print the tag without building anything.
     #[arg(long)]
     tag_only: bool,
+    /// Build, and print, the load balancer's image instead of the node image.
+    #[arg(long)]
+    load_balancer: bool,
     /// Build the image even if the engine has it.
     #[arg(long)]
     force: bool,
@@ -47,12 +51,23 @@ pub(crate) struct Options {
 /// Makes sure that the engine has the image; returns its tag.
 pub(crate) fn ensure(options: &Options) -> Result<String> {
     let sources = sources();
-    let key = base_key().with_tree(&sources)?;
-    let tag = format!("kprov/node:{KUBERNETES_VERSION}-{}", key.short());
+    let tag = if options.load_balancer {
+        balancer::tag(&sources)?
+    } else {
+        let mut key = base_key().with(KUBERNETES_VERSION);
+        key.add(&fs::read(sources.join("packages/node"))?);
+        for folder in ["build", "images/net", "programs", "rootfs"] {
+            key = key.with_tree(&sources.join(folder))?;
+        }
+        format!("kprov/node:{KUBERNETES_VERSION}-{}", key.short())
+    };
     if options.tag_only {
         return Ok(tag);
     }
     let engine = engine::ensure()?;
+    if options.load_balancer {
+        return balancer::ensure(&engine, &sources, options.force);
+    }
     if !options.force && engine.has_image(&tag) {
         return Ok(tag);
     }

@@ -94,13 +94,11 @@ pub(super) fn system(sources: &Path) -> Result<PathBuf> {
         let tools = tempfile::tempdir_in(cache::root()?)?;
         let apt = Apt::open(apt::NODE_SUITE)?;
         apt.unpack(&["mmdebstrap"], tools.path())?;
-        let packages: Vec<&str> =
-            list.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect();
         sh::run(
             cmd("sh", [&script])
                 .arg(tools.path().join("usr/bin/mmdebstrap"))
                 .args([apt::NODE_SUITE, &apt::mirror(), apt::KEYRING])
-                .arg(packages.join(","))
+                .arg(names(&list).join(","))
                 .arg(folder.join("root")),
         )?;
         // Plugins are unpacked alone: the package would bring more than a node uses.
@@ -132,7 +130,7 @@ pub(super) fn overlay(sources: &Path, kubernetes: &Path, overlay: &Path) -> Resu
 /// The images of Kubernetes' components, in one archive.
 pub(super) fn component_images(sources: &Path, kubernetes: &Path, own: &Path, root: &Path) -> Result<PathBuf> {
     // The parts' folders are named by the hashes of what is in them.
-    let mut key = base_key().with_tree(&sources.join("images"))?;
+    let mut key = base_key().with_tree(&sources.join("images/net"))?;
     for part in [kubernetes, own, root] {
         key.add(part.to_string_lossy().as_bytes());
     }
@@ -250,8 +248,13 @@ fn extend_tools(sources: &Path, root: &Path, tools: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The packages that a list names.
+pub(super) fn names(list: &str) -> Vec<&str> {
+    list.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect()
+}
+
 /// Copies a file to a place whose folder may not exist yet: 0755 if it may be executed, 0644 otherwise.
-fn install(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn install(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }

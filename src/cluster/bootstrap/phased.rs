@@ -10,11 +10,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, try_join_all};
 use kube::Client;
 
 use crate::engine::FileEntry;
 use crate::kubernetes;
+use crate::node::Node;
 use crate::pki::{ControlPlaneNames, Pki};
 use crate::profile::KubeProxyMode;
 use crate::render::{self, API_SERVER_PORT, NodeAddresses, NodeStart};
@@ -63,7 +65,8 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
         Ok::<_, ClusterError>(())
     };
     let kubelets = try_join_all(workers.iter().map(|member| start_worker(build, &client, member)));
-    tokio::try_join!(complete_control_plane(build, has_dns), addons, kubelets)?;
+    let images = join_all(build.nodes.iter().map(|member| unpack_images(build, &member.node)));
+    let ((), (), _, _) = tokio::try_join!(complete_control_plane(build, has_dns), addons, kubelets, images.map(Ok))?;
     build.connect().await
 }
 
@@ -184,6 +187,27 @@ async fn complete_control_plane(build: &Build<'_>, has_dns: bool) -> Result<(), 
     Ok(())
 }
 
+/// Has containerd unpack the images of the pods that every cluster runs, in the seconds in which the controller manager
+/// only waits. They would be unpacked one by one, when the pods are there: so this is a shortcut, and may fail.
+async fn unpack_images(build: &Build<'_>, node: &Node) {
+    let manifests = [build.facts.cni.as_deref(), build.facts.storage.as_deref()];
+    let named = manifests.into_iter().flatten().flat_map(str::lines).filter_map(image_of);
+    let wanted: Vec<&str> = named.chain(["/kube-proxy:", "/coredns:"]).collect();
+    let patterns: String = wanted.iter().map(|image| format!(" -e '{image}'")).collect();
+    let script = format!(
+        "for image in $(ctr -n k8s.io images ls -q | grep -F{patterns}); do\n\
+           ctr -n k8s.io containers create \"$image\" kprov-unpack && ctr -n k8s.io containers rm kprov-unpack\n\
+         done"
+    );
+    let _ = node.script("unpacking images", &script).await;
+}
+
+/// The image that a line of a manifest names.
+fn image_of(line: &str) -> Option<&str> {
+    let image = line.trim().trim_start_matches("- ").strip_prefix("image:")?.trim().trim_matches(['"', '\'']);
+    image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c)).then_some(image)
+}
+
 /// Boots a worker and sets its kubelet up, with all that it needs to be who it is, but does not start it: a kubelet
 /// that finds no API server waits ever longer between tries.
 async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<(), ClusterError> {
@@ -223,6 +247,14 @@ async fn start_worker(build: &Build<'_>, client: &Client, member: &Member) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_are_found_in_manifests() {
+        assert_eq!(image_of("      - image: docker.io/a/b:v1"), Some("docker.io/a/b:v1"));
+        assert_eq!(image_of("        image: \"a/b:v1\""), Some("a/b:v1"));
+        assert_eq!(image_of("        image: $(reboot)"), None);
+        assert_eq!(image_of("        imagePullPolicy: Never"), None);
+    }
 
     #[test]
     fn the_api_server_has_the_first_service_address() {

@@ -256,6 +256,8 @@ pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bo
 
 pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
+    // First: a kprov that was killed early may have left something, but no cluster.
+    cluster::delete_leftovers(&context.engine).await?;
     let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
     let mut removed = Vec::new();
     for name in &names {
@@ -271,7 +273,6 @@ pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> R
         step.done();
         removed.push(name);
     }
-    cluster::delete_leftovers(&context.engine).await?;
     context.reporter.close();
     present::result(global.output, &json!({"removed": removed}), || match removed.as_slice() {
         [] => "There was nothing to remove.\n".to_owned(),

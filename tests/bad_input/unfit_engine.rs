@@ -34,7 +34,8 @@ fn no_permission_on_the_socket() {
     let _listener = UnixListener::bind(&socket).unwrap();
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o000)).unwrap();
     let program = folder.path().join("kprov");
-    std::fs::copy(KPROV, &program).unwrap();
+    // By another process: a program that this one has open for writing, a fork of another test might keep busy.
+    Run::of(Command::new("cp").arg(KPROV).arg(&program)).done();
     let mut command = Command::new(&program);
     command
         .arg("up")

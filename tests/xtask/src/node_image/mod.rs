@@ -77,6 +77,8 @@ pub(crate) fn ensure(engine: &Engine, force: bool) -> Result<String> {
     }
 
     let begin = Instant::now();
+    // Before anything runs side by side: one installation at a time.
+    apt::need(&[("dpkg-source", "dpkg-dev"), ("patch", "patch")])?;
     // The compiler has the processors for itself for minutes; the system is mostly downloading.
     let (programs, root) = thread::scope(|scope| {
         let root = scope.spawn(|| parts::system(&sources));

@@ -62,7 +62,6 @@ impl Run {
     /// # Panics
     /// If it has succeeded, was killed, or has panicked.
     #[track_caller]
-    #[must_use = "say with what words it fails"]
     pub fn fails(self) -> Self {
         assert_eq!(self.code, Some(1), "{self}");
         self

@@ -27,17 +27,14 @@ fn kind_makes_an_encrypted_cluster_of_a_bundle_and_every_verb_works_on_it() {
     sandbox.kprov(&["ls"]).ok().says(&format!("{cluster} - (made by kind) 1/1 running"));
     let status = sandbox.kprov(&["status", cluster, "-o", "json"]).ok().json();
     assert_eq!((&status["profile"], &status["nodes"][0]["container"]), (&serde_json::Value::Null, &"running".into()));
-    // Unlike ours, kind's clusters are not waited for.
-    let verified = (0..120).find(|_| {
-        let holds = sandbox.kprov(&["verify", cluster]).code == Some(0);
-        if !holds {
-            std::thread::sleep(std::time::Duration::from_secs(1));
-        }
-        holds
-    });
-    let run = sandbox.kprov(&["verify", cluster]);
-    assert!(verified.is_some(), "{run}");
-    run.ok().says("values are stored as k8s:enc:aescbc:v1:key1:").says("its plain text is absent");
+    // Unlike kprov, kind does not wait for it.
+    sandbox.kprov(&["wait", cluster, "--nodes"]).ok().says("is ready");
+    sandbox.kprov(&["wait", cluster]).done();
+    sandbox
+        .kprov(&["verify", cluster])
+        .ok()
+        .says("values are stored as k8s:enc:aescbc:v1:key1:")
+        .says("its plain text is absent");
 
     let ours = sandbox.kprov(&["kubeconfig", cluster]).ok().stdout;
     let kinds = sandbox.kind(&["get", "kubeconfig", "--name", cluster]).ok().stdout;

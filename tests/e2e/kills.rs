@@ -112,7 +112,7 @@ fn an_up_that_is_asked_to_stop_leaves_nothing() {
     sandbox.assert_clean();
     let mut job = sandbox.start_up(&[]);
     assert!(job.wait_for(|event| event["name"] == "Booting" && event["state"] == "done"));
-    job.ends_within(Duration::from_millis(random(10_000) as u64));
+    job.ends_within(Duration::from_millis(random(3000) as u64));
     job.terminate().fails().says("interrupted");
     sandbox.assert_clean();
 }

@@ -76,7 +76,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     kprov.show(&["verify", name])?;
 
     println!("\nTo go on:");
-    if std::env::var("DOCKER_HOST").is_ok_and(|host| host == kprov.engine.host) || sh::find("docker").is_none() {
+    let found = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    if found != kprov.engine.host || sh::find("docker").is_none() {
         println!("  eval \"$(cargo xtask env)\"      # the engine, docker and the real kind");
     }
     let shown = kprov.program.strip_prefix(workspace().canonicalize()?).unwrap_or(&kprov.program).display();

@@ -10,7 +10,7 @@ use crate::ground::{Ground, cargo};
 /// Options of `test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Kills, damages and interrupts clusters as often as promised, instead of a few times; takes hours.
+    /// Kills, damages and interrupts clusters as often as promised, instead of a few times; takes long.
     #[arg(long)]
     faults: bool,
     /// The node image to test with, instead of the one built from Debian packages.

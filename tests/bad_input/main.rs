@@ -2,7 +2,6 @@
 //!
 //! Most of it is found out before an engine is needed; where an engine has to be unfit, a fake one stands in.
 
-mod fake_engine;
 mod on_engine;
 mod profiles;
 mod unfit_engine;

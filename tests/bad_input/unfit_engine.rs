@@ -5,9 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use test_support::{Job, Run, Sandbox};
+use test_support::{FakeEngine, Job, Run, Sandbox, Traits};
 
-use super::fake_engine::{FakeEngine, Traits};
 use super::{KPROV, sandbox, up};
 
 /// The user and group that own nothing.

@@ -4,11 +4,13 @@
 //! the engine for itself.
 
 mod engine;
+mod fake_engine;
 mod job;
 mod run;
 mod sandbox;
 
 pub use engine::Engine;
+pub use fake_engine::{FakeEngine, Traits};
 pub use job::{Event, Job};
 pub use run::Run;
 pub use sandbox::Sandbox;

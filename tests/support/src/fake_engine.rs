@@ -12,15 +12,15 @@ use tempfile::TempDir;
 
 /// What the engine says of itself, and how it fails.
 #[derive(Debug, Clone)]
-pub(crate) struct Traits {
+pub struct Traits {
     /// Its API version.
-    pub(crate) api: &'static str,
+    pub api: &'static str,
     /// Where it keeps its data.
-    pub(crate) root_dir: &'static str,
+    pub root_dir: &'static str,
     /// What it answers when a container is to be started.
-    pub(crate) start: (u16, &'static str),
+    pub start: (u16, &'static str),
     /// What lies in its only image at `/kind/version`; without it, the engine never ends sending the file.
-    pub(crate) version: Option<&'static str>,
+    pub version: Option<&'static str>,
 }
 
 impl Default for Traits {
@@ -39,15 +39,20 @@ struct State {
 
 /// A fake engine on a socket of its own. Its thread ends with the test.
 #[derive(Debug)]
-pub(crate) struct FakeEngine {
+pub struct FakeEngine {
     folder: TempDir,
     state: Arc<Mutex<State>>,
 }
 
 impl FakeEngine {
-    pub(crate) fn start(traits: Traits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If there is no room for its socket.
+    #[must_use]
+    pub fn start(traits: Traits) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let listener = UnixListener::bind(folder.path().join("docker.sock")).expect("a socket");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -60,19 +65,29 @@ impl FakeEngine {
         Self { folder, state }
     }
 
-    pub(crate) fn host(&self) -> String {
+    /// Its `DOCKER_HOST`.
+    #[must_use]
+    pub fn host(&self) -> String {
         format!("unix://{}", self.folder.path().join("docker.sock").display())
     }
 
-    /// Everything that clients have made and not removed.
-    pub(crate) fn left(&self) -> Vec<String> {
+    /// Puts a container there, with its labels.
+    pub fn hold(&self, name: &str, labels: &Value) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.containers.insert(name.to_owned(), labels.clone());
+    }
+
+    /// Everything that is there and not removed.
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let networks = state.network.iter().map(|_| "a network".to_owned());
         state.containers.keys().cloned().chain(networks).collect()
     }
 
     /// Whether a client has asked for something whose request line holds `text`.
-    pub(crate) fn was_asked(&self, text: &str) -> bool {
+    #[must_use]
+    pub fn was_asked(&self, text: &str) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.requests.iter().any(|request| request.contains(text))
     }
@@ -183,7 +198,11 @@ fn answer(
             // Of filters, all that matters here: does it have that label.
             let is_asked_for = |container: &Value| {
                 let labels = container["Labels"].as_object();
-                !query.contains("label") || labels.into_iter().flatten().any(|(key, _)| query.contains(key.as_str()))
+                let has = |key: &str, value: &Value| {
+                    let value = value.as_str().unwrap_or_default();
+                    query.contains(&format!("{key}%22")) || query.contains(&format!("{key}%3D{value}%22"))
+                };
+                !query.contains("label") || labels.into_iter().flatten().any(|(key, value)| has(key, value))
             };
             json(200, all.filter(is_asked_for).collect())
         }
@@ -215,6 +234,6 @@ fn tar_of(text: &str) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
     header.set_mode(0o644);
-    builder.append_data(&mut header, Path::new("version"), text.as_bytes()).unwrap();
-    builder.into_inner().unwrap()
+    builder.append_data(&mut header, Path::new("version"), text.as_bytes()).expect("memory can be written");
+    builder.into_inner().expect("memory can be written")
 }

@@ -81,6 +81,16 @@ pub enum Command {
         #[arg(long, global = true, value_name = "CLUSTER")]
         cluster: Option<String>,
     },
+    /// Change the API server of a cluster that runs, and take the change back if it does not come up with it
+    #[command(name = "apiserver")]
+    ApiServer {
+        /// What to change.
+        #[command(subcommand)]
+        command: ApiServerCommand,
+        /// The cluster; may be left out if there is but one
+        #[arg(long, global = true, value_name = "CLUSTER")]
+        cluster: Option<String>,
+    },
     /// Render a profile's documents, without touching Docker
     Render(Render),
     /// List profiles, or show one with all that it extends
@@ -155,6 +165,23 @@ pub struct Source {
     /// Change a field of the profile's spec, such as networking.apiServerPort=6443 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `kprov apiserver`.
+#[derive(Debug, Subcommand)]
+pub enum ApiServerCommand {
+    /// Set flags
+    Set {
+        /// Flags without dashes, with their values
+        #[arg(required = true, num_args = 1.., value_name = "FLAG=VALUE")]
+        flags: Vec<String>,
+    },
+    /// Take flags away
+    Unset {
+        /// Flags without dashes
+        #[arg(required = true, num_args = 1.., value_name = "FLAG")]
+        flags: Vec<String>,
+    },
 }
 
 /// `kprov etcd`.

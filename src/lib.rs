@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md tells how data flows through these modules.
 
+pub mod api_server;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

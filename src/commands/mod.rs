@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, talk to standard error.
 
+mod api_server;
 mod clusters;
 mod doctor;
 mod etcd;
@@ -69,6 +70,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
         Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
+        Command::ApiServer { command, cluster } => api_server::api_server(global, cluster.as_deref(), &command).await,
         Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,

@@ -6,6 +6,7 @@ pub mod api_server;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod encryption;
 pub mod engine;
 pub mod etcd;
 pub mod host;

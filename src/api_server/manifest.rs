@@ -90,6 +90,13 @@ impl Manifest {
         flag_of(&self.command(), name)
     }
 
+    /// The port that it serves on.
+    #[must_use]
+    pub fn port(&self) -> String {
+        let port = self.flag("secure-port").filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        port.unwrap_or_else(|| crate::render::API_SERVER_PORT.to_string())
+    }
+
     /// Makes the change. Paths that flags name become visible in the pod.
     pub fn apply(&mut self, change: &Change) {
         let mut command: Vec<Value> = self.command().into_iter().map(Value::String).collect();
@@ -162,13 +169,10 @@ impl Manifest {
 
     fn container(&mut self) -> Option<&mut Mapping> {
         let containers = self.spec()?.get_mut("containers")?.as_sequence_mut()?;
-        containers
-            .iter_mut()
-            .filter_map(Value::as_mapping_mut)
-            .find(|container| {
-                container.get("name").and_then(Value::as_str) == Some(CONTAINER)
-                    && container.get("command").is_some_and(Value::is_sequence)
-            })
+        containers.iter_mut().filter_map(Value::as_mapping_mut).find(|container| {
+            container.get("name").and_then(Value::as_str) == Some(CONTAINER)
+                && container.get("command").is_some_and(Value::is_sequence)
+        })
     }
 }
 

@@ -8,8 +8,8 @@ mod restart;
 
 use std::time::Duration;
 
-use crate::progress::Reporter;
 use crate::node::{Node, NodeError};
+use crate::progress::Reporter;
 
 pub use manifest::{Change, Manifest, NamedPath, flag_of, named_paths, volume_name};
 
@@ -50,7 +50,10 @@ pub enum ApiServerError {
     },
     /// A flag that is none.
     #[error("{text:?} is no flag: {reason}")]
-    #[diagnostic(code(kprov::api_server::flag), help("`set` takes FLAG=VALUE, `unset` takes FLAG, both without dashes"))]
+    #[diagnostic(
+        code(kprov::api_server::flag),
+        help("`set` takes FLAG=VALUE, `unset` takes FLAG, both without dashes")
+    )]
     Flag {
         /// What was given.
         text: String,
@@ -161,7 +164,7 @@ impl ApiServer {
         keep_before: bool,
         detail: impl FnMut(&str),
     ) -> Result<Result<(), Rejected>, NodeError> {
-        let before = restart::observe(&self.node, &restart::port(manifest)).await?;
+        let before = restart::observe(&self.node, &manifest.port()).await?;
         restart::exchange(&self.node, manifest, keep_before).await?;
         let outcome = restart::watch(&self.node, manifest, &before, detail).await?;
         Ok(outcome.map_err(|Failure { reason, last_lines }| Rejected { reason, last_lines }))
@@ -212,7 +215,7 @@ impl ApiServer {
     /// # Errors
     /// [`NodeError`].
     pub async fn runs(&self, manifest: &Manifest) -> Result<bool, NodeError> {
-        let now = restart::observe(&self.node, &restart::port(manifest)).await?;
+        let now = restart::observe(&self.node, &manifest.port()).await?;
         Ok(now.ready && now.process.is_some_and(|process| process.command == manifest.command()))
     }
 
@@ -222,7 +225,8 @@ impl ApiServer {
     /// [`NodeError`].
     pub async fn recover(&self, mut detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
         // The kubelet is stopped for the shortest of times only; one that is stopped now was left so.
-        let pending = format!("systemctl is-active -q kubelet || systemctl start kubelet; [ ! -e '{BEFORE}' ] || echo yes");
+        let pending =
+            format!("systemctl is-active -q kubelet || systemctl start kubelet; [ ! -e '{BEFORE}' ] || echo yes");
         if self.node.script("looking for an unfinished change", &pending).await?.trim().is_empty() {
             return Ok(None);
         }
@@ -242,8 +246,10 @@ impl ApiServer {
             Err(rejected) => Err(NodeError::File {
                 node: self.node.name.clone(),
                 path: MANIFEST.to_owned(),
-                reason: format!("the API server comes up neither with it nor with the one before, which is back: {}\n{}",
-                    rejected.reason, rejected.last_lines),
+                reason: format!(
+                    "the API server comes up neither with it nor with the one before, which is back: {}\n{}",
+                    rejected.reason, rejected.last_lines
+                ),
             }),
         }
     }

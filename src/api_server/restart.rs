@@ -184,7 +184,9 @@ fn parse(text: &str) -> Observation {
 /// What could fail (a full disk, say) is done before anything is stopped.
 pub(super) async fn exchange(node: &Node, manifest: &Manifest, keep_before: bool) -> Result<(), NodeError> {
     let keep = if keep_before {
-        format!("mkdir -p /kind/kprov; cp -p '{MANIFEST}' '{BEFORE}.new'; sync '{BEFORE}.new'; mv -f '{BEFORE}.new' '{BEFORE}'")
+        format!(
+            "mkdir -p /kind/kprov; cp -p '{MANIFEST}' '{BEFORE}.new'; sync '{BEFORE}.new'; mv -f '{BEFORE}.new' '{BEFORE}'"
+        )
     } else {
         String::new()
     };
@@ -214,7 +216,7 @@ pub(super) async fn watch(
     mut detail: impl FnMut(&str),
 ) -> Result<Result<(), Failure>, NodeError> {
     let mut judge = Judge::new(manifest.command(), before);
-    let port = port(manifest);
+    let port = manifest.port();
     let (begun, mut last_seen) = (Instant::now(), Instant::now());
     loop {
         let now = observe(node, &port).await?;
@@ -263,11 +265,6 @@ fn telling(log: &str) -> String {
     if errors.is_empty() { lines.join("\n") } else { errors.join("\n") }
 }
 
-pub(super) fn port(manifest: &Manifest) -> String {
-    let port = manifest.flag("secure-port").filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-    port.unwrap_or_else(|| crate::render::API_SERVER_PORT.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +305,10 @@ mod tests {
         let mut first = judge();
         assert!(matches!(first.look(&seen(None, false, &["b/0.log"]), Duration::from_secs(1)), Verdict::Wait(_)));
         assert!(matches!(first.look(&seen(None, false, &["b/0.log"]), GONE), Verdict::Failed(_)));
-        assert!(matches!(judge().look(&seen(None, false, &["b/0.log", "b/1.log"]), Duration::ZERO), Verdict::Failed(_)));
+        assert!(matches!(
+            judge().look(&seen(None, false, &["b/0.log", "b/1.log"]), Duration::ZERO),
+            Verdict::Failed(_)
+        ));
         let mut unlogged = judge();
         unlogged.look(&seen(Some("20/2"), false, &[]), Duration::ZERO);
         assert!(matches!(unlogged.look(&seen(Some("21/3"), true, &[]), Duration::ZERO), Verdict::Failed(_)));

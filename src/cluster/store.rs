@@ -185,6 +185,18 @@ impl Store {
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
     }
 
+    /// Forgets the keys of a cluster. One without keys is no error.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub fn forget_keys(&self, cluster: &str) -> Result<(), ClusterError> {
+        let path = self.path(cluster).join("keys.json");
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets a cluster. One that is not known is no error.
     ///
     /// # Errors

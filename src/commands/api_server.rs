@@ -7,19 +7,29 @@ use serde_json::json;
 
 use crate::api_server;
 use crate::cli::{ApiServerCommand, Global};
+use crate::cluster;
 use crate::node::Node;
 use crate::profile::Role;
 
 use super::{Result, context, present};
 
-pub(super) async fn api_server(global: &Global, cluster: Option<&str>, command: &ApiServerCommand) -> Result<ExitCode> {
+pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Result<ExitCode> {
     let start = Instant::now();
-    let change = match command {
-        ApiServerCommand::Set { flags } => api_server::parse_set(flags)?,
-        ApiServerCommand::Unset { flags } => api_server::parse_unset(flags)?,
-    };
     let context = context(global).await?;
-    let found = crate::cluster::find(&context.engine, cluster).await?;
+    let (ApiServerCommand::Set { mut words } | ApiServerCommand::Unset { mut words }) = command.clone();
+    // A flag has a value, or is not alone; a cluster is there.
+    let known = cluster::list(&context.engine).await?;
+    let cluster = match words.first() {
+        Some(first) if words.len() > 1 && !first.starts_with('-') && known.iter().any(|found| found.name == *first) => {
+            Some(words.remove(0))
+        }
+        _ => None,
+    };
+    let change = match command {
+        ApiServerCommand::Set { .. } => api_server::parse_set(&words)?,
+        ApiServerCommand::Unset { .. } => api_server::parse_unset(&words)?,
+    };
+    let found = cluster::find(&context.engine, cluster.as_deref()).await?;
     let _lock = context.store().lock(&found.name)?;
     let mut nodes: Vec<Node> = found.nodes(&context.engine);
     nodes.retain(|node| node.role == Role::ControlPlane);

@@ -5,6 +5,7 @@
 mod api_server;
 mod clusters;
 mod doctor;
+mod encryption;
 mod etcd;
 mod exec;
 mod present;
@@ -70,7 +71,8 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
         Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
-        Command::ApiServer { command, cluster } => api_server::api_server(global, cluster.as_deref(), &command).await,
+        Command::ApiServer { command } => api_server::api_server(global, command).await,
+        Command::Encryption { command } => encryption::encryption(global, command).await,
         Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,

@@ -134,6 +134,9 @@ pub struct Up {
     /// Which profile.
     #[command(flatten)]
     pub source: Source,
+    /// The image of the load balancer in front of several control planes, instead of kind's: haproxy or Envoy
+    #[arg(long, value_name = "IMAGE", env = "KPROV_LOAD_BALANCER_IMAGE")]
+    pub load_balancer_image: Option<String>,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,

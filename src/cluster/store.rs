@@ -44,6 +44,9 @@ pub struct Record {
     pub image: String,
     /// The image's id.
     pub image_id: String,
+    /// The load balancer's image, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_image: Option<String>,
     /// The Kubernetes version, `vX.Y.Z`.
     pub version: String,
     /// The digest over documents and image.

@@ -72,6 +72,17 @@ pub enum Command {
         /// The cluster; may be left out if there is but one
         cluster: Option<String>,
     },
+    /// Wait until every node and every system pod is Ready, whoever made the cluster
+    Wait {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+        /// Wait for the nodes only
+        #[arg(long)]
+        nodes: bool,
+        /// For how many seconds
+        #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+        timeout: u64,
+    },
     /// Look at what is really stored
     Etcd {
         /// What to look at.

@@ -138,17 +138,20 @@ impl Report {
 /// # Errors
 /// [`VerifyError`].
 pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
-    let expected = Expected::of(target).await?;
+    let (running, containers) = checks::containers(target.nodes).await?;
+    // Nothing can be seen inside a node that does not run; the others are looked at all the same.
+    let seen = &Target { nodes: &running, ..*target };
+    let expected = Expected::of(seen).await?;
     let (ready, processes, files, kubelets, stored) = tokio::join!(
         checks::ready(target),
-        checks::processes(target, &expected),
-        checks::files(target, &expected),
-        checks::kubelets(target, &expected),
-        checks::stored(target, &expected),
+        checks::processes(seen, &expected),
+        checks::files(seen, &expected),
+        checks::kubelets(seen, &expected),
+        checks::stored(seen, &expected),
     );
     let (stored, canary, census) = stored?;
     let mut all = Vec::new();
-    for part in [ready?, processes?, files?, kubelets?, stored] {
+    for part in [containers, ready?, processes?, files?, kubelets?, stored] {
         all.extend(part);
     }
     Ok(Report { checks: all, canary, census })

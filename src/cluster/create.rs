@@ -19,7 +19,7 @@ use super::bootstrap::{self, Build, Member, Up};
 use super::containers::{Fixed, Frame, proxies};
 use super::store::NodeRecord;
 use super::{
-    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, Lock, NETWORK, Record, Status, delete::delete, logs,
+    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, Lock, NETWORK, Record, Status, delete::delete, logs, preflight,
     resolve_image,
 };
 
@@ -153,14 +153,20 @@ async fn interrupted() {
 async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
     let profile = &request.profile;
     let reference = request.image.as_deref().or(profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE);
-    let (image, facts) = resolve_image(context, reference).await?;
-    let version = facts.kubernetes()?;
-    let info = context.engine.info().await?;
+    // What costs nothing to find out comes before an image is pulled.
     let keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
         (Some(_), Some(keys)) => Some(keys),
         (Some(encryption), None) => Some(KeyRing::resolve(encryption, &request.base)?),
         (None, _) => None,
     };
+    let plan = render::plan_nodes(profile, &request.name);
+    let info = context.engine.info().await?;
+    // One that is made again has been carried before.
+    if before.is_none() {
+        preflight::require(context, &info, u32::try_from(plan.len()).unwrap_or(u32::MAX))?;
+    }
+    let (image, facts) = resolve_image(context, reference).await?;
+    let version = facts.kubernetes()?;
     let inputs = Inputs {
         profile,
         cluster: &request.name,
@@ -178,7 +184,6 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     let digest = render::cluster_digest(&render::documents_digest(&inputs)?, &image.id);
     let files = early_files(&inputs)?;
     let balancer = balancer::prepare(context, &inputs, request.load_balancer_image.as_deref()).await?;
-    let plan = render::plan_nodes(profile, &request.name);
     let api_server_port = api_server_port(context, profile, before)?;
     let mut record = Record {
         name: request.name.clone(),
@@ -215,9 +220,10 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         let (ipv4, ipv6) = member.node.addresses(NETWORK).await?;
         record.nodes.push(NodeRecord { name: member.plan.name.clone(), ipv4, ipv6 });
     }
+    let kubeconfig = context.kubeconfig.merge(&up.kubeconfig)?;
+    // Last: whoever is killed before has not finished, and the next command knows it.
     record.status = Status::Ready;
     store.save(&record)?;
-    let kubeconfig = context.kubeconfig.merge(&up.kubeconfig)?;
     Ok(Outcome { record, report, kubeconfig, warnings })
 }
 

@@ -4,7 +4,10 @@ use futures_util::future::try_join_all;
 
 use crate::engine::Engine;
 
-use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK};
+use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
+
+/// How old a passing container can be, in seconds, while whoever made it is still at work on it.
+const PASSING: i64 = 60;
 
 /// What was there to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,20 +53,30 @@ pub(super) async fn remove_containers(engine: &Engine, cluster: &str) -> Result<
     Ok(containers.len())
 }
 
-/// Removes what kprov has made outside any cluster and was killed before it could clean up.
+/// Removes what a kprov has made outside any cluster and was killed before it could clean up.
 ///
 /// # Errors
 /// [`ClusterError::Engine`].
 pub async fn delete_leftovers(engine: &Engine) -> Result<usize, ClusterError> {
     let mut removed = 0;
+    let now = k8s_openapi::jiff::Timestamp::now().as_second();
     for container in engine.containers(LABEL_OWNER, Some("kprov")).await? {
-        if !container.labels.contains_key(LABEL_CLUSTER) {
+        // Passing things live for seconds, and longer than their maker only if it was killed. An engine elsewhere may
+        // be used by processes that are not on this host.
+        let maker = container.labels.get(LABEL_PROCESS).and_then(|id| id.parse().ok());
+        let is_stale = now - container.created > PASSING || engine.is_local() && !maker.is_some_and(is_alive);
+        if !container.labels.contains_key(LABEL_CLUSTER) && is_stale {
             engine.remove_container(&container.id).await?;
             removed += 1;
         }
     }
     remove_network(engine).await?;
     Ok(removed)
+}
+
+fn is_alive(process: i32) -> bool {
+    let test = |id| !matches!(rustix::process::test_kill_process(id), Err(rustix::io::Errno::SRCH));
+    rustix::process::Pid::from_raw(process).is_some_and(test)
 }
 
 /// Removes the clusters' network if kprov made it and no container belongs to it, not even a stopped one.

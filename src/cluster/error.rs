@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::engine::EngineError;
+use crate::host::Check;
 use crate::keys::KeyError;
 use crate::kubeconfig::KubeconfigError;
 use crate::kubernetes::ApiError;
@@ -25,6 +26,15 @@ pub enum ClusterError {
         name: String,
         /// How many containers it has.
         nodes: usize,
+    },
+    /// The host, or its engine, cannot carry it.
+    #[error("this host cannot carry {}:\n{}", count(*nodes), failed.iter().map(|check| format!("  - {check}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(code(kprov::cluster::host), help("`kprov doctor` shows all that was looked at"))]
+    Host {
+        /// How many nodes were to be made.
+        nodes: u32,
+        /// What is short, with what can be done about it.
+        failed: Vec<Check>,
     },
     /// There is none of that name.
     #[error("there is no cluster called {name:?}{}", near(known))]
@@ -176,6 +186,10 @@ impl std::fmt::Display for LogFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the nodes' logs are in {}", self.0.display())
     }
+}
+
+fn count(nodes: u32) -> String {
+    if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") }
 }
 
 fn near(known: &[String]) -> String {

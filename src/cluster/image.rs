@@ -9,7 +9,7 @@ use crate::node::NodeError;
 use crate::paths;
 use crate::render::KubernetesVersion;
 
-use super::{ClusterError, Context, LABEL_OWNER};
+use super::{ClusterError, Context, LABEL_OWNER, LABEL_PROCESS};
 
 const VERSION_FILE: &str = "/kind/version";
 const CNI_FILE: &str = "/kind/manifests/default-cni.yaml";
@@ -86,7 +86,12 @@ async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result
     let spec = ContainerSpec {
         name: format!("kprov-probe-{}", std::process::id()),
         image: image.id.clone(),
-        labels: vec![(LABEL_OWNER.to_owned(), "kprov".to_owned())],
+        // Never run; but an engine makes no container of an image that names no command.
+        command: Some(vec![VERSION_FILE.to_owned()]),
+        labels: vec![
+            (LABEL_OWNER.to_owned(), "kprov".to_owned()),
+            (LABEL_PROCESS.to_owned(), std::process::id().to_string()),
+        ],
         network: "none".to_owned(),
         ..Default::default()
     };

@@ -12,6 +12,7 @@ mod discover;
 mod error;
 mod image;
 mod logs;
+mod preflight;
 mod reset;
 mod store;
 
@@ -28,6 +29,7 @@ pub use delete::{Removed, delete, delete_leftovers};
 pub use discover::{Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
+pub use preflight::checks as host_checks;
 pub use reset::reset;
 pub use store::{Lock, Record, Status, Store};
 
@@ -48,6 +50,9 @@ pub const LABEL_PROFILE: &str = "dev.kprov.profile";
 
 /// The label of things that kprov made and may remove.
 pub const LABEL_OWNER: &str = "dev.kprov.owner";
+
+/// The label with the id of the process that made a passing thing, and removes it unless it is killed.
+const LABEL_PROCESS: &str = "dev.kprov.process";
 
 /// The role of the container in front of several control planes.
 pub const ROLE_LOAD_BALANCER: &str = "external-load-balancer";

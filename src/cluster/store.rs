@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,19 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    /// The lock's file, and the folder of what it locks: a lock of nothing is not kept.
+    paths: Option<(PathBuf, PathBuf)>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((file, folder)) = &self.paths
+            && !folder.exists()
+        {
+            // While it is still held: see `Store::lock`.
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 impl Store {
@@ -96,23 +109,30 @@ impl Store {
         paths::create_private_dir(&self.folder)?;
         let path = self.folder.join(format!("{cluster}.lock"));
         let write_error = |error| ClusterError::Paths(PathsError::Write { path: path.clone(), error });
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(write_error)?;
-        if file.try_lock().is_err() {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
-            return Err(ClusterError::Locked { name: cluster.to_owned(), pid });
-        }
+        let mut file = loop {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(write_error)?;
+            if file.try_lock().is_err() {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+                return Err(ClusterError::Locked { name: cluster.to_owned(), pid });
+            }
+            // Its last holder may have removed it between our opening and our locking it.
+            let ours = file.metadata().map_err(write_error)?;
+            if std::fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+                break file;
+            }
+        };
         // The process id is for people; the lock itself is the kernel's.
         let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock { _file: file })
+        Ok(Lock { _file: file, paths: Some((path, self.path(cluster))) })
     }
 
     /// Takes the lock of the network that all clusters share, once nobody else holds it.
@@ -130,7 +150,7 @@ impl Store {
         let file = locked
             .await
             .map_err(|error| ClusterError::Record { name: ".network".to_owned(), reason: error.to_string() })??;
-        Ok(Lock { _file: file })
+        Ok(Lock { _file: file, paths: None })
     }
 
     /// The names of all clusters that there are records of.
@@ -219,4 +239,37 @@ impl Store {
 
 fn json(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec_pretty(value).expect("plain data with text keys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(&Paths::at(folder.path().join("data"), folder.path().join("config")));
+        (folder, store)
+    }
+
+    #[test]
+    fn a_cluster_is_changed_by_one_at_a_time() {
+        let (_folder, store) = store();
+        let lock = store.lock("a").unwrap();
+        let error = store.lock("a").unwrap_err();
+        let here = std::process::id().to_string();
+        assert!(matches!(error, ClusterError::Locked { pid: Some(pid), .. } if pid == here));
+        drop((store.lock("b").unwrap(), lock));
+        drop(store.lock("a").unwrap());
+    }
+
+    #[test]
+    fn a_lock_of_nothing_is_not_kept() {
+        let (_folder, store) = store();
+        drop(store.lock("a").unwrap());
+        assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 0);
+        let lock = store.lock("a").unwrap();
+        std::fs::create_dir(store.path("a")).unwrap();
+        drop(lock);
+        assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 2);
+    }
 }

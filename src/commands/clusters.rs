@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::cli::Global;
 use crate::cluster::{self, ClusterError, Context, Found, Record};
 use crate::keys::KeyRing;
+use crate::kubernetes::ready;
 use crate::node::Node;
 use crate::profile::Role;
 use crate::render::{Inputs, KubernetesVersion};
@@ -223,6 +224,37 @@ pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<Exi
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+pub(super) async fn wait(
+    global: &Global,
+    cluster: Option<&str>,
+    nodes_only: bool,
+    timeout: std::time::Duration,
+) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = open(&context, cluster).await?;
+    let client = opened.client().await?;
+    let names = |nodes: &mut dyn Iterator<Item = &Node>| nodes.map(|node| node.name.clone()).collect::<Vec<_>>();
+    let expected = ready::Expectation {
+        nodes: names(&mut opened.nodes.iter()),
+        control_planes: names(&mut opened.nodes.iter().filter(|node| node.role == Role::ControlPlane)),
+        pods: !nodes_only,
+        since: None,
+    };
+    let step = context.reporter.stage("Waiting until every node and system pod is Ready");
+    ready::wait(&client, &expected, timeout, |pending| {
+        if let Some(first) = pending.first() {
+            step.detail(&format!("{first} ({} in all)", pending.len()));
+        }
+    })
+    .await?;
+    step.done();
+    context.reporter.close();
+    present::result(global.output, &json!({"cluster": opened.found.name, "ready": true}), || {
+        format!("{} is ready.\n", opened.found.name)
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The evidence as text: every check, or only what is most telling.
 pub(super) fn evidence(report: &Report, all: bool) -> String {
     let mut text = String::new();
@@ -256,6 +288,8 @@ pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bo
 
 pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
+    // First: a kprov that was killed early may have left something, but no cluster.
+    cluster::delete_leftovers(&context.engine).await?;
     let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
     let mut removed = Vec::new();
     for name in &names {
@@ -271,7 +305,6 @@ pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> R
         step.done();
         removed.push(name);
     }
-    cluster::delete_leftovers(&context.engine).await?;
     context.reporter.close();
     present::result(global.output, &json!({"removed": removed}), || match removed.as_slice() {
         [] => "There was nothing to remove.\n".to_owned(),

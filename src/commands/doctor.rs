@@ -1,13 +1,13 @@
 //! `kprov doctor`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::cli::{Global, Output};
+use crate::cluster;
 use crate::engine::{Engine, EngineInfo};
-use crate::host::{Check, Host, Load, Status};
+use crate::host::{Check, Status};
 
 use super::{CommandError, Result, present};
 
@@ -15,19 +15,14 @@ use super::{CommandError, Result, present};
 const NODES: u32 = 2;
 
 pub(super) async fn doctor(global: &Global) -> Result<ExitCode> {
-    let mut checks = Vec::new();
     let engine = match Engine::connect().await {
-        Ok(engine) => match engine.info().await {
-            Ok(info) => {
-                checks.extend(engine_checks(&engine, &info));
-                Some((engine, info))
-            }
-            Err(error) => return failed(global, error.into()),
-        },
+        Ok(engine) => engine,
         Err(error) => return failed(global, error.into()),
     };
-    let data = engine.as_ref().filter(|(engine, _)| engine.is_local()).map(|(_, info)| info.root_dir.clone());
-    checks.extend(Host::this().checks(Load { nodes: NODES, engine_data: data.as_deref().map(Path::new) }));
+    let checks = match engine.info().await {
+        Ok(info) => engine_checks(&engine, &info),
+        Err(error) => return failed(global, error.into()),
+    };
     let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     present::result(global.output, &json!({"ok": worst != Status::Fail, "checks": checks}), || {
         checks.iter().map(line).collect()
@@ -55,15 +50,7 @@ fn engine_checks(engine: &Engine, info: &EngineInfo) -> Vec<Check> {
         info.cgroup_version
     );
     let mut checks = vec![Check::new("Docker Engine", Status::Ok, found)];
-    if info.rootless {
-        let check = if info.cgroup_version == "2" {
-            Check::new("rootless engine", Status::Warn, "nodes need delegated cgroup controllers")
-                .with_help("see https://kind.sigs.k8s.io/docs/user/rootless")
-        } else {
-            Check::new("rootless engine", Status::Fail, "a rootless engine needs cgroup v2 to run nodes")
-        };
-        checks.push(check);
-    }
+    checks.extend(cluster::host_checks(engine, info, NODES));
     checks
 }
 

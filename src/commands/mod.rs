@@ -70,6 +70,10 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Status { cluster } => clusters::status(global, cluster.as_deref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
         Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
+        Command::Wait { cluster, nodes, timeout } => {
+            let timeout = std::time::Duration::from_secs(timeout);
+            clusters::wait(global, cluster.as_deref(), nodes, timeout).await
+        }
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
         Command::ApiServer { command } => api_server::api_server(global, command).await,
         Command::Encryption { command } => encryption::encryption(global, command).await,

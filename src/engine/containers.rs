@@ -22,6 +22,8 @@ pub struct ContainerSpec {
     pub name: String,
     /// The image's reference or id.
     pub image: String,
+    /// What it runs, instead of what the image says.
+    pub command: Option<Vec<String>>,
     /// Labels.
     pub labels: Vec<(String, String)>,
     /// Environment, `NAME=value`.
@@ -285,6 +287,7 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         hostname: Some(spec.name),
         image: Some(spec.image),
+        cmd: spec.command,
         labels: Some(spec.labels.into_iter().collect()),
         env: Some(spec.env),
         tty: Some(true),

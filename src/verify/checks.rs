@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::etcd::{Etcd, Stored};
 use crate::kubernetes::{ApiError, http_get, ready};
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 use crate::profile::Role;
 use crate::render::AUDIT_LOG_FILE;
 
@@ -23,6 +23,24 @@ use super::{Census, Check, Target, VerifyError, modes};
 
 fn control_planes<'a>(target: &Target<'a>) -> impl Iterator<Item = &'a Node> {
     target.nodes.iter().filter(|node| node.role == Role::ControlPlane)
+}
+
+/// Which nodes' containers run, and a failed check for each of the others.
+pub(super) async fn containers(nodes: &[Node]) -> Result<(Vec<Node>, Vec<Check>), VerifyError> {
+    let (mut running, mut checks) = (Vec::new(), Vec::new());
+    for node in nodes {
+        match node.engine().exit_code(&node.name).await.map_err(NodeError::from)? {
+            None => running.push(node.clone()),
+            Some(code) => {
+                checks.push(Check::new(
+                    format!("{}: container", node.name),
+                    false,
+                    format!("does not run (it ended with code {code})"),
+                ));
+            }
+        }
+    }
+    Ok((running, checks))
 }
 
 /// Every node and every system pod is Ready, right now.

@@ -3,10 +3,14 @@
 //! A task prints its result on standard output and everything else on standard error.
 
 mod apt;
+mod bench;
 mod cache;
+mod demo;
 mod engine;
+mod ground;
 mod node_image;
 mod sh;
+mod test;
 mod tools;
 
 use anyhow::Result;
@@ -16,6 +20,12 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
+    /// Make a hardened cluster, and show it step by step.
+    Demo(demo::Options),
+    /// Run all tests, on a real engine with a real Kubernetes.
+    Test(test::Options),
+    /// Measure kprov beside the real kind; prints a table.
+    Bench(bench::Options),
     /// Make sure that a fit Docker Engine runs; prints its DOCKER_HOST.
     Engine,
     /// Build the test node image from Debian packages, once; prints its tag.
@@ -28,6 +38,9 @@ enum Task {
 
 fn main() -> Result<()> {
     match Task::parse() {
+        Task::Demo(options) => demo::run(&options)?,
+        Task::Test(options) => test::run(&options)?,
+        Task::Bench(options) => bench::run(&options)?,
         Task::Engine => println!("{}", engine::ensure()?.host),
         Task::NodeImage(options) => println!("{}", node_image::run(&options)?),
         Task::Kind => println!("{}", tools::kind()?.display()),

@@ -1,0 +1,60 @@
+//! Commands that can be seen through without a cluster.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+use test_support::{FakeEngine, Sandbox, Traits};
+
+const KPROV: &str = env!("CARGO_BIN_EXE_kprov");
+
+#[test]
+fn down_all_takes_what_kprov_made_and_leaves_kinds_clusters() {
+    let engine = FakeEngine::start(Traits::default());
+    let labels = |cluster: &str| json!({"io.x-k8s.kind.cluster": cluster, "io.x-k8s.kind.role": "control-plane"});
+    let mut ours = labels("ours");
+    ours["dev.kprov.owner"] = "kprov".into();
+    ours["dev.kprov.digest"] = "abc".into();
+    engine.hold("ours-control-plane", &ours);
+    engine.hold("kinds-control-plane", &labels("kinds"));
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    sandbox.kprov(&["ls"]).ok().says("kinds - (made by kind) 0/1 running").says("ours -");
+    sandbox.kprov(&["down"]).fails().says("which cluster? There are 2: kinds, ours");
+    sandbox.kprov(&["down", "--all"]).ok().says("Removed ours.");
+    assert_eq!(engine.left(), ["kinds-control-plane"]);
+    sandbox.kprov(&["down", "--all"]).ok().says("There was nothing to remove.");
+    sandbox.kprov(&["down"]).ok().says("Removed kinds.");
+    assert_eq!(engine.left(), [""; 0]);
+}
+
+#[test]
+fn doctor_without_an_engine_says_so_in_the_form_that_was_asked_for() {
+    let run =
+        Sandbox::without_engine(KPROV).kprov(&["doctor", "-o", "json"]).fails().says("kprov::engine::unreachable");
+    assert_eq!(run.json(), json!({"ok": false, "checks": []}));
+}
+
+#[test]
+fn a_bundle_is_private_where_it_holds_keys_and_keeps_them() {
+    let sandbox = Sandbox::without_engine(KPROV);
+    let render = ["render", "--profile", "hardened", "-o", "json"];
+    let shown = sandbox.kprov(&render).ok().json();
+    let written = sandbox.kprov(&[&render[..], &["--out", "bundle"]].concat()).ok().json();
+    assert_eq!(shown["digest"], written["digest"]);
+    let keys = sandbox.path().join("bundle/encryption/encryption-config.yaml");
+    assert_eq!(std::fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&keys).unwrap();
+    let secret = text.lines().find_map(|line| line.trim().strip_prefix("secret: ")).unwrap().trim_matches('"');
+    assert_eq!(secret.len(), 44);
+    let again = sandbox.kprov(&[&render[..], &["--out", "bundle"]].concat()).ok().never_says(secret);
+    again.says("is kept as it is: it holds the keys");
+    assert_eq!(std::fs::read_to_string(&keys).unwrap(), text);
+}
+
+#[test]
+fn every_shell_gets_its_completions_and_editors_the_schema() {
+    let sandbox = Sandbox::without_engine(KPROV);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        sandbox.kprov(&["completions", shell]).ok().says("kubeconfig");
+    }
+    assert!(sandbox.kprov(&["schema"]).ok().json()["$defs"].is_object());
+}

@@ -1,0 +1,39 @@
+//! All tests, those on a real engine among them.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::ground::{Ground, cargo};
+
+/// Options of `test`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Kills, damages and interrupts clusters as often as promised, instead of a few times; takes long.
+    #[arg(long)]
+    faults: bool,
+    /// The node image to test with, instead of the one built from Debian packages.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Arguments of the test programs, such as a part of the names of the tests to run.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the tests; an error unless all of them pass.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let ground = Ground::ensure(options.image.as_deref())?;
+    let begin = Instant::now();
+    let mut command = cargo(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]);
+    command.args(&options.arguments);
+    if options.faults {
+        command.env("KPROV_TEST_FAULTS", "1");
+    }
+    let status = ground.tell(&mut command)?.status()?;
+    eprintln!("xtask: the tests took {} s, on {}", begin.elapsed().as_secs(), ground.image);
+    if !status.success() {
+        bail!("not all tests passed");
+    }
+    Ok(())
+}

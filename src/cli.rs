@@ -92,6 +92,19 @@ pub enum Command {
         #[arg(long, global = true, value_name = "CLUSTER")]
         cluster: Option<String>,
     },
+    /// Change the API server of a cluster that runs, and take the change back if it does not come up with it
+    #[command(name = "apiserver")]
+    ApiServer {
+        /// What to change.
+        #[command(subcommand)]
+        command: ApiServerCommand,
+    },
+    /// Encryption at rest of a cluster that runs: how things are stored, and changing it without losing a byte
+    Encryption {
+        /// What to do.
+        #[command(subcommand)]
+        command: EncryptionCommand,
+    },
     /// Render a profile's documents, without touching Docker
     Render(Render),
     /// List profiles, or show one with all that it extends
@@ -132,6 +145,9 @@ pub struct Up {
     /// Which profile.
     #[command(flatten)]
     pub source: Source,
+    /// The image of the load balancer in front of several control planes, instead of kind's: haproxy or Envoy
+    #[arg(long, value_name = "IMAGE", env = "KPROV_LOAD_BALANCER_IMAGE")]
+    pub load_balancer_image: Option<String>,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,
@@ -166,6 +182,111 @@ pub struct Source {
     /// Change a field of the profile's spec, such as networking.apiServerPort=6443 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `kprov apiserver`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ApiServerCommand {
+    /// Set flags
+    Set {
+        /// The cluster, which may be left out if there is but one; then flags, with or without dashes
+        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG=VALUE", allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Take flags away
+    Unset {
+        /// The cluster, which may be left out if there is but one; then flags, with or without dashes
+        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG", allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// `kprov encryption`.
+#[derive(Debug, Subcommand)]
+pub enum EncryptionCommand {
+    /// Show what each resource is stored under, counted in etcd, and any unfinished change
+    Status {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<String>,
+    },
+    /// Turn encryption on, or encrypt further resources
+    Enable {
+        /// The provider
+        #[arg(long, value_enum, default_value_t = EncryptWith::Secretbox)]
+        provider: EncryptWith,
+        /// The resources, as in an EncryptionConfiguration
+        #[arg(long, value_delimiter = ',', default_value = "secrets")]
+        resources: Vec<String>,
+        /// The new key's name
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+    /// Change to a new key of the same provider
+    Rotate {
+        /// The new key's name
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+    /// Change to another provider
+    Migrate {
+        /// The provider
+        #[arg(long, value_enum, value_name = "PROVIDER")]
+        to: EncryptWith,
+        /// The new key's name
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+    /// Store everything in the clear again, then remove the keys
+    Disable {
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+    /// Complete a change that was interrupted
+    Resume {
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+    /// Turn back a change that was interrupted
+    Undo {
+        /// How.
+        #[command(flatten)]
+        how: EncryptionHow,
+    },
+}
+
+/// How encryption is changed.
+#[derive(Debug, Args)]
+pub struct EncryptionHow {
+    /// The cluster; may be left out if there is but one
+    pub cluster: Option<String>,
+    /// Restart API servers even where they could read new keys without it, which takes up to a minute each time
+    #[arg(long)]
+    pub restart: bool,
+    /// Show how this key is stored in etcd, before and after; without a leading slash, below /registry/
+    #[arg(long, value_name = "KEY")]
+    pub show: Option<String>,
+}
+
+/// The providers that encrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EncryptWith {
+    /// AES-CBC with PKCS#7 padding
+    Aescbc,
+    /// AES-GCM; must be rotated often
+    Aesgcm,
+    /// XSalsa20 and Poly1305
+    Secretbox,
 }
 
 /// `kprov etcd`.

@@ -2,9 +2,11 @@
 //!
 //! ARCHITECTURE.md tells how data flows through these modules.
 
+pub mod api_server;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod encryption;
 pub mod engine;
 pub mod etcd;
 pub mod host;

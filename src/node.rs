@@ -174,6 +174,20 @@ impl Node {
         }
     }
 
+    /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    pub async fn feed(&self, what: &str, script: &str, input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
+        match self.output(&["sh", "-euc", script], Some(input)).await {
+            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(NodeError::Command { node, code, last_lines, .. }) => {
+                Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
     /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.
     ///
     /// # Errors
@@ -223,12 +237,13 @@ impl Node {
         // Beside the target, so that the rename stays on one file system; named so that kubelet, which
         // ignores dot files in its manifests folder, does not take it for a manifest.
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        // Input that ends early, since whoever sends it was killed, is not taken for the whole.
+        let size = content.len();
         let script = format!(
-            "umask 077; t='{folder}/.{name}.kprov'; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; chmod {mode:o} \"$t\"; \
-             sync \"$t\"; mv -f \"$t\" '{path}'; sync '{folder}'"
+            "umask 077; t='{folder}/.{name}.kprov'; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
+             [ $(wc -c < \"$t\") -eq {size} ]; chmod {mode:o} \"$t\"; sync \"$t\"; mv -f \"$t\" '{path}'; sync '{folder}'"
         );
-        self.output(&["sh", "-euc", &script], Some(Zeroizing::new(content.to_vec()))).await?;
-        Ok(())
+        self.feed(&format!("writing {path}"), &script, Zeroizing::new(content.to_vec())).await.map(|_| ())
     }
 
     /// The IPv4 and IPv6 address of the node on the clusters' network.
@@ -295,7 +310,8 @@ impl Node {
         // The kernel cuts a process's name to 15 bytes.
         let comm: String = name.chars().take(15).collect();
         let script = format!(
-            "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm 2>/dev/null)\" = '{comm}' ]; then cat $p/cmdline; exit; fi; done"
+            "for p in /proc/[0-9]*; do c=; {{ read -r c < $p/comm; }} 2>/dev/null || true; \
+               if [ \"$c\" = '{comm}' ]; then cat $p/cmdline; exit; fi; done"
         );
         let text = self.script(&format!("finding the process {name}"), &script).await?;
         let words: Vec<String> = text.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();

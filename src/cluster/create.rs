@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use crate::engine::{Engine, EngineError, FileEntry, Image, Network, Subnet};
+use crate::engine::{Engine, EngineError, FileEntry, Image, Network, Subnet, pack};
 use crate::keys::KeyRing;
 use crate::kubernetes::{self, ready};
 use crate::node::{Node, NodeError};
@@ -14,6 +14,7 @@ use crate::profile::{DEFAULT_IMAGE, FileModes, IpFamily, Profile, Role};
 use crate::render::{self, Inputs, NodePlan};
 use crate::verify;
 
+use super::balancer::{self, Balancer};
 use super::bootstrap::{self, Build, Member, Up};
 use super::containers::{Fixed, Frame, proxies};
 use super::store::NodeRecord;
@@ -36,6 +37,8 @@ pub struct Request {
     pub base: PathBuf,
     /// Another image than the profile's.
     pub image: Option<String>,
+    /// Another image for the load balancer than kind's.
+    pub load_balancer_image: Option<String>,
     /// Whether to leave everything as it is when something fails.
     pub retain: bool,
 }
@@ -180,6 +183,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     // Everything is rendered before anything is made: a template's error costs nothing.
     let digest = render::cluster_digest(&render::documents_digest(&inputs)?, &image.id);
     let files = early_files(&inputs)?;
+    let balancer = balancer::prepare(context, &inputs, request.load_balancer_image.as_deref()).await?;
     let api_server_port = api_server_port(context, profile, before)?;
     let mut record = Record {
         name: request.name.clone(),
@@ -188,6 +192,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         base: request.base.clone(),
         image: reference.to_owned(),
         image_id: image.id.clone(),
+        load_balancer_image: balancer.as_ref().map(|balancer| balancer.reference.clone()),
         version: version.to_string(),
         digest: digest.to_string(),
         api_server_port,
@@ -199,7 +204,8 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         store.save_keys(&request.name, keys)?;
     }
 
-    let nodes = make_containers(context, &record, &image, &plan, &info.storage_driver, &files).await?;
+    let nodes =
+        make_containers(context, &record, &image, &plan, &info.storage_driver, &files, balancer.as_ref()).await?;
     let build = Build {
         context,
         inputs,
@@ -295,7 +301,7 @@ fn early_files(inputs: &Inputs<'_>) -> Result<Vec<FileEntry>, ClusterError> {
     Ok(files.into_iter().map(|file| FileEntry::new(file.path, file.mode, file.content.as_bytes())).collect())
 }
 
-/// Makes all containers, side by side, with the files that they need from the start. None runs yet.
+/// Makes all containers, side by side, with the files that they need from the start. No node runs yet.
 async fn make_containers(
     context: &Context,
     record: &Record,
@@ -303,6 +309,7 @@ async fn make_containers(
     plan: &[NodePlan],
     storage_driver: &str,
     files: &[FileEntry],
+    balancer: Option<&Balancer>,
 ) -> Result<Vec<Member>, ClusterError> {
     let engine = &context.engine;
     let step = context.reporter.stage("Making the nodes");
@@ -317,10 +324,16 @@ async fn make_containers(
         digest: &record.digest,
         image: &image.id,
         api_server_port: record.api_server_port,
-        load_balancer: render::needs_load_balancer(plan),
+        load_balancer: balancer.is_some(),
         storage_driver,
         proxies: &proxies,
     };
+    if let Some(balancer) = balancer {
+        let made = engine.create_container(frame.load_balancer(&balancer.image, Fixed::default())).await?;
+        engine.put_archive(&made, pack(std::slice::from_ref(&balancer.config))).await?;
+        // It finds the control planes as they come.
+        engine.start_container(&made).await?;
+    }
     let members = try_join_all(plan.iter().map(|plan| async {
         let spec = frame.node(plan, Fixed::default());
         engine.create_container(spec).await?;

@@ -3,6 +3,7 @@
 //! Owns the order of things and what a cluster is made of. Leaves documents to `render`,
 //! containers to `engine`, what happens inside a node to `node`, and the API to `kubernetes`.
 
+mod balancer;
 mod bootstrap;
 mod containers;
 mod create;

@@ -20,6 +20,7 @@ pub async fn reset(context: &Context, cluster: &str, retain: bool) -> Result<Out
         profile: record.profile.clone(),
         base: record.base.clone(),
         image: Some(record.image.clone()),
+        load_balancer_image: record.load_balancer_image.clone(),
         retain,
     };
     let step = context.reporter.stage("Removing the old nodes");

@@ -44,6 +44,9 @@ pub struct Record {
     pub image: String,
     /// The image's id.
     pub image_id: String,
+    /// The load balancer's image, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_image: Option<String>,
     /// The Kubernetes version, `vX.Y.Z`.
     pub version: String,
     /// The digest over documents and image.
@@ -203,6 +206,18 @@ impl Store {
     pub fn save_keys(&self, cluster: &str, keys: &KeyRing) -> Result<(), ClusterError> {
         let bytes = json(&StoredKeys::from(keys));
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
+    }
+
+    /// Forgets the keys of a cluster. One without keys is no error.
+    ///
+    /// # Errors
+    /// [`ClusterError::Paths`].
+    pub fn forget_keys(&self, cluster: &str) -> Result<(), ClusterError> {
+        let path = self.path(cluster).join("keys.json");
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a cluster. One that is not known is no error.

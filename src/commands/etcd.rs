@@ -77,6 +77,6 @@ fn show(global: &Global, entry: &Entry) {
 }
 
 /// Keys of API objects may be written without the prefix that all of them share.
-fn absolute(key: &str) -> String {
+pub(super) fn absolute(key: &str) -> String {
     if key.starts_with('/') { key.to_owned() } else { format!("{}{key}", etcd::ROOT) }
 }

@@ -2,8 +2,10 @@
 //!
 //! Results go to standard output, talk to standard error.
 
+mod api_server;
 mod clusters;
 mod doctor;
+mod encryption;
 mod etcd;
 mod exec;
 mod present;
@@ -73,6 +75,8 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
             clusters::wait(global, cluster.as_deref(), nodes, timeout).await
         }
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
+        Command::ApiServer { command } => api_server::api_server(global, command).await,
+        Command::Encryption { command } => encryption::encryption(global, command).await,
         Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,

@@ -26,6 +26,7 @@ pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode>
         profile: loaded.profile,
         base: loaded.base,
         image: source.image.clone(),
+        load_balancer_image: arguments.load_balancer_image.clone(),
         retain: arguments.retain,
     };
     let outcome = cluster::create(&context, &request).await;

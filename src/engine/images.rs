@@ -10,6 +10,8 @@ use super::{Engine, EngineError};
 pub struct Image {
     /// The image's id, `sha256:...`: the digest of its configuration, and so of its content.
     pub id: String,
+    /// What it starts by itself: entry point and arguments.
+    pub command: Vec<String>,
 }
 
 impl Engine {
@@ -19,7 +21,11 @@ impl Engine {
     /// [`EngineError`] if the engine does not answer.
     pub async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         match self.docker.inspect_image(reference).await {
-            Ok(image) => Ok(image.id.map(|id| Image { id })),
+            Ok(image) => {
+                let config = image.config.unwrap_or_default();
+                let command = [config.entrypoint, config.cmd].into_iter().flatten().flatten().collect();
+                Ok(image.id.map(|id| Image { id, command }))
+            }
             Err(error) => match self.error(format!("looking up the image {reference}"), error) {
                 error if error.is_not_found() => Ok(None),
                 // The engine answers 400 to a name that no image can have.

@@ -1,0 +1,75 @@
+//! The load balancer in front of several control planes: its image and its configuration.
+//!
+//! What it is told comes from `render`; what its container looks like from `containers`.
+
+use crate::engine::{FileEntry, Image};
+use crate::render::{self, Inputs, LoadBalancer};
+
+use super::{ClusterError, Context};
+
+/// The image that kind 0.33 uses (pkg/cluster/internal/loadbalancer/const.go).
+pub(super) const DEFAULT_IMAGE: &str = "docker.io/envoyproxy/envoy:v1.36.2";
+
+/// A load balancer that is about to be made.
+#[derive(Debug, Clone)]
+pub(super) struct Balancer {
+    /// The image's reference.
+    pub(super) reference: String,
+    /// The image's id.
+    pub(super) image: String,
+    /// Its configuration, where the program in the image looks for it.
+    pub(super) config: FileEntry,
+}
+
+/// Finds or pulls the image, and renders the configuration; `None` where there is but one control plane.
+///
+/// # Errors
+/// [`ClusterError::Engine`] if there is no image, [`ClusterError::Render`].
+pub(super) async fn prepare(
+    context: &Context,
+    inputs: &Inputs<'_>,
+    wanted: Option<&str>,
+) -> Result<Option<Balancer>, ClusterError> {
+    if !render::needs_load_balancer(&render::plan_nodes(inputs.profile, inputs.cluster)) {
+        return Ok(None);
+    }
+    let reference = wanted.unwrap_or(DEFAULT_IMAGE);
+    let image = match context.engine.image(reference).await? {
+        Some(image) => image,
+        None => {
+            let step = context.reporter.stage(&format!("Pulling {reference}"));
+            let image = context.engine.pull(reference, |status| step.detail(status)).await?;
+            step.done();
+            image
+        }
+    };
+    let (program, path) = program(&image);
+    let config = render::load_balancer_config(inputs, program)?;
+    Ok(config.map(|config| Balancer {
+        reference: reference.to_owned(),
+        image: image.id,
+        config: FileEntry::new(path, 0o644, config),
+    }))
+}
+
+/// The program that an image starts, and where it reads its configuration.
+fn program(image: &Image) -> (LoadBalancer, &'static str) {
+    if image.command.iter().any(|word| word.contains("haproxy")) {
+        (LoadBalancer::Haproxy, "/usr/local/etc/haproxy/haproxy.cfg")
+    } else {
+        (LoadBalancer::Envoy, "/etc/envoy/envoy.yaml")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_tells_its_program() {
+        let image =
+            |words: &[&str]| Image { id: String::new(), command: words.iter().map(|&word| word.to_owned()).collect() };
+        assert_eq!(program(&image(&["/usr/sbin/haproxy", "-W"])).0, LoadBalancer::Haproxy);
+        assert_eq!(program(&image(&["envoy", "-c", "/etc/envoy/envoy.yaml"])).0, LoadBalancer::Envoy);
+    }
+}

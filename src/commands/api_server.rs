@@ -1,0 +1,50 @@
+//! `kprov apiserver set` and `kprov apiserver unset`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::api_server;
+use crate::cli::{ApiServerCommand, Global};
+use crate::cluster;
+use crate::node::Node;
+use crate::profile::Role;
+
+use super::{Result, context, present};
+
+pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Result<ExitCode> {
+    let start = Instant::now();
+    let context = context(global).await?;
+    let (ApiServerCommand::Set { mut words } | ApiServerCommand::Unset { mut words }) = command.clone();
+    // A flag has a value, or is not alone; a cluster is there.
+    let known = cluster::list(&context.engine).await?;
+    let cluster = match words.first() {
+        Some(first) if words.len() > 1 && !first.starts_with('-') && known.iter().any(|found| found.name == *first) => {
+            Some(words.remove(0))
+        }
+        _ => None,
+    };
+    let change = match command {
+        ApiServerCommand::Set { .. } => api_server::parse_set(&words)?,
+        ApiServerCommand::Unset { .. } => api_server::parse_unset(&words)?,
+    };
+    let found = cluster::find(&context.engine, cluster.as_deref()).await?;
+    let _lock = context.store().lock(&found.name)?;
+    let mut nodes: Vec<Node> = found.nodes(&context.engine);
+    nodes.retain(|node| node.role == Role::ControlPlane);
+    let changed = api_server::change_all(&context.reporter, &nodes, &change).await;
+    context.reporter.close();
+    let changed = changed?;
+    let seconds = start.elapsed().as_secs_f64();
+    let value = json!({"cluster": found.name, "change": change.to_string(), "changed": changed,
+        "seconds": (seconds * 10.0).round() / 10.0});
+    present::result(global.output, &value, || {
+        if changed.is_empty() {
+            format!("The API server runs with {change} already.\n")
+        } else {
+            format!("The API server runs with {change}, and is ready: {}, {seconds:.1} s.\n", changed.join(", "))
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}

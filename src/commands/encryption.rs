@@ -1,0 +1,175 @@
+//! `kprov encryption`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cli::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
+use crate::encryption::{self, Outcome, Request, Status, Subject, Verb};
+use crate::etcd::{self, Entry, Etcd};
+use crate::node::Node;
+use crate::profile::{ProviderKind, Role};
+
+use super::{Result, clusters, context, present};
+
+/// How many lines of a value are shown: the prefix, and enough of what follows.
+const SHOWN: usize = 10;
+
+pub(super) async fn encryption(global: &Global, command: EncryptionCommand) -> Result<ExitCode> {
+    match command {
+        EncryptionCommand::Status { cluster } => status(global, cluster.as_deref()).await,
+        EncryptionCommand::Enable { provider, resources, key, how } => {
+            let request = Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key };
+            change(global, &how, Some(request)).await
+        }
+        EncryptionCommand::Rotate { key, how } => {
+            let request = Request { verb: Verb::Rotate, provider: None, resources: Vec::new(), key };
+            change(global, &how, Some(request)).await
+        }
+        EncryptionCommand::Migrate { to, key, how } => {
+            let request = Request { verb: Verb::Migrate, provider: Some(to.into()), resources: Vec::new(), key };
+            change(global, &how, Some(request)).await
+        }
+        EncryptionCommand::Disable { how } => {
+            let request = Request { verb: Verb::Disable, provider: None, resources: Vec::new(), key: None };
+            change(global, &how, Some(request)).await
+        }
+        EncryptionCommand::Resume { how } => change(global, &how, None).await,
+        EncryptionCommand::Undo { how } => undo(global, &how).await,
+    }
+}
+
+impl From<EncryptWith> for ProviderKind {
+    fn from(provider: EncryptWith) -> Self {
+        match provider {
+            EncryptWith::Aescbc => Self::Aescbc,
+            EncryptWith::Aesgcm => Self::Aesgcm,
+            EncryptWith::Secretbox => Self::Secretbox,
+        }
+    }
+}
+
+fn control_planes(nodes: &[Node]) -> Vec<Node> {
+    nodes.iter().filter(|node| node.role == Role::ControlPlane).cloned().collect()
+}
+
+async fn status(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let found = crate::cluster::find(&context.engine, cluster).await?;
+    let status = encryption::status(&control_planes(&found.nodes(&context.engine))).await?;
+    present::result(global.output, &json!({"cluster": found.name, "encryption": status}), || status_text(&status));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status_text(status: &Status) -> String {
+    let mut rows = Vec::new();
+    for resource in &status.resources {
+        let readers = resource.readers.join(", ");
+        let mut first = Some((resource.resource.clone(), resource.writer.clone(), readers));
+        for stored in &resource.stored {
+            let (name, writer, readers) = first.take().unwrap_or_default();
+            rows.push(vec![name, writer, stored.stored.clone(), stored.count.to_string(), readers]);
+        }
+        if let Some((name, writer, readers)) = first {
+            rows.push(vec![name, writer, "-".to_owned(), "0".to_owned(), readers]);
+        }
+    }
+    let mut text = present::table(&["RESOURCE", "WRITTEN BY", "STORED AS", "VALUES", "READABLE WITH"], &rows);
+    if !status.same {
+        text.push_str("\nThe control planes have different configurations.\n");
+    }
+    if let Some(journal) = &status.under_way {
+        text.push_str(&format!(
+            "\nUnfinished: {journal}, at \"{}\". `kprov encryption resume` goes on{}.\n",
+            journal.phase.title(),
+            if journal.turned_back().is_some() { ", `kprov encryption undo` turns back" } else { "" }
+        ));
+    }
+    text
+}
+
+async fn change(global: &Global, how: &EncryptionHow, request: Option<Request>) -> Result<ExitCode> {
+    run(global, how, async |subject| match &request {
+        Some(request) => encryption::run(subject, request).await,
+        None => encryption::resume(subject).await,
+    })
+    .await
+}
+
+async fn undo(global: &Global, how: &EncryptionHow) -> Result<ExitCode> {
+    run(global, how, async |subject| encryption::undo(subject).await).await
+}
+
+async fn run(
+    global: &Global,
+    how: &EncryptionHow,
+    change: impl AsyncFnOnce(&Subject<'_>) -> std::result::Result<Outcome, encryption::EncryptionError>,
+) -> Result<ExitCode> {
+    let start = Instant::now();
+    let context = context(global).await?;
+    let name = clusters::name(&context, how.cluster.as_deref()).await?;
+    let _lock = context.store().lock(&name)?;
+    let opened = clusters::open(&context, Some(&name)).await?;
+    let client = opened.client().await?;
+    let nodes = control_planes(&opened.nodes);
+    let subject =
+        Subject { context: &context, cluster: &name, control_planes: &nodes, client: &client, restart: how.restart };
+    let shown = how.show.as_deref().map(super::etcd::absolute);
+    let before = look(&nodes, shown.as_deref()).await?;
+    let outcome = change(&subject).await;
+    context.reporter.close();
+    let outcome = outcome?;
+    let after = look(&nodes, shown.as_deref()).await?;
+    let status = encryption::status(&nodes).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let entry = |entry: &Option<Entry>| {
+        let entry = entry.as_ref()?;
+        Some(
+            json!({"stored": etcd::classify(&entry.value).to_string(), "bytes": entry.value.len(), "fields": etcd::fields(&entry.value)}),
+        )
+    };
+    let value = json!({
+        "cluster": name,
+        "done": outcome.walk.as_ref().map(ToString::to_string),
+        "rewritten": outcome.rewritten,
+        "seconds": (seconds * 10.0).round() / 10.0,
+        "key": shown, "before": entry(&before), "after": entry(&after),
+        "encryption": status,
+    });
+    present::result(global.output, &value, || {
+        let done = match &outcome.walk {
+            Some(walk) => format!("Done: {walk}. {} values rewritten, {seconds:.1} s.\n", outcome.rewritten),
+            None => "Everything is as asked for already.\n".to_owned(),
+        };
+        let compared = shown.as_deref().map(|key| compared(key, before.as_ref(), after.as_ref())).unwrap_or_default();
+        format!("{compared}{}\n{done}", status_text(&status))
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<Entry>> {
+    match (nodes.first(), key) {
+        (Some(node), Some(key)) => Ok(Etcd::on(node.clone()).get(key).await?),
+        _ => Ok(None),
+    }
+}
+
+/// The same key before and after, side by side.
+fn compared(key: &str, before: Option<&Entry>, after: Option<&Entry>) -> String {
+    let column = |entry: Option<&Entry>| -> Vec<String> {
+        let Some(entry) = entry else { return vec!["(no such key)".to_owned()] };
+        let dump = etcd::hexdump(&entry.value[..entry.value.len().min(16 * SHOWN)]);
+        // The offset and the printable characters: a whole hexdump is too wide for two columns.
+        let lines = dump.lines().map(|line| {
+            let (_, ascii) = line.split_once('|').unwrap_or(("", line));
+            format!("{} |{ascii}", line.get(..8).unwrap_or_default())
+        });
+        std::iter::once(etcd::classify(&entry.value).to_string()).chain(lines).collect()
+    };
+    let (left, right) = (column(before), column(after));
+    let rows: Vec<Vec<String>> = (0..left.len().max(right.len()))
+        .map(|line| [&left, &right].map(|column| column.get(line).cloned().unwrap_or_default()).to_vec())
+        .collect();
+    format!("{key}\n\n{}\n", present::table(&["BEFORE", "AFTER"], &rows))
+}

@@ -4,6 +4,7 @@ mod failing;
 mod kills;
 mod kind;
 mod lifecycle;
+mod parity;
 
 use test_support::{Run, Sandbox};
 

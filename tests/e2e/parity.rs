@@ -1,0 +1,112 @@
+//! The fast start makes the cluster that kubeadm makes: the same files, the same objects.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use test_support::Sandbox;
+
+use super::KPROV;
+
+/// Files that a node has of its own: names with dates, caches, pods' folders, and the link by which kubelet finds its
+/// certificate (a file until kubelet rotates it).
+const FILES: &str = "find /etc/kubernetes /var/lib/kubelet /kind/kubeadm.conf -xdev -type f -printf '%m %u:%g %p\\n' \
+     | grep -v -e /pods/ -e /plugins -e device-plugins -e /tmp/ -e manager_state -e checkpoint -e 'kubelet-client-' \
+     | sort";
+
+/// Files whose content is compared, too.
+const CONTENT: &str = "for f in /etc/kubernetes/manifests/*.yaml /var/lib/kubelet/config.yaml \
+     /var/lib/kubelet/kubeadm-flags.env /kind/kubeadm.conf; do if [ -f $f ]; then echo \"== $f\"; cat $f; fi; done";
+
+/// Objects that kubeadm and the add-ons make.
+const OBJECTS: &str = "nodes,configmaps,secrets,serviceaccounts,services,daemonsets,deployments,roles,rolebindings,\
+     clusterroles,clusterrolebindings,storageclasses,priorityclasses";
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn the_fast_start_makes_the_cluster_that_kubeadm_makes() {
+    let sandbox = Sandbox::on_engine(KPROV, "same");
+    let mut seen = Vec::new();
+    for bootstrap in ["kubeadm", "phased"] {
+        let set = format!("bootstrap={bootstrap}");
+        sandbox.up(&["--profile", "secure-two-node", "--set", &set]).done();
+        seen.push(look(&sandbox));
+        sandbox.kprov(&["down", &sandbox.cluster]).done();
+    }
+    let (fast, plain) = (seen.pop().unwrap_or_default(), seen.pop().unwrap_or_default());
+    assert!(plain.len() > 100, "only {} things were seen", plain.len());
+    let differ: Vec<String> = plain
+        .iter()
+        .filter(|(name, value)| fast.get(*name) != Some(value))
+        .map(|(name, value)| format!("{name}\n  kubeadm: {value}\n  phased:  {}", fast.get(name).map_or("-", |v| v)))
+        .chain(fast.keys().filter(|name| !plain.contains_key(*name)).map(|name| format!("{name}: only phased")))
+        .collect();
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+    sandbox.assert_clean();
+}
+
+/// Everything that is to be the same, by name, with the nodes' addresses replaced by their names.
+fn look(sandbox: &Sandbox) -> BTreeMap<String, String> {
+    let status = sandbox.kprov(&["status", &sandbox.cluster, "-o", "json"]).ok().json();
+    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+    let addresses: Vec<(String, String)> = nodes
+        .iter()
+        .filter_map(|node| Some((node["ipv4"].as_str()?.to_owned(), node["name"].as_str()?.to_owned())))
+        .collect();
+    let named = |text: &str| addresses.iter().fold(text.to_owned(), |text, (ip, name)| text.replace(ip, name));
+    let shell = |node: &str, script: &str| named(&sandbox.kprov(&["exec", node, "--", "sh", "-c", script]).ok().stdout);
+    let mut seen = BTreeMap::new();
+    for (_, node) in &addresses {
+        for line in shell(node, FILES).lines() {
+            seen.insert(format!("{node}: {line}"), String::new());
+        }
+        for part in shell(node, CONTENT).split("== ").skip(1) {
+            let (file, content) = part.split_once('\n').unwrap_or((part, ""));
+            seen.insert(format!("{node}: {file}"), content.to_owned());
+        }
+    }
+    let list = format!("kubectl get {OBJECTS} --all-namespaces -o json");
+    let list: Value = serde_json::from_str(&shell(&sandbox.node("control-plane"), &list)).expect("a list of objects");
+    for object in list["items"].as_array().into_iter().flatten() {
+        let (name, value) = essence(object);
+        seen.insert(name, value);
+    }
+    seen
+}
+
+/// An object's name, without what is random in it, and what of it does not change from cluster to cluster.
+fn essence(object: &Value) -> (String, String) {
+    let metadata = &object["metadata"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, mut name) = (text(&object["kind"]), text(&metadata["name"]));
+    // Tokens' Secrets of old Kubernetes versions are called ACCOUNT-token-RANDOM.
+    if let Some((account, _)) = name.rsplit_once("-token-").filter(|_| kind == "Secret") {
+        name = format!("{account}-token");
+    }
+    let annotations: Vec<String> =
+        metadata["annotations"].as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
+    let mut value = vec![metadata["labels"].to_string(), annotations.join(",")];
+    match kind.as_str() {
+        "ConfigMap" => {
+            // Certificates and signatures are each cluster's own.
+            let own = |key: &str| {
+                key.ends_with(".crt") || key.contains("ca-file") || key.starts_with("jws") || key == "kubeconfig"
+            };
+            // Old kubeadm notes a default there that its phase for the manifests has set in the same process.
+            let quirk = "\\n    authorization-mode: Node,RBAC";
+            let data = object["data"].as_object().cloned().unwrap_or_default();
+            value.extend(
+                data.iter().map(
+                    |(key, text)| if own(key) { key.clone() } else { format!("{key}: {text}").replace(quirk, "") },
+                ),
+            );
+        }
+        "Node" => {
+            value.push(object["spec"]["taints"].to_string());
+            value.push(object["spec"]["providerID"].to_string());
+        }
+        "Secret" => value.push(object["type"].to_string()),
+        "Service" => value.push(object["spec"]["ports"].to_string()),
+        _ => value.extend(["spec", "rules", "roleRef", "subjects"].map(|field| object[field].to_string())),
+    }
+    (format!("{kind} {}/{name}", text(&metadata["namespace"])), value.join("\n"))
+}

@@ -255,20 +255,29 @@ pub(super) async fn wait(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The evidence as text: every check, or only what is most telling.
+/// How much of each check's evidence is shown where not all of it is asked for.
+const SHORT: usize = 96;
+
+/// The evidence as text: all of it, or the beginning of each check's.
 pub(super) fn evidence(report: &Report, all: bool) -> String {
     let mut text = String::new();
     for check in &report.checks {
         let mark = if check.ok { "ok  " } else { "FAIL" };
-        text.push_str(&format!("{mark} {}: {}\n", check.name, check.evidence));
+        let evidence = if all || !check.ok { check.evidence.clone() } else { shortened(&check.evidence) };
+        text.push_str(&format!("{mark} {}: {evidence}\n", check.name));
     }
-    if let Some(canary) = &report.canary
-        && (all || !canary.plain_text_found)
-    {
+    if let Some(canary) = &report.canary {
         let indented: String = canary.first_bytes.lines().map(|line| format!("       {line}\n")).collect();
         text.push_str(&format!("     the canary's first bytes in etcd ({}):\n{indented}", canary.stored));
     }
     text
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= SHORT {
+        return text.to_owned();
+    }
+    text.chars().take(SHORT).chain(['…']).collect()
 }
 
 pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bool) -> Result<ExitCode> {

@@ -115,7 +115,10 @@ fn check_flags(name: String, line: &[String], flags: &BTreeMap<String, String>) 
         .collect();
     if missing.is_empty() {
         let set: Vec<String> = flags.iter().map(|(flag, value)| format!("--{flag}={value}")).collect();
-        let evidence = if set.is_empty() { "runs".to_owned() } else { format!("runs with {}", set.join(" ")) };
+        let evidence = match set.len() {
+            0 => "runs".to_owned(),
+            count => format!("runs with the {count} flags asked for: {}", set.join(" ")),
+        };
         Check::new(name, true, evidence)
     } else {
         Check::new(name, false, missing.join("; "))

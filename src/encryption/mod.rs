@@ -138,6 +138,38 @@ pub enum EncryptionError {
         /// Why not.
         reason: &'static str,
     },
+    /// A configuration holds another key under a known name.
+    #[error("{node}: the key {key} in the EncryptionConfiguration is not the one that kprov made for this cluster")]
+    #[diagnostic(
+        code(kprov::encryption::wrong_key),
+        help(
+            "the API server still works with the right one, and would not come up again with this one: put the right file back. Nothing has been changed"
+        )
+    )]
+    WrongKey {
+        /// The node.
+        node: String,
+        /// The key's provider and name.
+        key: KeyId,
+    },
+    /// A configuration lacks a key that values are stored under.
+    #[error("{count} {resource} are stored as {stored}, which the EncryptionConfiguration on {node} cannot read")]
+    #[diagnostic(
+        code(kprov::encryption::unreadable),
+        help(
+            "the API server would not come up again with this file, or could not read them: put the right file back. Nothing has been changed"
+        )
+    )]
+    Unreadable {
+        /// The node.
+        node: String,
+        /// The resource.
+        resource: String,
+        /// How they are stored.
+        stored: String,
+        /// How many.
+        count: usize,
+    },
     /// A key is used, and is nowhere to be found.
     #[error("{} values are stored under {key}, which is in no control plane's configuration", resources.join(", "))]
     #[diagnostic(code(kprov::encryption::lost), help("put the EncryptionConfiguration with that key back first"))]
@@ -238,6 +270,7 @@ pub async fn run(subject: &Subject<'_>, request: &Request) -> Result<Outcome, En
         planes = subject.read().await?;
     }
     let config = same_config(&planes)?.unwrap_or_default();
+    subject.check_keys(&config).await?;
     subject.check_resources(&request.resources).await?;
     let moves = plan::moves(request.verb, &config, request.provider, &request.resources, request.key.as_deref())?;
     if moves.is_empty() {
@@ -350,6 +383,32 @@ impl Subject<'_> {
     fn etcd(&self) -> Etcd {
         // A cluster without control plane does not get this far.
         Etcd::on(self.control_planes[0].clone())
+    }
+
+    /// Whether the configuration is one that an API server could be started with: its file may have been changed since
+    /// the one that runs has read it.
+    async fn check_keys(&self, config: &Config) -> Result<(), EncryptionError> {
+        let node = &self.control_planes[0].name;
+        let known = self.context.store().load_keys(self.cluster).map_err(Box::new)?.unwrap_or_default();
+        for provider in &known.providers {
+            for (name, material) in &provider.keys {
+                let key = KeyId { provider: provider.kind, key: name.clone() };
+                if config.groups.iter().filter_map(|group| group.material(&key)).any(|found| found != material) {
+                    return Err(EncryptionError::WrongKey { node: node.clone(), key });
+                }
+            }
+        }
+        for (resource, group) in config.resources() {
+            let readable: Vec<String> = group.keys().iter().map(|(key, _)| key.stored()).collect();
+            for (stored, count) in self.etcd().census(&crate::verify::etcd_prefix(resource)).await? {
+                let stored = stored.to_string();
+                if !readable.contains(&stored) && !stored.starts_with("k8s:enc:kms:") {
+                    let (node, resource) = (node.clone(), resource.to_owned());
+                    return Err(EncryptionError::Unreadable { node, resource, stored, count });
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn check_resources(&self, resources: &[String]) -> Result<(), EncryptionError> {

@@ -1,0 +1,58 @@
+//! Three control planes behind a load balancer: changes that clients hardly notice, and a node that stops in the middle.
+
+use test_support::{Job, Sandbox, in_full};
+
+use super::load::Load;
+use super::{KPROV, encryption, stored_alike};
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn three_control_planes_change_while_clients_work() {
+    if !in_full() {
+        return;
+    }
+    let sandbox = Sandbox::on_engine(KPROV, "ha");
+    let mut up = sandbox.up_command(&["--profile", "ha"]);
+    if let Some(image) = std::env::var_os("KPROV_LOAD_BALANCER_IMAGE") {
+        up.env("KPROV_LOAD_BALANCER_IMAGE", image);
+    }
+    test_support::Run::of(&mut up).done();
+    let load = Load::start(&sandbox.kubeconfig());
+
+    for verb in [&["rotate"][..], &["migrate", "--to", "aescbc"], &["disable"], &["enable", "--provider", "secretbox"]]
+    {
+        load.forget_outage();
+        let before = load.seen();
+        encryption(&sandbox, verb).done();
+        let seen = load.seen();
+        load.assert_unharmed();
+        stored_alike(&sandbox);
+        eprintln!("{}: {seen}", verb.join(" "));
+        assert_eq!(seen.failed, before.failed, "requests failed that one retry should have saved: {seen}");
+    }
+
+    // A node stops between two restarts.
+    let third = sandbox.node("control-plane3");
+    let mut command = sandbox.kprov_command(&["encryption", "rotate", &sandbox.cluster, "-o", "json"]);
+    let job = Job::start(&mut command);
+    assert!(job.wait_for(|event| event["name"] == "Restarting the API server" && event["state"] == "done"));
+    sandbox.engine().docker(&["stop", "--time", "1", &third]).done();
+    let run = job.wait();
+    load.assert_unharmed();
+    assert_ne!(run.code, Some(0), "{run}");
+    encryption(&sandbox, &["resume"]).fails().says("does not run");
+    sandbox.engine().docker(&["start", &third]).done();
+    let mut resumed = encryption(&sandbox, &["resume"]);
+    for _ in 0..10 {
+        if resumed.code == Some(0) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        resumed = encryption(&sandbox, &["resume"]);
+    }
+    resumed.done();
+    stored_alike(&sandbox);
+    let seen = load.end();
+    eprintln!("a node stopped in the middle: {seen}");
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+}

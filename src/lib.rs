@@ -16,4 +16,5 @@ pub mod paths;
 pub mod profile;
 pub mod progress;
 pub mod render;
+pub mod snapshot;
 pub mod verify;

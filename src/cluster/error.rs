@@ -9,6 +9,7 @@ use crate::kubernetes::ApiError;
 use crate::node::NodeError;
 use crate::paths::PathsError;
 use crate::render::{RenderError, VersionError};
+use crate::snapshot::SnapshotError;
 use crate::verify::VerifyError;
 
 /// A failed operation on a cluster.
@@ -162,6 +163,10 @@ pub enum ClusterError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Paths(#[from] PathsError),
+    /// A snapshot could not be kept or used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The finished cluster is not what was asked for.
     #[error(transparent)]
     #[diagnostic(transparent)]

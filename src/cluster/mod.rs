@@ -4,6 +4,7 @@
 //! containers to `engine`, what happens inside a node to `node`, and the API to `kubernetes`.
 
 mod bootstrap;
+mod capture;
 mod containers;
 mod create;
 mod delete;
@@ -12,6 +13,7 @@ mod error;
 mod image;
 mod logs;
 mod reset;
+mod restore;
 mod store;
 
 use std::sync::Arc;

@@ -211,7 +211,7 @@ pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<Exi
         cgroup_v1,
     });
     let step = context.reporter.stage("Gathering evidence");
-    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref() };
+    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None };
     let report = verify::verify(&target).await?;
     step.done();
     context.reporter.close();

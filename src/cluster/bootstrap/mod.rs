@@ -132,7 +132,10 @@ impl Build<'_> {
 
     /// Whether the image holds a DNS server for the cluster; some do not.
     async fn has_dns(&self, node: &Node) -> Result<bool, ClusterError> {
-        let images = node.run(&["ctr", "--namespace", "k8s.io", "images", "ls", "-q"]).await?;
+        // A node whose boot has been seen may still be starting containerd.
+        let script = "n=0; until ctr version >/dev/null 2>&1 || [ $n -ge 300 ]; do n=$((n+1)); sleep 0.1; done; \
+                      exec ctr --namespace k8s.io images ls -q";
+        let images = node.script("listing images", script).await?;
         Ok(images.lines().any(|image| image.contains("/coredns")))
     }
 }

@@ -3,20 +3,22 @@
 //! Everything that can be wrong with a state is found out before anything is taken away, and the new
 //! containers are made and filled while the old ones still run. Then they change places.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
+use zeroize::Zeroizing;
 
-use crate::engine::{Container, EngineError, Image, Tarball};
+use crate::engine::{Container, EngineError, FileEntry, Image, Subnet, Tarball};
 use crate::keys::{KeyRing, StoredKeys};
 use crate::kubeconfig;
 use crate::kubernetes::{self, ApiError, ready};
-use crate::node::Node;
-use crate::profile::FileModes;
-use crate::render::{self, Inputs, KubernetesVersion, NodePlan};
-use crate::snapshot::{Manifest, SnapshotError, States, file, unpack};
+use crate::node::{Node, NodeError};
+use crate::profile::{FileModes, KubeProxyMode, Profile, Role};
+use crate::render::{self, API_SERVER_PORT, Inputs, KubernetesVersion, NodePlan};
+use crate::snapshot::{Edit, Manifest, SnapshotError, States, edit, file, unpack};
 use crate::verify;
 
 use super::containers::{Fixed, Frame, proxies};
@@ -32,6 +34,12 @@ pub(super) const OLD: &str = ".kprov-old";
 
 /// How long an API server may take to answer.
 const API: Duration = Duration::from_secs(120);
+
+/// What a kubelet does not start without.
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+
+/// How long a kubelet that was there before the API server may take to notice it.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// How long addresses and ports of a container that has just been killed may stay taken.
 const RELEASE: Duration = Duration::from_secs(15);
@@ -151,8 +159,7 @@ async fn replace(
     let step = context.reporter.stage("Changing places");
     record.nodes = change_places(context, state, addresses, old).await?;
     step.done();
-    let moved = record.nodes != state.record.nodes;
-    if moved {
+    if record.nodes != state.record.nodes {
         context.reporter.info(
             "The network, which kprov did not make, takes no fixed addresses: the nodes have others than before.",
         );
@@ -161,7 +168,7 @@ async fn replace(
         try_join_all(old.iter().map(|container| context.engine.remove_container(&container.id))).await?;
         Ok::<_, ClusterError>(())
     };
-    let (proven, ()) = tokio::try_join!(bring_back(context, state, moved, since), removed)?;
+    let (proven, ()) = tokio::try_join!(bring_back(context, state, &record.nodes, since), removed)?;
     record.status = Status::Ready;
     store.save(&record)?;
     let (report, kubeconfig) = proven;
@@ -201,11 +208,45 @@ async fn make_nodes(context: &Context, state: &Prepared) -> Result<Addresses, Cl
         spec.hostname = Some(spec.name.clone());
         spec.name.push_str(NEXT);
         let id = context.engine.create_container(spec).await?;
-        context.engine.put_archive(&id, archive.clone()).await?;
+        let early = early_part(plan.role, archive)
+            .map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
+        context.engine.put_archive(&id, early).await?;
         Ok::<_, ClusterError>(())
     }))
     .await?;
     Ok(addresses)
+}
+
+/// What a node gets before it starts.
+///
+/// A worker's kubelet does not start without its configuration. It has nothing to do before the API server
+/// answers, and one that starts earlier sits in ever longer pauses then.
+fn early_part(role: Role, archive: &Tarball) -> Result<Tarball, String> {
+    edit(archive, |path, content| match role {
+        Role::Worker if path == KUBELET_CONFIG.trim_start_matches('/') => Ok(Edit::Drop),
+        Role::ControlPlane if path.starts_with("etc/kubernetes/manifests/") => {
+            Ok(shorten_startup_probes(content).map_or(Edit::Keep, Edit::Replace))
+        }
+        _ => Ok(Edit::Keep),
+    })
+}
+
+/// A static pod's manifest whose startup probes ask every second, for as long as before in all. kubeadm's wait
+/// for ten seconds and then ask every ten, at a random moment, so that a pod that runs counts as not Ready for
+/// up to twenty.
+fn shorten_startup_probes(manifest: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut pod: serde_json::Value = serde_yaml::from_slice(manifest).ok()?;
+    for container in pod.pointer_mut("/spec/containers")?.as_array_mut()? {
+        let Some(probe) = container.get_mut("startupProbe").and_then(serde_json::Value::as_object_mut) else {
+            continue;
+        };
+        let number = |name: &str, default: u64| probe.get(name).and_then(serde_json::Value::as_u64).unwrap_or(default);
+        let budget = number("initialDelaySeconds", 0) + number("periodSeconds", 10) * number("failureThreshold", 3);
+        probe.remove("initialDelaySeconds");
+        probe.insert("periodSeconds".to_owned(), 1.into());
+        probe.insert("failureThreshold".to_owned(), budget.into());
+    }
+    serde_yaml::to_string(&pod).ok().map(|text| Zeroizing::new(text.into_bytes()))
 }
 
 fn address_of<'a>(record: &'a Record, plan: &NodePlan) -> Option<&'a NodeRecord> {
@@ -268,7 +309,7 @@ async fn change_places(
 async fn bring_back(
     context: &Context,
     state: &Prepared,
-    moved: bool,
+    addresses: &[NodeRecord],
     since: Timestamp,
 ) -> Result<(verify::Report, PathBuf), ClusterError> {
     let record = &state.record;
@@ -288,6 +329,8 @@ async fn bring_back(
 
     let step = context.reporter.stage("Waiting until the API server answers");
     try_join_all(nodes.iter().map(Node::wait_booted)).await?;
+    let route = ServiceRoute::of(&record.profile, addresses.first());
+    try_join_all(nodes.iter().map(|node| route.lay(node))).await?;
     let answers = async {
         while !kubernetes::is_ready(&client).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -304,16 +347,32 @@ async fn bring_back(
         let mut nodes_only = expected.clone();
         nodes_only.pods = false;
         let step = context.reporter.stage("Waiting until every node is Ready again");
-        // A kubelet that started before the API server answers sits in ever longer pauses; a new one does not.
-        try_join_all(nodes.iter().map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
-        ready::wait(&client, &nodes_only, READY, |pending| {
-            step.detail(pending.first().map_or("", String::as_str));
-        })
+        try_join_all(nodes.iter().zip(&state.nodes).filter(|(node, _)| node.role == Role::Worker).map(
+            |(node, (_, archive))| async {
+                if let Some(config) = file(archive, KUBELET_CONFIG) {
+                    node.put_files(&[FileEntry { path: KUBELET_CONFIG.to_owned(), mode: 0o644, content: config }])
+                        .await?;
+                }
+                node.run(&["systemctl", "start", "kubelet"]).await
+            },
+        ))
         .await?;
+        let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
+        if ready::wait(&client, &nodes_only, NOTICE, show).await.is_err() {
+            // One that started before the API server may sit in a long pause; a new one does not.
+            try_join_all(
+                nodes
+                    .iter()
+                    .filter(|node| node.role == Role::ControlPlane)
+                    .map(|node| node.run(&["systemctl", "restart", "kubelet"])),
+            )
+            .await?;
+            ready::wait(&client, &nodes_only, READY, show).await?;
+        }
         step.done();
         let step = context.reporter.stage("Waiting until every system pod is Ready again");
         let approve = async {
-            if moved && record.profile.spec.hardening.kubelet_serving_certificates {
+            if addresses != record.nodes && record.profile.spec.hardening.kubelet_serving_certificates {
                 kubernetes::approve_serving_certificates(&client, &expected.nodes).await?;
             }
             Ok(())
@@ -322,6 +381,7 @@ async fn bring_back(
             step.detail(pending.first().map_or("", String::as_str));
         });
         tokio::try_join!(wait, approve)?;
+        try_join_all(nodes.iter().map(|node| route.lift(node))).await?;
         step.done();
     }
     if record.profile.spec.hardening.file_modes == FileModes::Restrictive {
@@ -343,4 +403,57 @@ async fn bring_back(
     report.require()?;
     step.done();
     Ok((report, context.kubeconfig.merge(&kubeconfig)?))
+}
+
+/// A way from a node to the API server's service address, until kube-proxy has made its own: pods that start
+/// before that, such as the cluster's name server, would hang in their first connection for half a minute.
+struct ServiceRoute(Vec<String>);
+
+impl ServiceRoute {
+    /// The way to the first control plane; none where nobody routes service addresses.
+    fn of(profile: &Profile, first: Option<&NodeRecord>) -> Self {
+        let networking = &profile.spec.networking;
+        if networking.kube_proxy_mode == KubeProxyMode::None {
+            return Self(Vec::new());
+        }
+        let rules = networking.service_subnet().split(',').filter_map(|subnet| {
+            let subnet: Subnet = subnet.trim().parse().ok()?;
+            // The first address is the API server's.
+            let (tool, from, to) = match subnet.base {
+                IpAddr::V4(base) => {
+                    ("iptables", Ipv4Addr::from(u32::from(base) + 1).to_string(), first?.ipv4?.to_string())
+                }
+                IpAddr::V6(base) => {
+                    ("ip6tables", Ipv6Addr::from(u128::from(base) + 1).to_string(), format!("[{}]", first?.ipv6?))
+                }
+            };
+            Some((tool, format!("-d {from} -p tcp --dport 443 -j DNAT --to-destination {to}:{API_SERVER_PORT}")))
+        });
+        Self(
+            rules
+                .flat_map(|(tool, rule)| {
+                    ["PREROUTING", "OUTPUT"].map(|chain| format!("{tool} -w -t nat ACTION {chain} {rule}"))
+                })
+                .collect(),
+        )
+    }
+
+    async fn lay(&self, node: &Node) -> Result<(), NodeError> {
+        self.run(node, "-I").await
+    }
+
+    async fn lift(&self, node: &Node) -> Result<(), NodeError> {
+        self.run(node, "-D").await
+    }
+
+    async fn run(&self, node: &Node, action: &str) -> Result<(), NodeError> {
+        // A node without such rules is slower, not wrong. What starts the init system first chooses the tools.
+        let lines: Vec<String> =
+            self.0.iter().map(|rule| format!("{} || true\n", rule.replacen("ACTION", action, 1))).collect();
+        let script = format!(
+            "n=0; until [ -S /run/systemd/private ] || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.05; done\n{}",
+            lines.concat()
+        );
+        node.script("laying a way to the API server", &script).await.map(|_| ())
+    }
 }

@@ -119,6 +119,47 @@ pub fn unpack(packed: &[u8]) -> Result<Tarball, String> {
     Ok(tar)
 }
 
+/// What becomes of a file of an archive.
+pub enum Edit {
+    /// It stays.
+    Keep,
+    /// It gets other content.
+    Replace(Zeroizing<Vec<u8>>),
+    /// It is left out.
+    Drop,
+}
+
+/// An archive whose regular files have been changed by `change`, which gets each one's path (without a leading
+/// slash) and content.
+///
+/// # Errors
+/// What is wrong with the archive, or what `change` said.
+pub fn edit(tar: &[u8], mut change: impl FnMut(&str, &[u8]) -> Result<Edit, String>) -> Result<Tarball, String> {
+    let fail = |error: std::io::Error| error.to_string();
+    let mut builder = tar::Builder::new(Vec::with_capacity(tar.len() + 64 * 1024));
+    for entry in tar::Archive::new(tar).entries().map_err(fail)? {
+        let mut entry = entry.map_err(fail)?;
+        let path = entry.path().map_err(fail)?.into_owned();
+        let mut header = entry.header().clone();
+        if let Some(target) = entry.link_name().map_err(fail)?.map(std::borrow::Cow::into_owned) {
+            builder.append_link(&mut header, &path, target).map_err(fail)?;
+            continue;
+        }
+        let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(entry.size()).unwrap_or_default()));
+        entry.read_to_end(&mut content).map_err(fail)?;
+        if header.entry_type().is_file() {
+            match change(&path.to_string_lossy(), &content)? {
+                Edit::Keep => {}
+                Edit::Replace(other) => content = other,
+                Edit::Drop => continue,
+            }
+        }
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, &path, content.as_slice()).map_err(fail)?;
+    }
+    Ok(Zeroizing::new(builder.into_inner().map_err(fail)?))
+}
+
 /// The bytes of one file in an archive; `path` is absolute.
 #[must_use]
 pub fn file(tar: &[u8], path: &str) -> Option<Zeroizing<Vec<u8>>> {
@@ -165,6 +206,22 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
         assert_eq!(paths, ["a", "b/x", "var/lib/kubelet/pki/current.pem"]);
+    }
+
+    #[test]
+    fn files_can_be_changed_and_left_out() {
+        let one = normalise(&tar(&[("a", b"1"), ("b", b"2"), ("c", b"3")])).unwrap();
+        let edited = edit(&one, |path, content| {
+            Ok(match path {
+                "a" => Edit::Drop,
+                "b" => Edit::Replace(Zeroizing::new([content, b"!!"].concat())),
+                _ => Edit::Keep,
+            })
+        })
+        .unwrap();
+        assert!(file(&edited, "/a").is_none());
+        assert_eq!(file(&edited, "/b").unwrap().as_slice(), b"2!!");
+        assert_eq!(file(&edited, "/c").unwrap().as_slice(), b"3");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod error;
 mod manifest;
 mod states;
 
-pub use archive::{file, normalise, pack, unpack};
+pub use archive::{Edit, edit, file, normalise, pack, unpack};
 pub use error::SnapshotError;
 pub use manifest::{Blob, Manifest, NodeState};
 pub use states::{Draft, Listed, States};

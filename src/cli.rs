@@ -67,6 +67,12 @@ pub enum Command {
         #[arg(long)]
         retain: bool,
     },
+    /// Keep states of clusters, and go back to them
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Gather evidence that a cluster is what it was meant to be; exits 0 only if all of it holds
     Verify {
         /// The cluster; may be left out if there is but one
@@ -121,6 +127,9 @@ pub struct Up {
     /// Which profile.
     #[command(flatten)]
     pub source: Source,
+    /// Start from a snapshot instead of a profile
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
+    pub from: Option<String>,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,
@@ -155,6 +164,64 @@ pub struct Source {
     /// Change a field of the profile's spec, such as networking.apiServerPort=6443 (repeatable)
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `kprov snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep the state of a running cluster under a name
+    Save {
+        /// The snapshot's name
+        name: String,
+        /// The cluster; may be left out if there is but one
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
+        /// Also keep the images that were loaded into its nodes
+        #[arg(long)]
+        with_images: bool,
+    },
+    /// List snapshots, and the golden states that `reset` goes back to
+    Ls,
+    /// Bring a snapshot's cluster back to it, or make it if it is no more
+    Restore {
+        /// The snapshot's name
+        name: String,
+        /// Make sure that it is this cluster's
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
+        /// Leave everything as it is when something fails
+        #[arg(long)]
+        retain: bool,
+    },
+    /// Forget a snapshot
+    Rm {
+        /// The snapshot's name
+        name: String,
+    },
+    /// Write a snapshot to a file, encrypted by a passphrase: it holds the cluster's CA and keys
+    Export {
+        /// The snapshot's name
+        name: String,
+        /// The file, which must not exist
+        file: PathBuf,
+        /// Write it unencrypted
+        #[arg(long, conflicts_with = "passphrase_file")]
+        plain: bool,
+        /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Read a snapshot from a file
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Its name here, if not the one that it had
+        #[arg(long)]
+        name: Option<String>,
+        /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
 }
 
 /// `kprov etcd`.

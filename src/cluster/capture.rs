@@ -160,3 +160,54 @@ async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, ClusterEr
     resumed?;
     Ok(try_join_all(nodes.iter().map(|node| run(node, HAND_OUT.to_owned()))).await?)
 }
+
+/// The images that were loaded into a node since it was made, packed; `None` if there are none. `built_in` is
+/// containerd's database in the node's own image.
+pub(super) async fn loaded_images(node: &Node, built_in: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, ClusterError> {
+    let list = node.run(&["ctr", "--namespace", "k8s.io", "images", "ls"]).await?;
+    let loaded = loaded(&list, built_in);
+    if loaded.is_empty() {
+        return Ok(None);
+    }
+    let mut command = vec!["ctr", "--namespace", "k8s.io", "images", "export", "-"];
+    command.extend(loaded);
+    let tar = node.output(&command, None).await?.stdout;
+    let packed = tokio::task::spawn_blocking(move || pack(&tar)).await.map_err(|error| error.to_string());
+    let packed = packed
+        .and_then(|packed| packed)
+        .map_err(|reason| SnapshotError::Archive { node: node.name.clone(), reason })?;
+    Ok(Some(packed))
+}
+
+/// Of the lines of `ctr images ls` (name, type, digest, ...), the names of those images whose name or digest
+/// `built_in` does not hold. Names by digest alone are left out: they come with the image that they belong to.
+fn loaded<'a>(list: &'a str, built_in: &[u8]) -> Vec<&'a str> {
+    let holds = |text: &str| built_in.windows(text.len()).any(|window| window == text.as_bytes());
+    list.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (name, digest) = (words.next()?, words.nth(1)?);
+            let by_tag = !name.starts_with("sha256:") && !name.contains('@');
+            (by_tag && !(holds(name) && holds(digest))).then_some(name)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_the_nodes_own_image_do_not_count() {
+        let list = "REF TYPE DIGEST SIZE PLATFORMS LABELS\n\
+            docker.io/a:1 application/x sha256:11 1MiB linux/amd64 -\n\
+            docker.io/b:1 application/x sha256:22 1MiB linux/amd64 -\n\
+            docker.io/c:1 application/x sha256:33 1MiB linux/amd64 -\n\
+            sha256:44 application/x sha256:33 1MiB linux/amd64 -\n";
+        assert_eq!(
+            loaded(list, b"..docker.io/a:1..sha256:11..docker.io/b:1..sha256:99"),
+            ["docker.io/b:1", "docker.io/c:1"]
+        );
+    }
+}

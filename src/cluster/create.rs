@@ -68,26 +68,29 @@ pub struct Outcome {
 /// # Errors
 /// [`ClusterError::Exists`] and whatever goes wrong; then nothing is left, unless `retain` says otherwise.
 pub async fn create(context: &Context, request: &Request) -> Result<Outcome, ClusterError> {
-    let store = context.store();
-    let lock = store.lock(&request.name)?;
-    let existing = context.engine.containers(LABEL_CLUSTER, Some(&request.name)).await?.len();
-    match store.load(&request.name) {
+    let lock = context.store().lock(&request.name)?;
+    make_way(context, &request.name).await?;
+    make(context, request, None, &lock).await
+}
+
+/// Makes sure that a name is free. What a killed kprov left half made under it is removed.
+pub(super) async fn make_way(context: &Context, name: &str) -> Result<(), ClusterError> {
+    let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?.len();
+    match context.store().load(name) {
         Ok(Some(record)) if existing > 0 && record.status == Status::Ready => {
-            return Err(ClusterError::Exists { name: request.name.clone(), nodes: existing });
+            Err(ClusterError::Exists { name: name.to_owned(), nodes: existing })
         }
-        Ok(None) if existing > 0 => {
-            return Err(ClusterError::Exists { name: request.name.clone(), nodes: existing });
-        }
-        Ok(None) => {}
+        Ok(None) if existing > 0 => Err(ClusterError::Exists { name: name.to_owned(), nodes: existing }),
+        Ok(None) => Ok(()),
         // Half made, or gone by another tool's hand; an unreadable record is no use to anybody either.
         Ok(Some(_)) | Err(ClusterError::Record { .. }) => {
             let step = context.reporter.stage("Removing what is left of an earlier try");
-            delete(context, &request.name).await?;
+            delete(context, name).await?;
             step.done();
+            Ok(())
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    make(context, request, None, &lock).await
 }
 
 /// Makes a cluster whose name is free, and cleans up if that fails.

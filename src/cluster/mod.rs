@@ -14,6 +14,7 @@ mod image;
 mod logs;
 mod reset;
 mod restore;
+mod snapshots;
 mod store;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use discover::{Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
 pub use reset::reset;
+pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
 pub use store::{Lock, Record, Status, Store};
 
 /// The network that all clusters share, as in kind.

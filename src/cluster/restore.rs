@@ -3,7 +3,7 @@
 //! Everything that can be wrong with a state is found out before anything is taken away, and the new
 //! containers are made and filled while the old ones still run. Then they change places.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub(super) struct Prepared {
     image: Image,
     version: KubernetesVersion,
     nodes: Vec<(NodePlan, Tarball)>,
+    /// Images to be loaded into nodes again, packed.
+    images: Vec<(String, Zeroizing<Vec<u8>>)>,
 }
 
 /// Reads a state and checks all that can be checked without touching a cluster.
@@ -89,7 +91,7 @@ pub(super) async fn prepare(context: &Context, manifest: Manifest) -> Result<Pre
             Some(KeyRing::try_from(stored)?)
         }
     };
-    let mut nodes = Vec::new();
+    let (mut nodes, mut images) = (Vec::new(), Vec::new());
     for plan in render::plan_nodes(&record.profile, &record.name) {
         let fail = |reason: String| SnapshotError::Archive { node: plan.name.clone(), reason };
         let node = manifest
@@ -98,10 +100,25 @@ pub(super) async fn prepare(context: &Context, manifest: Manifest) -> Result<Pre
             .find(|node| node.name == plan.name)
             .ok_or_else(|| fail("it is not in the snapshot".to_owned()))?;
         let archive = unpack(&states.read(&node.archive)?).map_err(fail)?;
+        if let Some(blob) = &node.images {
+            images.push((plan.name.clone(), states.read(blob)?));
+        }
         nodes.push((plan, archive));
     }
     let version = record.version.parse()?;
-    Ok(Prepared { record, keys, image, version, nodes })
+    Ok(Prepared { record, keys, image, version, nodes, images })
+}
+
+/// Chooses another host port for the API server if the state's is taken: only the kubeconfig names it.
+pub(super) fn choose_port(context: &Context, record: &mut Record) {
+    let address = record.profile.spec.networking.api_server_address();
+    if !context.engine.is_local() || TcpListener::bind((address, record.api_server_port)).is_ok() {
+        return;
+    }
+    // If there is no other either, starting the container will tell.
+    if let Ok(free) = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr()) {
+        record.api_server_port = free.port();
+    }
 }
 
 /// Makes the cluster of a state, in place of whatever there is of that name. Done when every node and every
@@ -139,7 +156,8 @@ pub(super) async fn restore(
         }
     };
     step.done();
-    let what = What { name, profile: &state.record.profile, retain, known: true };
+    let known = context.store().load(name)?.is_some();
+    let what = What { name, profile: &state.record.profile, retain, known };
     or_clean_up(context, &what, replace(context, state, addresses, &old, since)).await
 }
 
@@ -331,15 +349,29 @@ async fn bring_back(
     try_join_all(nodes.iter().map(Node::wait_booted)).await?;
     let route = ServiceRoute::of(&record.profile, addresses.first());
     try_join_all(nodes.iter().map(|node| route.lay(node))).await?;
+    let import = async {
+        try_join_all(nodes.iter().map(|node| async {
+            match state.images.iter().find(|(name, _)| *name == node.name) {
+                Some((_, images)) => super::snapshots::import_images(node, images).await,
+                None => Ok(()),
+            }
+        }))
+        .await
+    };
     let answers = async {
         while !kubernetes::is_ready(&client).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(API, answers).await.map_err(|_| ApiError::NotReady {
-        seconds: API.as_secs(),
-        pending: vec!["the API server has not answered".to_owned()],
-    })?;
+    let answers = async {
+        tokio::time::timeout(API, answers).await.map_err(|_| {
+            ClusterError::from(ApiError::NotReady {
+                seconds: API.as_secs(),
+                pending: vec!["the API server has not answered".to_owned()],
+            })
+        })
+    };
+    tokio::try_join!(answers, import)?;
     step.done();
 
     let expected = expectation(&record.profile, &nodes, Some(since));

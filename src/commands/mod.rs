@@ -8,6 +8,7 @@ mod etcd;
 mod exec;
 mod present;
 mod profiles;
+mod snapshot;
 mod up;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Ls => clusters::ls(global).await,
         Command::Status { cluster } => clusters::status(global, cluster.as_deref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
+        Command::Snapshot { command } => snapshot::snapshot(global, command).await,
         Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
         Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,

@@ -15,6 +15,13 @@ use super::{Result, clusters, context, present};
 pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode> {
     let start = Instant::now();
     let source = &arguments.source;
+    if let Some(snapshot) = &arguments.from {
+        let context = context(global).await?;
+        let outcome = cluster::create_from(&context, snapshot, source.name.as_deref(), arguments.retain).await;
+        context.reporter.close();
+        show(global, &outcome?, start);
+        return Ok(ExitCode::SUCCESS);
+    }
     let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
     let name = super::profiles::cluster_name(source, &loaded)?;
     let context = context(global).await?;
@@ -44,7 +51,7 @@ pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) 
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(global: &Global, outcome: &Outcome, start: Instant) {
+pub(super) fn show(global: &Global, outcome: &Outcome, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     let record = &outcome.record;
     let entry = kubeconfig::entry_name(&record.name);

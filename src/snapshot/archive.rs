@@ -179,17 +179,26 @@ pub fn file(tar: &[u8], path: &str) -> Option<Zeroizing<Vec<u8>>> {
 mod tests {
     use super::*;
 
+    fn own(header: &mut Header) {
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+    }
+
     fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (path, content) in entries {
             let mut header = Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o600);
+            own(&mut header);
             builder.append_data(&mut header, path, *content).unwrap();
         }
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Symlink);
         header.set_size(0);
+        header.set_mode(0o777);
+        own(&mut header);
         builder.append_link(&mut header, "var/lib/kubelet/pki/current.pem", "/elsewhere").unwrap();
         builder.into_inner().unwrap()
     }

@@ -43,6 +43,15 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Why a text is no manifest.
+#[derive(Debug)]
+pub(super) enum ParseError {
+    /// It has another format.
+    Format(u32),
+    /// It makes no sense.
+    Text(String),
+}
+
 /// One node of a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +88,20 @@ pub struct Manifest {
 impl Manifest {
     /// The format that this kprov writes and reads.
     pub const FORMAT: u32 = 1;
+
+    /// Reads a manifest.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let text = |error: serde_json::Error| ParseError::Text(error.to_string());
+        let Versioned { format } = serde_json::from_slice(bytes).map_err(text)?;
+        if format != Self::FORMAT {
+            return Err(ParseError::Format(format));
+        }
+        serde_json::from_slice(bytes).map_err(text)
+    }
 
     /// All files of the state.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {

@@ -7,9 +7,11 @@
 mod archive;
 mod error;
 mod manifest;
+mod portable;
 mod states;
 
 pub use archive::{Edit, edit, file, normalise, pack, unpack};
 pub use error::SnapshotError;
 pub use manifest::{Blob, Manifest, NodeState};
+pub use portable::{PortableError, is_encrypted, read as read_portable, write as write_portable};
 pub use states::{Draft, Listed, States};

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::paths::{self, Paths, PathsError};
 
 use super::SnapshotError;
-use super::manifest::{Blob, Manifest, sha256};
+use super::manifest::{Blob, Manifest, ParseError, sha256};
 
 /// How many states without a name are kept.
 const KEEP_COUNT: usize = 4;
@@ -131,13 +131,24 @@ impl States {
         self.manifest(&id).map(Some)
     }
 
-    /// The snapshot of that name.
+    /// Makes a state that is kept already the golden one of a cluster.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Paths`].
+    pub fn set_golden(&self, cluster: &str, id: &str) -> Result<(), SnapshotError> {
+        let _guard = self.guard()?;
+        paths::write_private(&self.golden_path(cluster), id.as_bytes())?;
+        self.prune();
+        Ok(())
+    }
+
+    /// The snapshot of that name, and its id.
     ///
     /// # Errors
     /// [`SnapshotError::Unknown`], [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
-    pub fn named(&self, name: &str) -> Result<Manifest, SnapshotError> {
+    pub fn named(&self, name: &str) -> Result<(String, Manifest), SnapshotError> {
         match self.pointer(&self.named_path(name))? {
-            Some(id) => self.manifest(&id),
+            Some(id) => self.manifest(&id).map(|manifest| (id, manifest)),
             None => Err(SnapshotError::Unknown { name: name.to_owned(), known: self.names() }),
         }
     }
@@ -205,6 +216,16 @@ impl States {
         Ok(())
     }
 
+    /// A snapshot with all its bytes, checked.
+    ///
+    /// # Errors
+    /// As [`Self::named`].
+    pub fn draft(&self, name: &str) -> Result<Draft, SnapshotError> {
+        let (_, manifest) = self.named(name)?;
+        let blobs = manifest.blobs().map(|blob| Ok((blob.clone(), self.read(blob)?)));
+        Ok(Draft { blobs: blobs.collect::<Result<_, SnapshotError>>()?, manifest })
+    }
+
     /// The bytes of a blob, checked against its sum.
     ///
     /// # Errors
@@ -226,21 +247,16 @@ impl States {
     }
 
     fn manifest(&self, id: &str) -> Result<Manifest, SnapshotError> {
-        #[derive(serde::Deserialize)]
-        struct Versioned {
-            format: u32,
-        }
         let path = self.manifest_path(id);
         let damaged = |reason: String| SnapshotError::Damaged { path: path.clone(), reason };
         let bytes = paths::read(&path)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
         if sha256(&bytes) != id {
             return Err(damaged(format!("its sha256 is {}", sha256(&bytes))));
         }
-        let Versioned { format } = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if format != Manifest::FORMAT {
-            return Err(SnapshotError::Format { found: format, known: Manifest::FORMAT });
-        }
-        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
+        Manifest::parse(&bytes).map_err(|error| match error {
+            ParseError::Format(found) => SnapshotError::Format { found, known: Manifest::FORMAT },
+            ParseError::Text(reason) => damaged(reason),
+        })
     }
 
     /// The manifests that some name points at.
@@ -336,7 +352,7 @@ fn remove(path: &Path) -> Result<(), SnapshotError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -349,7 +365,7 @@ mod tests {
         (folder, states)
     }
 
-    fn draft(cluster: &str, content: &[u8], created: i64) -> Draft {
+    pub(in crate::snapshot) fn draft(cluster: &str, content: &[u8], created: i64) -> Draft {
         let profile = serde_json::from_value(serde_json::json!({
             "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
             "spec": {"nodes": [{"role": "control-plane"}]}
@@ -413,7 +429,7 @@ mod tests {
         let (_folder, states) = states();
         states.keep_named(&draft("a", b"1", 1), "lesson").unwrap();
         assert!(matches!(states.keep_named(&draft("a", b"2", 2), "lesson"), Err(SnapshotError::Exists { .. })));
-        assert_eq!(states.named("lesson").unwrap().created, 1);
+        assert_eq!(states.named("lesson").unwrap().1.created, 1);
         for name in ["", "../x", "A", "-a", "a/b", ".a"] {
             assert!(matches!(states.check_free(name), Err(SnapshotError::Name { .. })), "{name}");
         }

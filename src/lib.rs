@@ -13,6 +13,7 @@ pub mod kubeconfig;
 pub mod kubernetes;
 pub mod node;
 pub mod paths;
+pub mod pki;
 pub mod profile;
 pub mod progress;
 pub mod render;

@@ -259,7 +259,16 @@ impl Node {
             Ok(false)
         };
         let reason = match tokio::time::timeout(BOOT, watch).await {
-            Ok(Ok(true)) => return Ok(()),
+            // The log may run ahead of the init system: it is up when its socket is there, and that of containerd.
+            Ok(Ok(true)) => {
+                let seconds = BOOT.as_secs();
+                let script = format!(
+                    "i=0; until [ -S /run/systemd/private ] && [ -S /run/containerd/containerd.sock ]; do \
+                       i=$((i+1)); [ $i -lt {seconds}00 ] || {{ systemctl --failed --no-legend; exit 1; }}; sleep 0.01; \
+                     done"
+                );
+                return self.script("waiting for systemd and containerd", &script).await.map(|_| ());
+            }
             Ok(Ok(false)) => match self.engine.exit_code(&self.name).await? {
                 Some(code) => format!("it ended with code {code}"),
                 None => "its log ended".to_owned(),

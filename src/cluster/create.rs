@@ -290,7 +290,7 @@ async fn finish(build: &Build<'_>, up: &Up, record: &Record) -> Result<verify::R
     };
     let approve = async {
         if spec.hardening.kubelet_serving_certificates {
-            kubernetes::approve_serving_certificates(&up.client, &names).await?;
+            kubernetes::approve_serving_certificates(&up.client, &names, READY).await?;
         }
         Ok(())
     };

@@ -8,6 +8,7 @@ use crate::kubeconfig::KubeconfigError;
 use crate::kubernetes::ApiError;
 use crate::node::NodeError;
 use crate::paths::PathsError;
+use crate::pki::PkiError;
 use crate::render::{RenderError, VersionError};
 use crate::snapshot::SnapshotError;
 use crate::verify::VerifyError;
@@ -155,6 +156,10 @@ pub enum ClusterError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Key(#[from] KeyError),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pki(#[from] PkiError),
     /// The user's kubeconfig could not be changed.
     #[error(transparent)]
     #[diagnostic(transparent)]

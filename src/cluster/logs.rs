@@ -54,3 +54,13 @@ pub(super) async fn api_server_last_lines(node: &Node) -> Option<String> {
     let lines = crate::node::last_lines(&bare.join("\n"), 12);
     (!lines.is_empty()).then_some(lines)
 }
+
+/// The last lines of the API server on `node`, if its container has ended more than once: the first end may be due to
+/// etcd's being slower.
+pub(super) async fn api_server_crash_loop(node: &Node) -> Option<String> {
+    let script = "ls /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/ 2>/dev/null | sort -n | tail -n 1";
+    let newest = node.script("counting the API server's starts", script).await.ok()?;
+    // Logs are called 0.log, 1.log and so on, a number a start.
+    let restarts: u32 = newest.trim().trim_end_matches(".log").parse().ok()?;
+    if restarts < 2 { None } else { api_server_last_lines(node).await }
+}

@@ -4,52 +4,84 @@
 //! client certificates only), and that is kprov: it has just made them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
-use super::ApiError;
+use super::{ApiError, http_get};
 
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 
-/// Approves one serving certificate for each of `nodes`, as the requests come in; ends when all are approved.
+/// Approves the serving certificates of `nodes`, as the requests come in, until the API server reaches each kubelet,
+/// whose certificate it verifies. A kubelet that restarts asks anew, and one whose request is approved takes a moment
+/// to fetch its certificate: so neither a count of requests nor an approval is the end.
 ///
 /// A request counts only if it comes from the kubelet of one of the nodes, for serving, and
 /// names nobody else: the API server has checked that who asks is who it says.
 ///
 /// # Errors
-/// [`ApiError::Request`].
-pub async fn approve_serving_certificates(client: &Client, nodes: &[String]) -> Result<(), ApiError> {
-    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let config = watcher::Config::default().fields(&format!("spec.signerName={SERVING_SIGNER}"));
-    let mut missing: BTreeSet<String> = nodes.iter().map(|node| format!("system:node:{node}")).collect();
-    let mut requests = watcher(api.clone(), config).default_backoff().applied_objects().boxed();
-    while !missing.is_empty() {
-        // The stream of a watcher with back-off does not end, and its errors pass.
-        let Ok(request) = requests.try_next().await else { continue };
-        let Some(request) = request else { break };
-        let Some(user) = wanted(&request, &missing) else { continue };
-        let user = user.to_owned();
-        approve(&api, request).await?;
-        missing.remove(&user);
+/// [`ApiError::Request`], or [`ApiError::NotReady`] after `timeout`.
+pub async fn approve_serving_certificates(
+    client: &Client,
+    nodes: &[String],
+    timeout: Duration,
+) -> Result<(), ApiError> {
+    tokio::select! {
+        failed = approve_requests(client, nodes) => failed,
+        reached = await_serving_certificates(client, nodes, timeout) => reached,
     }
-    Ok(())
 }
 
-/// The user that a pending request comes from, if it is one of `missing` and asks for no more than it may have.
-fn wanted<'a>(request: &CertificateSigningRequest, missing: &'a BTreeSet<String>) -> Option<&'a str> {
+/// Approves requests as they come in. Ends only if the API server refuses.
+async fn approve_requests(client: &Client, nodes: &[String]) -> Result<(), ApiError> {
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let config = watcher::Config::default().fields(&format!("spec.signerName={SERVING_SIGNER}"));
+    let users: BTreeSet<String> = nodes.iter().map(|node| format!("system:node:{node}")).collect();
+    let mut requests = watcher(api.clone(), config).default_backoff().applied_objects().boxed();
+    loop {
+        // The stream of a watcher with back-off does not end, and its errors pass.
+        if let Ok(Some(request)) = requests.try_next().await
+            && is_wanted(&request, &users)
+        {
+            approve(&api, request).await?;
+        }
+    }
+}
+
+/// How often the kubelets are asked again: what they serve with cannot be watched.
+const ASK: Duration = Duration::from_millis(200);
+
+async fn await_serving_certificates(client: &Client, nodes: &[String], timeout: Duration) -> Result<(), ApiError> {
+    let answers = async |node: &String| {
+        let Ok(request) = http_get(&format!("/api/v1/nodes/{node}/proxy/healthz")) else { return };
+        while client.request_text(request.clone()).await.is_err() {
+            tokio::time::sleep(ASK).await;
+        }
+    };
+    tokio::time::timeout(timeout, join_all(nodes.iter().map(answers))).await.map(|_| ()).map_err(|_| {
+        let pending = vec!["not every kubelet has a serving certificate that the API server accepts".to_owned()];
+        ApiError::NotReady { seconds: timeout.as_secs(), pending }
+    })
+}
+
+/// Whether a request comes from one of `users`, and asks for no more than it may have.
+fn is_wanted(request: &CertificateSigningRequest, users: &BTreeSet<String>) -> bool {
     let spec = &request.spec;
-    let user = missing.get(spec.username.as_deref()?)?;
     let usages = spec.usages.as_deref().unwrap_or_default();
     let serves = usages.iter().any(|usage| usage == "server auth")
         && usages
             .iter()
             .all(|usage| matches!(usage.as_str(), "server auth" | "digital signature" | "key encipherment"));
     let is_node = spec.groups.as_deref().unwrap_or_default().iter().any(|group| group == "system:nodes");
-    (spec.signer_name == SERVING_SIGNER && serves && is_node).then_some(user)
+    spec.signer_name == SERVING_SIGNER
+        && serves
+        && is_node
+        && spec.username.as_ref().is_some_and(|user| users.contains(user))
 }
 
 async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateSigningRequest) -> Result<(), ApiError> {
@@ -86,11 +118,11 @@ mod tests {
 
     #[test]
     fn only_our_own_nodes_are_approved_and_only_to_serve() {
-        let missing = BTreeSet::from(["system:node:a-worker".to_owned()]);
+        let users = BTreeSet::from(["system:node:a-worker".to_owned()]);
         let usages = ["digital signature", "server auth"];
-        assert!(wanted(&request("system:node:a-worker", &usages), &missing).is_some());
-        assert!(wanted(&request("system:node:stranger", &usages), &missing).is_none());
-        assert!(wanted(&request("system:node:a-worker", &["server auth", "client auth"]), &missing).is_none());
-        assert!(wanted(&request("system:node:a-worker", &["digital signature"]), &missing).is_none());
+        assert!(is_wanted(&request("system:node:a-worker", &usages), &users));
+        assert!(!is_wanted(&request("system:node:stranger", &usages), &users));
+        assert!(!is_wanted(&request("system:node:a-worker", &["server auth", "client auth"]), &users));
+        assert!(!is_wanted(&request("system:node:a-worker", &["digital signature"]), &users));
     }
 }

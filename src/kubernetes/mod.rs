@@ -12,7 +12,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub use apply::{apply, remove_label};
+pub use apply::{apply, complete_worker, remove_label};
 pub use certificates::approve_serving_certificates;
 
 /// A failed conversation with a cluster's API server.
@@ -103,6 +103,13 @@ pub async fn is_ready(client: &Client) -> bool {
     tokio::time::timeout(Duration::from_secs(2), client.request_text(request))
         .await
         .is_ok_and(|answer| answer.is_ok_and(|text| text == "ok"))
+}
+
+/// Whether the API server answers at all, be it to say that it is not ready.
+pub async fn answers(client: &Client) -> bool {
+    let Ok(request) = http_get("/livez") else { return false };
+    let answer = tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await;
+    matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_))))
 }
 
 /// A request for a path of the API server.

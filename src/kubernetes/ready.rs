@@ -195,8 +195,11 @@ pub async fn wait(
                 daemon_sets: daemon_sets.state(),
                 deployments: deployments.state(),
             };
-            missing = pending(expected, &observed);
-            observe(&missing);
+            let now = pending(expected, &observed);
+            if now != missing {
+                observe(&now);
+            }
+            missing = now;
             if missing.is_empty() {
                 return;
             }

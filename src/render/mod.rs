@@ -39,7 +39,7 @@ pub use nodes::{
 pub use secrets::encryption_config;
 pub use settings::{
     AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE, ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume,
-    StaticPod, api_server, warnings,
+    StaticPod, api_server, cert_sans, warnings,
 };
 pub use templates::{OverridesError, TemplateError, Templates};
 pub use version::{EXCLUDE_FROM_LOAD_BALANCERS, KubeadmApi, KubernetesVersion, SeccompDefault, VersionError};

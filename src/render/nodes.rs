@@ -108,7 +108,10 @@ pub struct NodeAddresses {
 impl NodeAddresses {
     /// The addresses that the cluster's family uses, the preferred one first. With
     /// both families, the services' first subnet decides (as in kind; kubernetes-sigs/kind issue 2484).
-    pub(super) fn ordered(self, node: &str, networking: &Networking) -> Result<Vec<IpAddr>, RenderError> {
+    ///
+    /// # Errors
+    /// [`RenderError::NoAddress`] if the engine's network has none of a family.
+    pub fn ordered(self, node: &str, networking: &Networking) -> Result<Vec<IpAddr>, RenderError> {
         let v4 = || {
             let missing = || RenderError::NoAddress { node: node.to_owned(), family: "IPv4" };
             self.v4.map(IpAddr::from).ok_or_else(missing)

@@ -117,7 +117,9 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
 }
 
 /// Names in the API server's certificate besides kubeadm's own: what the published port is reached by.
-pub(super) fn cert_sans(profile: &Profile) -> Vec<String> {
+/// Names and addresses of the API server beyond kubeadm's own.
+#[must_use]
+pub fn cert_sans(profile: &Profile) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), profile.spec.networking.api_server_address().to_string()];
     for name in &profile.spec.api_server.cert_sans {
         if !names.contains(name) {
@@ -171,6 +173,14 @@ pub(super) fn kubelet(inputs: &Inputs<'_>) -> Value {
     }
     if inputs.cgroup_v1 && inputs.version.fails_on_cgroup_v1() {
         settings.insert("failCgroupV1".to_owned(), false.into());
+    }
+    if inputs.version.reports_first_readiness_late() {
+        settings.insert("nodeStatusUpdateFrequency".to_owned(), "1s".into());
+        // How often it reports when nothing has changed: by default as often as the other, where that one is set.
+        settings.insert("nodeStatusReportFrequency".to_owned(), "5m".into());
+    }
+    if inputs.version.delays_readiness_to_resync() {
+        settings.insert("syncFrequency".to_owned(), "2s".into());
     }
     if !gates.is_empty() {
         settings.insert("featureGates".to_owned(), json!(gates));

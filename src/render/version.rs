@@ -241,6 +241,47 @@ impl KubernetesVersion {
         self.at_least(1, 26)
     }
 
+    /// The group of `admin.conf` and of the API server's own client certificate for kubelets. From 1.29 on it has
+    /// its rights from a ClusterRoleBinding (cmd/kubeadm/app/constants/constants.go, `ClusterAdminsGroupAndClusterRoleBinding`).
+    #[must_use]
+    pub fn admin_group(&self) -> &'static str {
+        if self.has_super_admin() { "kubeadm:cluster-admins" } else { "system:masters" }
+    }
+
+    /// Whether kubeadm makes a `super-admin.conf`, from 1.29 on (CHANGELOG-1.29, kubeadm).
+    #[must_use]
+    pub fn has_super_admin(&self) -> bool {
+        self.at_least(1, 29)
+    }
+
+    /// The group of the client certificates for etcd, which has no notion of groups: kubeadm left it out from 1.30 on
+    /// (cmd/kubeadm/app/phases/certs/certlist.go).
+    #[must_use]
+    pub fn etcd_healthcheck_group(&self) -> Option<&'static str> {
+        (!self.at_least(1, 30)).then_some("system:masters")
+    }
+
+    /// Whether kubeadm notes the runtime's socket in an annotation of the node. From 1.36 on kubelet's instance
+    /// configuration on the node itself says it (feature gate NodeLocalCRISocket; KEP-4656 of kubeadm).
+    #[must_use]
+    pub fn annotates_runtime_socket(&self) -> bool {
+        !self.at_least(1, 36)
+    }
+
+    /// Whether kubelet reports that its node has become Ready only with its next regular report, up to 10 s later.
+    /// Newer ones look every 100 ms until then (pkg/kubelet/kubelet_node_status.go, `fastNodeStatusUpdate`, since 1.26).
+    #[must_use]
+    pub fn reports_first_readiness_late(&self) -> bool {
+        !self.at_least(1, 26)
+    }
+
+    /// Whether static pods are Ready only at kubelet's next resync after their startup probe has succeeded: seen in 1.20,
+    /// fixed in 1.21 (kubernetes/kubernetes issue 95140).
+    #[must_use]
+    pub fn delays_readiness_to_resync(&self) -> bool {
+        !self.at_least(1, 21)
+    }
+
     /// Whether an EncryptionConfiguration takes `*.GROUP` and `*.*`
     /// (from 1.27: staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation/validation_encryption.go).
     #[must_use]

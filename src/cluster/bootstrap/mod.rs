@@ -4,6 +4,7 @@
 //! authority on what is on a node; what it is told comes from `render`.
 
 mod kubeadm;
+mod phased;
 
 use kube::Client;
 
@@ -11,6 +12,7 @@ use crate::engine::FileEntry;
 use crate::kubeconfig;
 use crate::kubernetes;
 use crate::node::{Node, NodeError};
+use crate::profile::Bootstrap;
 use crate::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
 
 use super::image::ImageFacts;
@@ -48,7 +50,13 @@ pub(super) struct Up {
 
 /// Starts the nodes and brings up Kubernetes on them; ends when every node has joined, not when all is ready.
 pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
-    kubeadm::bring_up(build).await
+    match build.inputs.profile.spec.bootstrap {
+        // Further control planes join by kubeadm's own protocol.
+        Bootstrap::Phased if build.joining(NodeStart::JoinControlPlane).next().is_none() => {
+            phased::bring_up(build).await
+        }
+        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await,
+    }
 }
 
 impl Build<'_> {
@@ -63,15 +71,26 @@ impl Build<'_> {
 
     /// Starts a node's container and waits for its init system, then tells kubeadm what it is to be.
     async fn boot(&self, member: &Member) -> Result<(), ClusterError> {
+        self.boot_with(member, |_| Ok(Vec::new())).await
+    }
+
+    /// The same, with more files, which may depend on the node's addresses.
+    async fn boot_with(
+        &self,
+        member: &Member,
+        files: impl FnOnce(&NodeAddresses) -> Result<Vec<FileEntry>, ClusterError>,
+    ) -> Result<(), ClusterError> {
         let step = self.context.reporter.step(&member.plan.name, "Booting");
         let booted = async {
             self.context.engine.start_container(&member.plan.name).await?;
-            member.node.wait_booted().await?;
             let (v4, v6) = member.node.addresses(NETWORK).await?;
             let addresses = NodeAddresses { v4, v6 };
-            let config =
-                render::kubeadm_config(&self.inputs, &member.plan, member.plan.start(), &addresses, &self.endpoint)?;
-            member.node.put_files(&[FileEntry::new(KUBEADM_CONFIG, 0o600, config)]).await?;
+            let start = member.plan.start();
+            let config = render::kubeadm_config(&self.inputs, &member.plan, start, &addresses, &self.endpoint)?;
+            let mut files = files(&addresses)?;
+            files.push(FileEntry::new(KUBEADM_CONFIG, 0o600, config));
+            member.node.put_files(&files).await?;
+            member.node.wait_booted().await?;
             Ok::<_, ClusterError>(())
         };
         match booted.await {

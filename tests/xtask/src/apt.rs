@@ -131,7 +131,6 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
     /// Downloads a source package and unpacks it, with Debian's changes applied.
     pub(crate) fn unpack_source(&self, package: &str, into: &Path) -> Result<()> {
-        need(&[("dpkg-source", "dpkg-dev"), ("patch", "patch")])?;
         let archives = tempfile::tempdir_in(&self.folder)?;
         sh::run(self.apt_get().args(["-qq", "source", "--download-only"]).arg(package).current_dir(archives.path()))?;
         let description = cache::files(archives.path())?

@@ -29,7 +29,7 @@ enum Task {
 fn main() -> Result<()> {
     match Task::parse() {
         Task::Engine => println!("{}", engine::ensure()?.host),
-        Task::NodeImage(options) => println!("{}", node_image::ensure(&options)?),
+        Task::NodeImage(options) => println!("{}", node_image::run(&options)?),
         Task::Kind => println!("{}", tools::kind()?.display()),
         Task::Env => engine::print_environment(std::io::stdout().lock())?,
     }

@@ -7,6 +7,7 @@
 //! together.
 
 mod balancer;
+mod check;
 mod oci;
 mod parts;
 
@@ -43,36 +44,41 @@ pub(crate) struct Options {
     /// Build, and print, the load balancer's image instead of the node image.
     #[arg(long)]
     load_balancer: bool,
+    /// Then let the real kind make a cluster of the node image, and check that it works.
+    #[arg(long, conflicts_with_all = ["tag_only", "load_balancer"])]
+    check: bool,
     /// Build the image even if the engine has it.
     #[arg(long)]
     force: bool,
 }
 
-/// Makes sure that the engine has the image; returns its tag.
-pub(crate) fn ensure(options: &Options) -> Result<String> {
-    let sources = sources();
-    let tag = if options.load_balancer {
-        balancer::tag(&sources)?
-    } else {
-        let mut key = base_key().with(KUBERNETES_VERSION);
-        key.add(&fs::read(sources.join("packages/node"))?);
-        for folder in ["build", "images/net", "programs", "rootfs"] {
-            key = key.with_tree(&sources.join(folder))?;
-        }
-        format!("kprov/node:{KUBERNETES_VERSION}-{}", key.short())
-    };
+/// The task: makes sure that the engine has an image; returns its tag.
+pub(crate) fn run(options: &Options) -> Result<String> {
     if options.tag_only {
-        return Ok(tag);
+        return if options.load_balancer { balancer::tag(&sources()) } else { tag(&sources()) };
     }
     let engine = engine::ensure()?;
     if options.load_balancer {
-        return balancer::ensure(&engine, &sources, options.force);
+        return balancer::ensure(&engine, &sources(), options.force);
     }
-    if !options.force && engine.has_image(&tag) {
+    let tag = ensure(&engine, options.force)?;
+    if options.check {
+        check::check(&engine, &sources(), &tag)?;
+    }
+    Ok(tag)
+}
+
+/// Makes sure that the engine has the node image; returns its tag. With `force`, it is built even if it is there.
+pub(crate) fn ensure(engine: &Engine, force: bool) -> Result<String> {
+    let sources = sources();
+    let tag = tag(&sources)?;
+    if !force && engine.has_image(&tag) {
         return Ok(tag);
     }
 
     let begin = Instant::now();
+    // Before anything runs side by side: one installation at a time.
+    apt::need(&[("dpkg-source", "dpkg-dev"), ("patch", "patch")])?;
     // The compiler has the processors for itself for minutes; the system is mostly downloading.
     let (programs, root) = thread::scope(|scope| {
         let root = scope.spawn(|| parts::system(&sources));
@@ -86,9 +92,19 @@ pub(crate) fn ensure(options: &Options) -> Result<String> {
     let work = tempfile::tempdir_in(cache::root()?)?;
     let overlay = work.path().join("overlay");
     parts::overlay(&sources, &kubernetes, &overlay)?;
-    assemble(&engine, &root, &overlay, &images, &sources, &tag)?;
+    assemble(engine, &root, &overlay, &images, &sources, &tag)?;
     eprintln!("xtask: {tag} is built, in {} s", begin.elapsed().as_secs());
     Ok(tag)
+}
+
+/// The tag of the node image, from the hash of all that it is made from.
+fn tag(sources: &Path) -> Result<String> {
+    let mut key = base_key().with(KUBERNETES_VERSION);
+    key.add(&fs::read(sources.join("packages/node"))?);
+    for folder in ["build", "images/net", "programs", "rootfs"] {
+        key = key.with_tree(&sources.join(folder))?;
+    }
+    Ok(format!("kprov/node:{KUBERNETES_VERSION}-{}", key.short()))
 }
 
 /// The folder with the image's files.

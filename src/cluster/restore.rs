@@ -404,8 +404,8 @@ async fn bring_back(
         step.done();
         let step = context.reporter.stage("Waiting until every system pod is Ready again");
         let approve = async {
-            if addresses != record.nodes && record.profile.spec.hardening.kubelet_serving_certificates {
-                kubernetes::approve_serving_certificates(&client, &expected.nodes).await?;
+            if record.profile.spec.hardening.kubelet_serving_certificates {
+                kubernetes::approve_serving_certificates(&client, &expected.nodes, READY).await?;
             }
             Ok(())
         };

@@ -127,6 +127,9 @@ pub struct Up {
     /// Which profile.
     #[command(flatten)]
     pub source: Source,
+    /// Make that many clusters side by side, called CLUSTER-1 to CLUSTER-N; fixed host ports are counted up
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200), conflicts_with = "from")]
+    pub count: Option<u16>,
     /// Start from a snapshot instead of a profile
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
     pub from: Option<String>,

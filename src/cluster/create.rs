@@ -1,7 +1,9 @@
 //! Making a cluster, from a profile to the proof, and cleaning up if it fails.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -41,6 +43,13 @@ pub struct Request {
     pub image: Option<String>,
     /// Whether to leave everything as it is when something fails.
     pub retain: bool,
+}
+
+impl Request {
+    /// The reference of the image.
+    pub(super) fn image(&self) -> &str {
+        self.image.as_deref().or(self.profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE)
+    }
 }
 
 /// What a cluster that is made again has in common with the one before.
@@ -176,7 +185,7 @@ pub(super) async fn interrupted() {
 
 async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
     let profile = &request.profile;
-    let reference = request.image.as_deref().or(profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE);
+    let reference = request.image();
     let (image, facts) = resolve_image(context, reference).await?;
     let version = facts.kubernetes()?;
     let info = context.engine.info().await?;
@@ -413,6 +422,9 @@ fn unique_local_subnet(cluster: &str) -> Result<Subnet, ClusterError> {
     Ok(Subnet { base: IpAddr::from(bytes), prefix: 64 })
 }
 
+/// Ports that this process has chosen: one that nothing listens on yet may be chosen again by a neighbour.
+static CHOSEN_PORTS: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// The host port of the API server: the one before, the profile's, or one that is free now.
 fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>) -> Result<u16, ClusterError> {
     let networking = &profile.spec.networking;
@@ -422,11 +434,17 @@ fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>
     }
     // Fixed by us, not by the engine: it would choose another one whenever the container starts.
     let address = networking.api_server_address();
-    let listener = TcpListener::bind((address, wanted)).and_then(|listener| listener.local_addr());
-    listener.map(|address| address.port()).map_err(|error| {
-        let container = "the API server".to_owned();
-        EngineError::PortTaken { container, reason: format!("{address}:{wanted}: {error}") }.into()
-    })
+    loop {
+        let listener = TcpListener::bind((address, wanted)).and_then(|listener| listener.local_addr());
+        let port = listener.map(|address| address.port()).map_err(|error| {
+            let container = "the API server".to_owned();
+            EngineError::PortTaken { container, reason: format!("{address}:{wanted}: {error}") }
+        })?;
+        let new = CHOSEN_PORTS.lock().is_ok_and(|mut chosen| chosen.insert(port));
+        if new || wanted != 0 {
+            return Ok(port);
+        }
+    }
 }
 
 pub(super) fn server_url(profile: &Profile, port: u16) -> String {

@@ -69,6 +69,18 @@ pub enum ClusterError {
         /// The cluster's name.
         name: String,
     },
+    /// They would not fit.
+    #[error("this host has no memory for {wanted} such clusters, only for {possible}")]
+    #[diagnostic(
+        code(kprov::cluster::too_many),
+        help("ask for fewer (`--count {possible}`), or take others down first")
+    )]
+    TooMany {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many would fit.
+        possible: usize,
+    },
     /// Somebody else is at work on it.
     #[error("another kprov is at work on the cluster {name:?}{}", pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     #[diagnostic(code(kprov::cluster::locked), help("wait for it to end"))]

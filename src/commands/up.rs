@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::{self, Global};
-use crate::cluster::{self, Outcome, Request};
+use crate::cluster::{self, ClusterError, Context, Outcome, Request};
 use crate::kubeconfig;
 use crate::profile::{self, SearchPath};
 
@@ -35,10 +35,64 @@ pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode>
         image: source.image.clone(),
         retain: arguments.retain,
     };
+    if let Some(count) = arguments.count {
+        return several(global, &context, &request, count, start).await;
+    }
     let outcome = cluster::create(&context, &request).await;
     context.reporter.close();
     show(global, &outcome?, start);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Some of several clusters could not be made.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{} of {total} clusters could not be made", failed.len())]
+#[diagnostic(
+    code(kprov::cluster::several),
+    help("the others are up; `kprov ls` lists them, `kprov down --all` removes all")
+)]
+struct SomeFailed {
+    total: usize,
+    #[related]
+    failed: Vec<ClusterError>,
+}
+
+/// Makes several clusters, and shows what became of each.
+async fn several(
+    global: &Global,
+    context: &Context,
+    request: &Request,
+    count: u16,
+    start: Instant,
+) -> Result<ExitCode> {
+    let requests = cluster::numbered(request, count);
+    for request in &requests {
+        profile::check_cluster_name(&request.name, &request.profile.spec)
+            .map_err(super::profiles::ArgumentError::Name)?;
+    }
+    let results = cluster::create_all(context, &requests).await;
+    context.reporter.close();
+    let results = results?;
+    let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let rows: Vec<Vec<String>> = requests
+        .iter()
+        .zip(&results)
+        .map(|(request, result)| match result {
+            Ok(outcome) => vec![
+                request.name.clone(),
+                "up".to_owned(),
+                kubeconfig::entry_name(&request.name),
+                outcome.record.api_server_port.to_string(),
+            ],
+            Err(_) => vec![request.name.clone(), "failed".to_owned(), "-".to_owned(), "-".to_owned()],
+        })
+        .collect();
+    let value: Vec<_> = rows.iter().map(|row| json!({"cluster": row[0], "state": row[1], "context": row[2]})).collect();
+    present::result(global.output, &json!({"clusters": value, "seconds": seconds}), || {
+        format!("{}\n{seconds} s.\n", present::table(&["CLUSTER", "STATE", "CONTEXT", "PORT"], &rows))
+    });
+    let failed: Vec<ClusterError> = results.into_iter().filter_map(std::result::Result::err).collect();
+    if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(SomeFailed { total: requests.len(), failed }.into()) }
 }
 
 pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) -> Result<ExitCode> {

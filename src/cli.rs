@@ -67,6 +67,12 @@ pub enum Command {
         #[arg(long)]
         retain: bool,
     },
+    /// Keep states of clusters, and go back to them
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Gather evidence that a cluster is what it was meant to be; exits 0 only if all of it holds
     Verify {
         /// The cluster; may be left out if there is but one
@@ -148,6 +154,12 @@ pub struct Up {
     /// The image of the load balancer in front of several control planes, instead of kind's: haproxy or Envoy
     #[arg(long, value_name = "IMAGE", env = "KPROV_LOAD_BALANCER_IMAGE")]
     pub load_balancer_image: Option<String>,
+    /// Make that many clusters side by side, called CLUSTER-1 to CLUSTER-N; fixed host ports are counted up
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200), conflicts_with = "from")]
+    pub count: Option<u16>,
+    /// Start from a snapshot instead of a profile
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
+    pub from: Option<String>,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,
@@ -287,6 +299,64 @@ pub enum EncryptWith {
     Aesgcm,
     /// XSalsa20 and Poly1305
     Secretbox,
+}
+
+/// `kprov snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep the state of a running cluster under a name
+    Save {
+        /// The snapshot's name
+        name: String,
+        /// The cluster; may be left out if there is but one
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
+        /// Also keep the images that were loaded into its nodes
+        #[arg(long)]
+        with_images: bool,
+    },
+    /// List snapshots, and the golden states that `reset` goes back to
+    Ls,
+    /// Bring a snapshot's cluster back to it, or make it if it is no more
+    Restore {
+        /// The snapshot's name
+        name: String,
+        /// Make sure that it is this cluster's
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
+        /// Leave everything as it is when something fails
+        #[arg(long)]
+        retain: bool,
+    },
+    /// Forget a snapshot
+    Rm {
+        /// The snapshot's name
+        name: String,
+    },
+    /// Write a snapshot to a file, encrypted by a passphrase: it holds the cluster's CA and keys
+    Export {
+        /// The snapshot's name
+        name: String,
+        /// The file, which must not exist
+        file: PathBuf,
+        /// Write it unencrypted
+        #[arg(long, conflicts_with = "passphrase_file")]
+        plain: bool,
+        /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Read a snapshot from a file
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Its name here, if not the one that it had
+        #[arg(long)]
+        name: Option<String>,
+        /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
 }
 
 /// `kprov etcd`.

@@ -19,4 +19,5 @@ pub mod pki;
 pub mod profile;
 pub mod progress;
 pub mod render;
+pub mod snapshot;
 pub mod verify;

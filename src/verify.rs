@@ -10,6 +10,7 @@ mod checks;
 mod expected;
 mod modes;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde::Serialize;
 
@@ -64,6 +65,8 @@ pub struct Target<'a> {
     pub nodes: &'a [Node],
     /// What the cluster was made from, if kprov made it.
     pub inputs: Option<&'a Inputs<'a>>,
+    /// If given, nodes and pods are Ready only on evidence younger than this.
+    pub since: Option<Timestamp>,
 }
 
 /// The outcome of one check.

@@ -92,6 +92,7 @@ impl Frame<'_> {
         }));
         ContainerSpec {
             name: plan.name.clone(),
+            hostname: None,
             image: plan.image.clone().unwrap_or_else(|| self.image.to_owned()),
             command: None,
             labels: self.labels(role_name(plan.role)),

@@ -1,10 +1,13 @@
 //! Making a cluster, from a profile to the proof, and cleaning up if it fails.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::engine::{Engine, EngineError, FileEntry, Image, Network, Subnet, pack};
 use crate::keys::KeyRing;
@@ -12,10 +15,12 @@ use crate::kubernetes::{self, ready};
 use crate::node::{Node, NodeError};
 use crate::profile::{DEFAULT_IMAGE, FileModes, IpFamily, Profile, Role};
 use crate::render::{self, Inputs, NodePlan};
+use crate::snapshot::States;
 use crate::verify;
 
 use super::balancer::{self, Balancer};
 use super::bootstrap::{self, Build, Member, Up};
+use super::capture;
 use super::containers::{Fixed, Frame, proxies};
 use super::store::NodeRecord;
 use super::{
@@ -24,7 +29,7 @@ use super::{
 };
 
 /// How long nodes and pods may take to be ready once all have joined.
-const READY: Duration = Duration::from_secs(300);
+pub(super) const READY: Duration = Duration::from_secs(300);
 
 /// What is to be made.
 #[derive(Debug, Clone)]
@@ -41,6 +46,13 @@ pub struct Request {
     pub load_balancer_image: Option<String>,
     /// Whether to leave everything as it is when something fails.
     pub retain: bool,
+}
+
+impl Request {
+    /// The reference of the image.
+    pub(super) fn image(&self) -> &str {
+        self.image.as_deref().or(self.profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE)
+    }
 }
 
 /// What a cluster that is made again has in common with the one before.
@@ -68,26 +80,29 @@ pub struct Outcome {
 /// # Errors
 /// [`ClusterError::Exists`] and whatever goes wrong; then nothing is left, unless `retain` says otherwise.
 pub async fn create(context: &Context, request: &Request) -> Result<Outcome, ClusterError> {
-    let store = context.store();
-    let lock = store.lock(&request.name)?;
-    let existing = context.engine.containers(LABEL_CLUSTER, Some(&request.name)).await?.len();
-    match store.load(&request.name) {
+    let lock = context.store().lock(&request.name)?;
+    make_way(context, &request.name).await?;
+    make(context, request, None, &lock).await
+}
+
+/// Makes sure that a name is free. What a killed kprov left half made under it is removed.
+pub(super) async fn make_way(context: &Context, name: &str) -> Result<(), ClusterError> {
+    let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?.len();
+    match context.store().load(name) {
         Ok(Some(record)) if existing > 0 && record.status == Status::Ready => {
-            return Err(ClusterError::Exists { name: request.name.clone(), nodes: existing });
+            Err(ClusterError::Exists { name: name.to_owned(), nodes: existing })
         }
-        Ok(None) if existing > 0 => {
-            return Err(ClusterError::Exists { name: request.name.clone(), nodes: existing });
-        }
-        Ok(None) => {}
+        Ok(None) if existing > 0 => Err(ClusterError::Exists { name: name.to_owned(), nodes: existing }),
+        Ok(None) => Ok(()),
         // Half made, or gone by another tool's hand; an unreadable record is no use to anybody either.
         Ok(Some(_)) | Err(ClusterError::Record { .. }) => {
             let step = context.reporter.stage("Removing what is left of an earlier try");
-            delete(context, &request.name).await?;
+            delete(context, name).await?;
             step.done();
+            Ok(())
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    make(context, request, None, &lock).await
 }
 
 /// Makes a cluster whose name is free, and cleans up if that fails.
@@ -97,35 +112,56 @@ pub(super) async fn make(
     before: Option<&Before>,
     _lock: &Lock,
 ) -> Result<Outcome, ClusterError> {
+    let what = What { name: &request.name, profile: &request.profile, retain: request.retain, known: before.is_some() };
+    or_clean_up(context, &what, attempt(context, request, before)).await
+}
+
+/// What is being made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct What<'a> {
+    pub(super) name: &'a str,
+    pub(super) profile: &'a Profile,
+    pub(super) retain: bool,
+    /// Whether there was such a cluster before, so that what is known of it has to stay.
+    pub(super) known: bool,
+}
+
+/// Makes a cluster; if that fails, or the user has enough, keeps the logs and cleans up.
+pub(super) async fn or_clean_up(
+    context: &Context,
+    what: &What<'_>,
+    making: impl Future<Output = Result<Outcome, ClusterError>>,
+) -> Result<Outcome, ClusterError> {
     let result = tokio::select! {
-        result = attempt(context, request, before) => result,
+        result = making => result,
         () = interrupted() => Err(ClusterError::Interrupted),
     };
     let error = match result {
         Ok(outcome) => return Ok(outcome),
         Err(error) => error,
     };
-    let plan = render::plan_nodes(&request.profile, &request.name);
+    let name = what.name;
+    let plan = render::plan_nodes(what.profile, name);
     let nodes: Vec<Node> = plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
-    let exists = !context.engine.containers(LABEL_CLUSTER, Some(&request.name)).await.unwrap_or_default().is_empty();
+    let exists = !context.engine.containers(LABEL_CLUSTER, Some(name)).await.unwrap_or_default().is_empty();
     let logs = match &error {
         _ if !exists => None,
         ClusterError::Interrupted => None,
-        _ => logs::keep(&context.paths, &request.name, &nodes).await,
+        _ => logs::keep(&context.paths, name, &nodes).await,
     };
-    let left = if request.retain && exists {
-        Some(format!("its containers are kept; `kprov down {}` removes them", request.name))
+    let left = if what.retain && exists {
+        Some(format!("its containers are kept; `kprov down {name}` removes them"))
     } else {
-        clean_up(context, &request.name, before.is_some())
+        clean_up(context, name, what.known)
             .await
             .err()
-            .map(|failed| format!("cleaning up failed, too: {failed}; `kprov down {}` tries again", request.name))
+            .map(|failed| format!("cleaning up failed, too: {failed}; `kprov down {name}` tries again"))
     };
     if !exists && left.is_none() {
         // Nothing had been made: the error itself says all.
         return Err(error);
     }
-    Err(ClusterError::Create { name: request.name.clone(), left, source: Box::new(error), logs })
+    Err(ClusterError::Create { name: name.to_owned(), left, source: Box::new(error), logs })
 }
 
 async fn clean_up(context: &Context, cluster: &str, keep_record: bool) -> Result<(), ClusterError> {
@@ -139,7 +175,7 @@ async fn clean_up(context: &Context, cluster: &str, keep_record: bool) -> Result
 }
 
 /// Ends when the user or the system asks kprov to stop.
-async fn interrupted() {
+pub(super) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
     let Ok(mut hang_up) = signal(SignalKind::hangup()) else { return std::future::pending().await };
@@ -152,7 +188,7 @@ async fn interrupted() {
 
 async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
     let profile = &request.profile;
-    let reference = request.image.as_deref().or(profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE);
+    let reference = request.image();
     // What costs nothing to find out comes before an image is pulled.
     let keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
         (Some(_), Some(keys)) => Some(keys),
@@ -224,7 +260,34 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     // Last: whoever is killed before has not finished, and the next command knows it.
     record.status = Status::Ready;
     store.save(&record)?;
+    keep_golden_state(&build, &record, keys.as_ref()).await;
     Ok(Outcome { record, report, kubeconfig, warnings })
+}
+
+/// Keeps the state that `reset` goes back to. The cluster is good without one: then `reset` makes it again.
+async fn keep_golden_state(build: &Build<'_>, record: &Record, keys: Option<&KeyRing>) {
+    let context = build.context;
+    // A load balancer and nodes of other images are not in a state yet.
+    if render::needs_load_balancer(&render::plan_nodes(&record.profile, &record.name))
+        || build.nodes.iter().any(|member| member.plan.image.is_some())
+    {
+        return;
+    }
+    let step = context.reporter.stage("Keeping the golden state");
+    let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
+    let kept = async {
+        let draft = capture::capture(context, record, keys, &nodes).await?;
+        step.detail(&format!("{} KiB", draft.manifest.size() / 1024));
+        States::at(&context.paths).keep_golden(&draft)?;
+        Ok::<_, ClusterError>(())
+    };
+    match kept.await {
+        Ok(()) => step.done(),
+        Err(error) => {
+            step.fail(&error);
+            context.reporter.warn("`kprov reset` will make this cluster again from its profile, which takes longer");
+        }
+    }
 }
 
 /// Waits until the cluster is all there, then proves that it is what was asked for.
@@ -233,18 +296,8 @@ async fn finish(build: &Build<'_>, up: &Up, record: &Record) -> Result<verify::R
     let spec = &build.inputs.profile.spec;
     let names: Vec<String> = build.nodes.iter().map(|member| member.plan.name.clone()).collect();
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");
-    let expected = ready::Expectation {
-        nodes: names.clone(),
-        control_planes: build
-            .nodes
-            .iter()
-            .filter(|member| member.plan.role == Role::ControlPlane)
-            .map(|member| member.plan.name.clone())
-            .collect(),
-        // Without a CNI neither nodes nor most pods can be ready: the user brings their own.
-        pods: !spec.networking.disable_default_cni,
-        since: None,
-    };
+    let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
+    let expected = expectation(build.inputs.profile, &nodes, None);
     let wait = async {
         if spec.networking.disable_default_cni {
             return Ok(());
@@ -287,12 +340,23 @@ async fn finish(build: &Build<'_>, up: &Up, record: &Record) -> Result<verify::R
         step.done();
     }
     let step = context.reporter.stage("Verifying");
-    let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
-    let target = verify::Target { client: &up.client, nodes: &nodes, inputs: Some(&build.inputs) };
+    let target = verify::Target { client: &up.client, nodes: &nodes, inputs: Some(&build.inputs), since: None };
     let report = verify::verify(&target).await?;
     report.require()?;
     step.done();
     Ok(report)
+}
+
+/// What a cluster of this profile has to show to be ready.
+pub(super) fn expectation(profile: &Profile, nodes: &[Node], since: Option<Timestamp>) -> ready::Expectation {
+    let control_planes = nodes.iter().filter(|node| node.role == Role::ControlPlane);
+    ready::Expectation {
+        nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        control_planes: control_planes.map(|node| node.name.clone()).collect(),
+        // Without a CNI neither nodes nor most pods can be ready: the user brings their own.
+        pods: !profile.spec.networking.disable_default_cni,
+        since,
+    }
 }
 
 /// The files that have to be on control planes before the API server's first start.
@@ -350,7 +414,7 @@ async fn make_containers(
 }
 
 /// The clusters' network; made if it is not there yet.
-async fn ensure_network(engine: &Engine, cluster: &str, profile: &Profile) -> Result<Network, ClusterError> {
+pub(super) async fn ensure_network(engine: &Engine, cluster: &str, profile: &Profile) -> Result<Network, ClusterError> {
     if let Some(network) = engine.network(NETWORK).await? {
         return Ok(network);
     }
@@ -377,6 +441,9 @@ fn unique_local_subnet(cluster: &str) -> Result<Subnet, ClusterError> {
     Ok(Subnet { base: IpAddr::from(bytes), prefix: 64 })
 }
 
+/// Ports that this process has chosen: one that nothing listens on yet may be chosen again by a neighbour.
+static CHOSEN_PORTS: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// The host port of the API server: the one before, the profile's, or one that is free now.
 fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>) -> Result<u16, ClusterError> {
     let networking = &profile.spec.networking;
@@ -386,14 +453,20 @@ fn api_server_port(context: &Context, profile: &Profile, before: Option<&Before>
     }
     // Fixed by us, not by the engine: it would choose another one whenever the container starts.
     let address = networking.api_server_address();
-    let listener = TcpListener::bind((address, wanted)).and_then(|listener| listener.local_addr());
-    listener.map(|address| address.port()).map_err(|error| {
-        let container = "the API server".to_owned();
-        EngineError::PortTaken { container, reason: format!("{address}:{wanted}: {error}") }.into()
-    })
+    loop {
+        let listener = TcpListener::bind((address, wanted)).and_then(|listener| listener.local_addr());
+        let port = listener.map(|address| address.port()).map_err(|error| {
+            let container = "the API server".to_owned();
+            EngineError::PortTaken { container, reason: format!("{address}:{wanted}: {error}") }
+        })?;
+        let new = CHOSEN_PORTS.lock().is_ok_and(|mut chosen| chosen.insert(port));
+        if new || wanted != 0 {
+            return Ok(port);
+        }
+    }
 }
 
-fn server_url(profile: &Profile, port: u16) -> String {
+pub(super) fn server_url(profile: &Profile, port: u16) -> String {
     let address = match profile.spec.networking.api_server_address() {
         IpAddr::V4(address) if address.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V6(address) if address.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),

@@ -3,6 +3,7 @@
 use futures_util::future::try_join_all;
 
 use crate::engine::Engine;
+use crate::snapshot::States;
 
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
 
@@ -41,6 +42,7 @@ pub async fn delete(context: &Context, cluster: &str) -> Result<Removed, Cluster
     let store = context.store();
     let record = store.names().iter().any(|name| name == cluster);
     // Last: as long as something is left, the next command has to know of it.
+    States::at(&context.paths).forget_golden(cluster)?;
     store.forget(cluster)?;
     remove_network(&context.engine).await?;
     Ok(Removed { containers, record, kubeconfigs })

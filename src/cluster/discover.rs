@@ -7,6 +7,7 @@ use crate::engine::{Container, ContainerState, Engine};
 use crate::node::Node;
 use crate::profile::Role;
 
+use super::restore::{NEXT, OLD};
 use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER};
 
 /// A cluster that is on the engine.
@@ -25,6 +26,8 @@ impl Found {
         let mut nodes: Vec<Node> = self
             .containers
             .iter()
+            // Left by a killed reset: no nodes yet, or no longer.
+            .filter(|container| !container.name.ends_with(NEXT) && !container.name.ends_with(OLD))
             .filter_map(|container| {
                 let role = match container.labels.get(LABEL_ROLE)?.as_str() {
                     "control-plane" => Role::ControlPlane,

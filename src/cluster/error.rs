@@ -11,6 +11,7 @@ use crate::node::NodeError;
 use crate::paths::PathsError;
 use crate::pki::PkiError;
 use crate::render::{RenderError, VersionError};
+use crate::snapshot::SnapshotError;
 use crate::verify::VerifyError;
 
 /// A failed operation on a cluster.
@@ -77,6 +78,18 @@ pub enum ClusterError {
     NotRunning {
         /// The cluster's name.
         name: String,
+    },
+    /// They would not fit.
+    #[error("this host has no memory for {wanted} such clusters, only for {possible}")]
+    #[diagnostic(
+        code(kprov::cluster::too_many),
+        help("ask for fewer (`--count {possible}`), or take others down first")
+    )]
+    TooMany {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many would fit.
+        possible: usize,
     },
     /// Somebody else is at work on it.
     #[error("another kprov is at work on the cluster {name:?}{}", pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
@@ -177,6 +190,10 @@ pub enum ClusterError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Paths(#[from] PathsError),
+    /// A snapshot could not be kept or used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The finished cluster is not what was asked for.
     #[error(transparent)]
     #[diagnostic(transparent)]

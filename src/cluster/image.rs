@@ -81,11 +81,25 @@ pub async fn resolve_image(context: &Context, reference: &str) -> Result<(Image,
     Ok((image, facts))
 }
 
-/// Reads files out of a container that is never started.
-async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result<ImageFacts, ClusterError> {
-    let spec = ContainerSpec {
+/// containerd's database as it is in an image: the names and digests of all images that it was built with are in
+/// it, as text.
+pub(super) async fn containerd_metadata(context: &Context, image_id: &str) -> Result<Vec<u8>, ClusterError> {
+    let engine = &context.engine;
+    let probe = engine.create_container(probe_spec(image_id)).await?;
+    let read = engine.get_archive(&probe, "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db").await;
+    engine.remove_container(&probe).await?;
+    match read {
+        Ok(archive) => Ok(crate::engine::first_file(&archive).map(|content| content.to_vec()).unwrap_or_default()),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A container that is never started.
+fn probe_spec(image_id: &str) -> ContainerSpec {
+    ContainerSpec {
         name: format!("kprov-probe-{}", std::process::id()),
-        image: image.id.clone(),
+        image: image_id.to_owned(),
         // Never run; but an engine makes no container of an image that names no command.
         command: Some(vec![VERSION_FILE.to_owned()]),
         labels: vec![
@@ -94,9 +108,13 @@ async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result
         ],
         network: "none".to_owned(),
         ..Default::default()
-    };
+    }
+}
+
+/// Reads files out of a container that is never started.
+async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result<ImageFacts, ClusterError> {
     let engine = &context.engine;
-    let probe = engine.create_container(spec).await?;
+    let probe = engine.create_container(probe_spec(&image.id)).await?;
     let read = async |path: &str| match engine.get_archive(&probe, path).await {
         Ok(archive) => {
             Ok(crate::engine::first_file(&archive).map(|content| String::from_utf8_lossy(&content).into_owned()))

@@ -5,6 +5,7 @@
 
 mod balancer;
 mod bootstrap;
+mod capture;
 mod containers;
 mod create;
 mod delete;
@@ -13,7 +14,10 @@ mod error;
 mod image;
 mod logs;
 mod preflight;
+mod many;
 mod reset;
+mod restore;
+mod snapshots;
 mod store;
 
 use std::sync::Arc;
@@ -30,7 +34,9 @@ pub use discover::{Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
 pub use preflight::checks as host_checks;
+pub use many::{create_all, delete_all, numbered};
 pub use reset::reset;
+pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
 pub use store::{Lock, Record, Status, Store};
 
 /// The network that all clusters share, as in kind.

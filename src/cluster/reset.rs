@@ -1,19 +1,42 @@
 //! Making a cluster anew, as it was on its first day.
 
-use super::create::{Before, make};
-use super::{ClusterError, Context, Outcome, Request, delete};
+use k8s_openapi::jiff::Timestamp;
 
-/// Removes a cluster and makes it again from what it was first made of: the same profile, image, name,
-/// port and keys. Whatever was done to it meanwhile is gone. Also completes a cluster whose making was killed.
+use crate::snapshot::States;
+
+use super::create::{Before, make};
+use super::{ClusterError, Context, Outcome, Request, delete, restore};
+
+/// Brings a cluster back to its golden state: what it was when its making had been proven. Whatever was done to
+/// it meanwhile is gone. Also completes a cluster whose making, or an earlier reset, was killed.
+///
+/// Where there is no golden state that can be used, it is made again from what it was first made of: the same
+/// profile, image, name, port and keys.
 ///
 /// # Errors
 /// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone.
 pub async fn reset(context: &Context, cluster: &str, retain: bool) -> Result<Outcome, ClusterError> {
+    let since = Timestamp::now();
     let store = context.store();
     let lock = store.lock(cluster)?;
     let Some(record) = store.load(cluster)? else {
         return Err(ClusterError::NoRecord { name: cluster.to_owned() });
     };
+    let state = async {
+        match States::at(&context.paths).golden(cluster)? {
+            Some(manifest) => restore::prepare(context, manifest).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    match state.await {
+        Ok(Some(state)) => {
+            return restore::restore(context, &state, since, retain).await;
+        }
+        Ok(None) => context.reporter.info("There is no golden state: making the cluster again from its profile."),
+        Err(error) => context
+            .reporter
+            .warn(&format!("The golden state cannot be used ({error}): making the cluster again from its profile.")),
+    }
     let keys = store.load_keys(cluster)?;
     let request = Request {
         name: record.name.clone(),

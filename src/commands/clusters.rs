@@ -212,7 +212,7 @@ pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<Exi
         cgroup_v1,
     });
     let step = context.reporter.stage("Gathering evidence");
-    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref() };
+    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None };
     let report = verify::verify(&target).await?;
     step.done();
     context.reporter.close();
@@ -295,24 +295,39 @@ pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bo
     Ok(ExitCode::SUCCESS)
 }
 
+/// Some of several clusters could not be removed.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{} of {total} clusters could not be removed; the others are gone", failed.len())]
+#[diagnostic(code(kprov::cluster::several))]
+struct SomeRemain {
+    total: usize,
+    #[related]
+    failed: Vec<ClusterError>,
+}
+
 pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
     // First: a kprov that was killed early may have left something, but no cluster.
     cluster::delete_leftovers(&context.engine).await?;
     let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
-    let mut removed = Vec::new();
-    for name in &names {
-        let store = context.store();
-        let _lock = store.lock(name)?;
-        let step = context.reporter.stage(&format!("Removing the cluster {name}"));
-        let what = cluster::delete(&context, name).await?;
-        if what.is_nothing() {
-            drop(step);
-            let known = cluster::list(&context.engine).await?.into_iter().map(|cluster| cluster.name).collect();
-            return Err(ClusterError::Unknown { name: name.clone(), known }.into());
+    let (mut removed, mut failed) = (Vec::new(), Vec::new());
+    for (name, result) in names.iter().zip(cluster::delete_all(&context, &names).await) {
+        match result {
+            Ok(what) if what.is_nothing() => {
+                let known = cluster::list(&context.engine).await?.into_iter().map(|cluster| cluster.name).collect();
+                failed.push(ClusterError::Unknown { name: name.clone(), known });
+            }
+            Ok(_) => removed.push(name),
+            Err(error) => failed.push(error),
         }
-        step.done();
-        removed.push(name);
+    }
+    if !failed.is_empty() {
+        context.reporter.close();
+        return Err(if failed.len() == 1 && names.len() == 1 {
+            failed.remove(0).into()
+        } else {
+            SomeRemain { total: names.len(), failed }.into()
+        });
     }
     context.reporter.close();
     present::result(global.output, &json!({"removed": removed}), || match removed.as_slice() {

@@ -10,6 +10,7 @@ mod etcd;
 mod exec;
 mod present;
 mod profiles;
+mod snapshot;
 mod up;
 
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Ls => clusters::ls(global).await,
         Command::Status { cluster } => clusters::status(global, cluster.as_deref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
+        Command::Snapshot { command } => snapshot::snapshot(global, command).await,
         Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);

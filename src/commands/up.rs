@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::{self, Global};
-use crate::cluster::{self, Outcome, Request};
+use crate::cluster::{self, ClusterError, Context, Outcome, Request};
 use crate::kubeconfig;
 use crate::profile::{self, SearchPath};
 
@@ -15,6 +15,13 @@ use super::{Result, clusters, context, present};
 pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode> {
     let start = Instant::now();
     let source = &arguments.source;
+    if let Some(snapshot) = &arguments.from {
+        let context = context(global).await?;
+        let outcome = cluster::create_from(&context, snapshot, source.name.as_deref(), arguments.retain).await;
+        context.reporter.close();
+        show(global, &outcome?, start);
+        return Ok(ExitCode::SUCCESS);
+    }
     let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
     let name = super::profiles::cluster_name(source, &loaded)?;
     let context = context(global).await?;
@@ -29,10 +36,64 @@ pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode>
         load_balancer_image: arguments.load_balancer_image.clone(),
         retain: arguments.retain,
     };
+    if let Some(count) = arguments.count {
+        return several(global, &context, &request, count, start).await;
+    }
     let outcome = cluster::create(&context, &request).await;
     context.reporter.close();
     show(global, &outcome?, start);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Some of several clusters could not be made.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{} of {total} clusters could not be made", failed.len())]
+#[diagnostic(
+    code(kprov::cluster::several),
+    help("the others are up; `kprov ls` lists them, `kprov down --all` removes all")
+)]
+struct SomeFailed {
+    total: usize,
+    #[related]
+    failed: Vec<ClusterError>,
+}
+
+/// Makes several clusters, and shows what became of each.
+async fn several(
+    global: &Global,
+    context: &Context,
+    request: &Request,
+    count: u16,
+    start: Instant,
+) -> Result<ExitCode> {
+    let requests = cluster::numbered(request, count);
+    for request in &requests {
+        profile::check_cluster_name(&request.name, &request.profile.spec)
+            .map_err(super::profiles::ArgumentError::Name)?;
+    }
+    let results = cluster::create_all(context, &requests).await;
+    context.reporter.close();
+    let results = results?;
+    let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let rows: Vec<Vec<String>> = requests
+        .iter()
+        .zip(&results)
+        .map(|(request, result)| match result {
+            Ok(outcome) => vec![
+                request.name.clone(),
+                "up".to_owned(),
+                kubeconfig::entry_name(&request.name),
+                outcome.record.api_server_port.to_string(),
+            ],
+            Err(_) => vec![request.name.clone(), "failed".to_owned(), "-".to_owned(), "-".to_owned()],
+        })
+        .collect();
+    let value: Vec<_> = rows.iter().map(|row| json!({"cluster": row[0], "state": row[1], "context": row[2]})).collect();
+    present::result(global.output, &json!({"clusters": value, "seconds": seconds}), || {
+        format!("{}\n{seconds} s.\n", present::table(&["CLUSTER", "STATE", "CONTEXT", "PORT"], &rows))
+    });
+    let failed: Vec<ClusterError> = results.into_iter().filter_map(std::result::Result::err).collect();
+    if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(SomeFailed { total: requests.len(), failed }.into()) }
 }
 
 pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) -> Result<ExitCode> {
@@ -45,7 +106,7 @@ pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) 
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(global: &Global, outcome: &Outcome, start: Instant) {
+pub(super) fn show(global: &Global, outcome: &Outcome, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     let record = &outcome.record;
     let entry = kubeconfig::entry_name(&record.name);

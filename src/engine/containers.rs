@@ -9,7 +9,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 
@@ -18,8 +19,10 @@ use super::{Engine, EngineError};
 /// A container to be made: privileged, booting an init system of its own.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerSpec {
-    /// Name and host name.
+    /// Its name.
     pub name: String,
+    /// Its host name, if that is another one.
+    pub hostname: Option<String>,
     /// The image's reference or id.
     pub image: String,
     /// What it runs, instead of what the image says.
@@ -167,6 +170,18 @@ impl Engine {
             .map_err(|error| self.error(format!("sending {signal} to the container {name}"), error))
     }
 
+    /// Gives a container another name. Its host name stays.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] if the name is taken.
+    pub async fn rename_container(&self, container: &str, name: &str) -> Result<(), EngineError> {
+        let options = RenameContainerOptionsBuilder::default().name(name).build();
+        self.docker
+            .rename_container(container, options)
+            .await
+            .map_err(|error| self.error(format!("calling the container {container} {name}"), error))
+    }
+
     /// Removes a container, running or not, with its anonymous volumes. One that is gone, or about to be, is no error.
     ///
     /// # Errors
@@ -285,7 +300,7 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
         ..Default::default()
     };
     ContainerCreateBody {
-        hostname: Some(spec.name),
+        hostname: Some(spec.hostname.unwrap_or(spec.name)),
         image: Some(spec.image),
         cmd: spec.command,
         labels: Some(spec.labels.into_iter().collect()),

@@ -135,6 +135,8 @@ impl Format {
 pub struct Reporter {
     sink: Arc<dyn Sink>,
     next: Arc<AtomicU64>,
+    /// What stages are about, where several things are under way.
+    scope: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Reporter {
@@ -162,7 +164,13 @@ impl Reporter {
     }
 
     fn to(sink: impl Sink + 'static) -> Self {
-        Self { sink: Arc::new(sink), next: Arc::default() }
+        Self { sink: Arc::new(sink), next: Arc::default(), scope: None }
+    }
+
+    /// A reporter to the same place whose stages are about `scope`, for one of several things that are under way.
+    #[must_use]
+    pub fn scoped(&self, scope: &str) -> Self {
+        Self { scope: Some(scope.into()), ..self.clone() }
     }
 
     /// Begins a step on `node`. Any number of steps may run at a time.
@@ -172,7 +180,7 @@ impl Reporter {
 
     /// Begins a step that is about the cluster as a whole.
     pub fn stage(&self, name: &str) -> Step {
-        self.begin(None, name)
+        self.begin(self.scope.as_deref(), name)
     }
 
     fn begin(&self, node: Option<&str>, name: &str) -> Step {

@@ -65,7 +65,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         nodes: target.nodes.iter().map(|node| node.name.clone()).collect(),
         control_planes: control_planes(target).map(|node| node.name.clone()).collect(),
         pods: target.inputs.is_none_or(|inputs| !inputs.profile.spec.networking.disable_default_cni),
-        since: None,
+        since: target.since,
     };
     if !expected.pods {
         return Ok(vec![Check::new("nodes and system pods", true, "not awaited: the profile brings its own CNI")]);

@@ -219,15 +219,22 @@ impl ApiServer {
         Ok(now.ready && now.process.is_some_and(|process| process.command == manifest.command()))
     }
 
+    /// Makes sure that the kubelet runs. It is stopped for the shortest of times only; one that is stopped now was left so.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn wake(&self) -> Result<(), NodeError> {
+        let script = "systemctl is-active -q kubelet || systemctl start kubelet";
+        self.node.script("starting the kubelet", script).await.map(|_| ())
+    }
+
     /// Finishes or takes back what a kprov that was killed has left half done. Says what it did, if anything.
     ///
     /// # Errors
     /// [`NodeError`].
     pub async fn recover(&self, mut detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
-        // The kubelet is stopped for the shortest of times only; one that is stopped now was left so.
-        let pending =
-            format!("systemctl is-active -q kubelet || systemctl start kubelet; [ ! -e '{BEFORE}' ] || echo yes");
-        if self.node.script("looking for an unfinished change", &pending).await?.trim().is_empty() {
+        self.wake().await?;
+        if self.node.try_output(&["test", "-e", BEFORE], None).await?.code != 0 {
             return Ok(None);
         }
         let current = self.manifest().await?;
@@ -236,7 +243,10 @@ impl ApiServer {
             self.commit().await?;
             return Ok(Some("finished"));
         }
-        if let Ok(()) = restart::watch(&self.node, &current, &restart::Observation::default(), &mut detail).await? {
+        // What it has logged until now says nothing about what it will do.
+        let mut now = restart::observe(&self.node, &current.port()).await?;
+        now.process = None;
+        if let Ok(()) = restart::watch(&self.node, &current, &now, &mut detail).await? {
             self.commit().await?;
             return Ok(Some("finished"));
         }

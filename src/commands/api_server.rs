@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::api_server;
 use crate::cli::{ApiServerCommand, Global};
 use crate::cluster;
+use crate::encryption::{self, EncryptionError};
 use crate::node::Node;
 use crate::profile::Role;
 
@@ -33,6 +34,9 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     let _lock = context.store().lock(&found.name)?;
     let mut nodes: Vec<Node> = found.nodes(&context.engine);
     nodes.retain(|node| node.role == Role::ControlPlane);
+    if let Some(journal) = encryption::unfinished(&nodes).await? {
+        return Err(EncryptionError::Unfinished(Box::new(journal)).into());
+    }
     let changed = api_server::change_all(&context.reporter, &nodes, &change).await;
     context.reporter.close();
     let changed = changed?;

@@ -179,6 +179,13 @@ pub enum EncryptionError {
         /// The key.
         key: KeyId,
     },
+    /// Something else has to wait until a change is complete.
+    #[error("a change of the encryption is unfinished: {0}")]
+    #[diagnostic(
+        code(kprov::encryption::unfinished),
+        help("`kprov encryption resume` completes it, `kprov encryption undo` turns it back")
+    )]
+    Unfinished(Box<Journal>),
     /// There is nothing to be resumed or undone.
     #[error("no change of the encryption is under way")]
     #[diagnostic(code(kprov::encryption::nothing), help("`kprov encryption status` shows how things are stored"))]
@@ -335,6 +342,15 @@ pub async fn undo(subject: &Subject<'_>) -> Result<Outcome, EncryptionError> {
     subject.walk(&mut planes, back, NewKeys::default()).await
 }
 
+/// The change that is under way, if there is one.
+///
+/// # Errors
+/// [`EncryptionError`].
+pub async fn unfinished(control_planes: &[Node]) -> Result<Option<Journal>, EncryptionError> {
+    let journals = try_join_all(control_planes.iter().map(nodes::read_journal)).await?;
+    Ok(Journal::furthest(journals.into_iter().flatten().collect()))
+}
+
 /// How everything is stored.
 ///
 /// # Errors
@@ -369,7 +385,14 @@ impl Subject<'_> {
         }
         let step = self.context.reporter.stage("Looking at the control planes");
         let mut planes = try_join_all(self.control_planes.iter().map(ControlPlane::read)).await?;
+        let under_way = under_way(&planes).is_some();
         for plane in &mut planes {
+            if under_way {
+                // The walk itself knows best which way to go: back to a manifest that reads no key may be too far.
+                plane.server.wake().await?;
+                plane.server.commit().await?;
+                continue;
+            }
             if let Some(what) = plane.server.recover(|detail| step.detail(detail)).await? {
                 let name = plane.node().name.clone();
                 self.context.reporter.info(&format!("{name}: an earlier restart of the API server was {what}"));

@@ -273,7 +273,7 @@ done"#,
     }
 }
 
-async fn read_journal(node: &Node) -> Result<Option<Journal>, EncryptionError> {
+pub(super) async fn read_journal(node: &Node) -> Result<Option<Journal>, EncryptionError> {
     let Some(bytes) = node.read_file(JOURNAL).await? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| unusable(node, JOURNAL, error.to_string()))
 }

@@ -4,6 +4,7 @@
 
 mod harm;
 mod kills;
+mod kind;
 mod load;
 mod several;
 

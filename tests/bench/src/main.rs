@@ -3,6 +3,7 @@
 //! `cargo xtask bench` runs it, and says where everything is.
 
 mod cluster;
+mod encryption;
 mod program;
 mod several;
 mod table;
@@ -31,9 +32,10 @@ struct Options {
 /// Something that can be measured: its name, what it is, and how.
 type Section = (&'static str, &'static str, fn(&Bench) -> Vec<Row>);
 
-const SECTIONS: [Section; 3] = [
+const SECTIONS: [Section; 4] = [
     ("program", "start, rendering, size", program::measure),
     ("cluster", "a hardened cluster of two nodes: up, reset, memory", cluster::measure),
+    ("encryption", "encryption at rest, beside the same by hand", encryption::measure),
     ("several", "four clusters of one node", several::measure),
 ];
 
@@ -78,7 +80,7 @@ fn main() {
     let options = Options::parse();
     if options.list {
         for (name, what, _) in SECTIONS {
-            println!("{name:<10} {what}");
+            println!("{name:<12} {what}");
         }
         return;
     }

@@ -2,8 +2,10 @@
 //!
 //! `cargo xtask bench` runs it, and says where everything is.
 
+mod by_hand;
+mod change;
 mod cluster;
-mod encryption;
+mod exercise;
 mod program;
 mod several;
 mod table;
@@ -32,11 +34,13 @@ struct Options {
 /// Something that can be measured: its name, what it is, and how.
 type Section = (&'static str, &'static str, fn(&Bench) -> Vec<Row>);
 
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 6] = [
     ("program", "start, rendering, size", program::measure),
     ("cluster", "a hardened cluster of two nodes: up, reset, memory", cluster::measure),
-    ("encryption", "encryption at rest, beside the same by hand", encryption::measure),
     ("several", "four clusters of one node", several::measure),
+    ("change", "a flag of a running API server", change::flag),
+    ("rewrite", "5,000 Secrets written anew", change::rewrite),
+    ("exercise", "encryption at rest, from nothing to proof", exercise::measure),
 ];
 
 /// What every measurement uses.

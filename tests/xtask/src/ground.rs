@@ -53,6 +53,12 @@ pub(crate) fn path_with(program: &Path) -> Result<std::ffi::OsString> {
 pub(crate) fn cargo<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = cmd(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments);
     command.current_dir(workspace());
+    // What cargo told this task of itself: to build scripts that look at it, everything would have changed.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

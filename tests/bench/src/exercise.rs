@@ -1,0 +1,63 @@
+//! The exercise from nothing to proof: a cluster, a Secret, encryption at rest, a look into etcd.
+
+use std::cell::RefCell;
+
+use test_support::Sandbox;
+
+use crate::table::Row;
+use crate::{Bench, by_hand, time};
+
+/// Measures the exercise step by step, and by the profile that has the encryption in it.
+pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
+    [
+        on(
+            bench,
+            "one node: up default, Secret, encryption enable, etcd get / by hand",
+            "at most 0.50",
+            1,
+            &|sandbox| {
+                sandbox.up(&["--profile", "default"]).done();
+                by_hand::make_secret(sandbox);
+                sandbox.kprov(&["encryption", "enable", &sandbox.cluster, "--provider", "aescbc"]).done();
+            },
+        ),
+        on(bench, "two nodes: up secure-two-node, Secret, etcd get / by hand", "at most 0.35", 2, &|sandbox| {
+            sandbox.up(&["--profile", "secure-two-node"]).done();
+            by_hand::make_secret(sandbox);
+        }),
+    ]
+    .into()
+}
+
+fn on(bench: &Bench, what: &str, bar: &'static str, nodes: usize, kprov: &dyn Fn(&Sandbox)) -> Row {
+    let sandbox = bench.sandbox();
+    let worker = if nodes > 1 { "- role: worker\n" } else { "" };
+    let config = format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{worker}");
+    sandbox.write("kind.yaml", config);
+    let image = Sandbox::image();
+    let (ours, hand): (RefCell<Vec<_>>, RefCell<Vec<_>>) = Default::default();
+    bench.in_turn(
+        || {
+            ours.borrow_mut().push(time("kprov", || {
+                kprov(&sandbox);
+                let key = "secrets/default/my-secret";
+                let shown = sandbox.kprov(&["etcd", "get", key, "--cluster", &sandbox.cluster]).ok();
+                let _ = shown.says("k8s:enc:aescbc:v1:key1:");
+            }));
+            sandbox.kprov(&["down", &sandbox.cluster]).done();
+        },
+        || {
+            hand.borrow_mut().push(time("kind and a shell", || {
+                let create =
+                    ["create", "cluster", "--name", &sandbox.cluster, "--image", &image, "--config", "kind.yaml"];
+                sandbox.kind(&create).done();
+                by_hand::make_secret(&sandbox);
+                by_hand::encrypt(&sandbox);
+                by_hand::prove(&sandbox);
+            }));
+            sandbox.kind(&["delete", "cluster", "--name", &sandbox.cluster]).done();
+        },
+    );
+    sandbox.assert_clean();
+    Row::seconds(what, &ours.into_inner(), &hand.into_inner(), bar)
+}

@@ -1,11 +1,8 @@
 //! Resets of a cluster that each time was damaged at random: every one has to end in a cluster that is proven.
-//!
-//! Needs an engine and a node image, named by `KPROV_IMAGE`; without it, nothing is tested. `KPROV_RESETS` says how
-//! many times (default 3), `KPROV_SEED` which damage.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use test_support::{Sandbox, in_full};
 
 /// A cluster of two nodes that is encrypted at rest.
 const PROFILE: &str = "secure-two-node";
@@ -14,7 +11,11 @@ const PROFILE: &str = "secure-two-node";
 ///
 /// `/var` is the engine's disk, which others need as well, so that filling it stops at a size.
 const DAMAGE: &[(&str, bool, &str)] = &[
-    ("namespaces deleted", true, "kubectl delete namespace local-path-storage kube-public kube-node-lease --wait=false"),
+    (
+        "namespaces deleted",
+        true,
+        "kubectl delete namespace local-path-storage kube-public kube-node-lease --wait=false",
+    ),
     ("system pods deleted", true, "kubectl -n kube-system delete daemonsets,deployments,services --all --wait=false"),
     ("nodes deleted", true, "kubectl delete nodes --all --wait=false"),
     ("roles deleted", true, "kubectl delete clusterrolebindings,clusterroles --all --wait=false"),
@@ -28,7 +29,11 @@ const DAMAGE: &[(&str, bool, &str)] = &[
     ("encryption configuration removed", true, "rm -rf /etc/kubernetes/encryption"),
     ("kubelet removed", true, "rm -f /usr/bin/kubelet; systemctl stop kubelet"),
     ("kubelet removed", false, "rm -f /usr/bin/kubelet; systemctl stop kubelet"),
-    ("kubelet's configuration broken", false, "echo x > /var/lib/kubelet/config.yaml; systemctl restart kubelet --no-block"),
+    (
+        "kubelet's configuration broken",
+        false,
+        "echo x > /var/lib/kubelet/config.yaml; systemctl restart kubelet --no-block",
+    ),
     ("containerd removed", false, "rm -f /usr/bin/containerd /usr/local/bin/containerd; pkill -9 -x containerd"),
     ("containerd's data removed", true, "systemctl stop containerd --no-block; rm -rf /var/lib/containerd/*"),
     ("CNI removed", false, "rm -rf /etc/cni /opt/cni"),
@@ -53,110 +58,58 @@ impl Dice {
     }
 }
 
-/// kprov with files of its own, so that the user's are left alone. Takes the cluster down in the end.
-struct Kprov {
-    folder: tempfile::TempDir,
-    cluster: String,
+fn role(control_plane: bool) -> &'static str {
+    if control_plane { "control-plane" } else { "worker" }
 }
 
-impl Kprov {
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kprov"));
-        command
-            .env("XDG_DATA_HOME", self.folder.path().join("data"))
-            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
-            .env("KUBECONFIG", self.kubeconfig())
-            .current_dir(self.folder.path());
-        command
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
-    }
-
-    fn must(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(
-            output.status.success(),
-            "kprov {}: {}\n{}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn node(&self, control_plane: bool) -> String {
-        format!("{}-{}", self.cluster, if control_plane { "control-plane" } else { "worker" })
-    }
-
-    /// Runs a command on a node, whatever comes of it: it may be the last that the node does.
-    fn harm(&self, control_plane: bool, script: &str) {
-        let node = self.node(control_plane);
-        let script = format!("export KUBECONFIG=/etc/kubernetes/admin.conf; {script}");
-        let limited = ["exec", node.as_str(), "--", "timeout", "20", "sh", "-c", script.as_str()];
-        let _ = self.run(&limited);
-    }
-}
-
-impl Drop for Kprov {
-    fn drop(&mut self) {
-        let _ = self.run(&["down", &self.cluster]);
-    }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn read(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap()
+/// Runs a command on a node, whatever comes of it: it may be the last that the node does.
+fn harm(sandbox: &Sandbox, control_plane: bool, script: &str) {
+    let script = format!("export KUBECONFIG=/etc/kubernetes/admin.conf; {script}");
+    let node = sandbox.node(role(control_plane));
+    let _ = sandbox.kprov(&["exec", &node, "--", "timeout", "20", "sh", "-c", &script]);
 }
 
 #[test]
+#[ignore = "needs an engine: cargo xtask test"]
 fn a_damaged_cluster_is_whole_after_a_reset() {
-    if std::env::var_os("KPROV_IMAGE").is_none() {
-        println!("skipped: KPROV_IMAGE names no node image");
-        return;
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let (rounds, seed) = (number("KPROV_RESETS", 3), number("KPROV_SEED", now));
-    println!("{rounds} resets, seed {seed}");
-    let mut dice = Dice(seed.max(1));
-    let cluster = format!("snap-reset-{}", std::process::id());
-    let kprov = Kprov { folder: tempfile::tempdir().unwrap(), cluster };
-    kprov.must(&["up", "--profile", PROFILE, "--name", &kprov.cluster]);
-    let kubeconfig = read(&kprov.kubeconfig());
+    let sandbox = Sandbox::on_engine(env!("CARGO_BIN_EXE_kprov"), "reset");
+    let rounds = if in_full() { 50 } else { 3 };
+    // KPROV_SEED repeats the damage of an earlier run.
+    let given = std::env::var("KPROV_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).max(1);
+    eprintln!("{rounds} resets, seed {seed}");
+    let mut dice = Dice(seed);
+    let cluster = sandbox.cluster.as_str();
+    sandbox.up(&["--profile", PROFILE]).done();
+    let kubeconfig = std::fs::read(sandbox.kubeconfig()).unwrap();
 
     let mut times: Vec<Duration> = Vec::new();
     for round in 1..=rounds {
-        kprov.harm(true, "kubectl create namespace student && kubectl -n student create configmap left --from-literal=a=b");
+        let student = "kubectl create namespace student && kubectl -n student create configmap left --from-literal=a=b";
+        harm(&sandbox, true, student);
         let mut names = Vec::new();
         for _ in 0..=dice.below(3) {
             let (name, control_plane, script) = DAMAGE[dice.below(DAMAGE.len())];
-            kprov.harm(control_plane, script);
-            names.push(format!("{name} ({})", if control_plane { "control plane" } else { "worker" }));
+            harm(&sandbox, control_plane, script);
+            names.push(format!("{name} ({})", role(control_plane)));
         }
         let start = Instant::now();
-        let output = kprov.run(&["reset", &kprov.cluster]);
+        let reset = sandbox.kprov(&["reset", cluster]);
         times.push(start.elapsed());
-        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
-        println!("{round}: {:.1} s after {}", start.elapsed().as_secs_f64(), names.join(", "));
-        assert!(output.status.success(), "{talk}");
-        assert!(!talk.contains("from its profile"), "not from the golden state: {talk}");
-        kprov.must(&["verify", &kprov.cluster]);
-        assert_eq!(read(&kprov.kubeconfig()), kubeconfig, "the user's kubeconfig goes on working as it is");
-        let left = kprov.must(&["etcd", "keys", "namespaces/", "--cluster", &kprov.cluster]);
-        assert!(!left.contains("student") && left.contains("kube-system"), "{left}");
+        eprintln!("{round}: {:.1} s after {}", start.elapsed().as_secs_f64(), names.join(", "));
+        // That would not be the golden state.
+        reset.ok().never_says("from its profile");
+        sandbox.kprov(&["verify", cluster]).done();
+        assert_eq!(std::fs::read(sandbox.kubeconfig()).unwrap(), kubeconfig, "the user's kubeconfig goes on working");
+        let left = sandbox.kprov(&["etcd", "keys", "namespaces/", "--cluster", cluster]).ok().never_says("student");
+        left.says("kube-system");
     }
     times.sort();
-    println!(
+    eprintln!(
         "{rounds} of {rounds} resets verified; median {:.1} s, longest {:.1} s",
         times[times.len() / 2].as_secs_f64(),
         times[times.len() - 1].as_secs_f64()
     );
+    sandbox.kprov(&["down", cluster]).done();
+    sandbox.assert_clean();
 }

@@ -1,22 +1,15 @@
 //! Three control planes behind a load balancer: changes that clients hardly notice, and a node that stops in the middle.
 
-use test_support::{Job, Sandbox, in_full};
+use test_support::{Job, Sandbox};
 
 use super::load::Load;
 use super::{KPROV, encryption, stored_alike};
 
 #[test]
 #[ignore = "needs an engine: cargo xtask test"]
-fn three_control_planes_change_while_clients_work() {
-    if !in_full() {
-        return;
-    }
+fn in_full_three_control_planes_change_while_clients_work() {
     let sandbox = Sandbox::on_engine(KPROV, "ha");
-    let mut up = sandbox.up_command(&["--profile", "ha"]);
-    if let Some(image) = std::env::var_os("KPROV_LOAD_BALANCER_IMAGE") {
-        up.env("KPROV_LOAD_BALANCER_IMAGE", image);
-    }
-    test_support::Run::of(&mut up).done();
+    sandbox.up(&["--profile", "ha"]).done();
     let load = Load::start(&sandbox.kubeconfig());
 
     for verb in [&["rotate"][..], &["migrate", "--to", "aescbc"], &["disable"], &["enable", "--provider", "secretbox"]]

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use test_support::{Job, Sandbox};
+use test_support::Sandbox;
 
 use crate::table::Row;
 use crate::{Bench, time};
@@ -23,13 +23,8 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     };
     bench.in_turn(
         || {
-            let took = time("four at a time by kprov", || {
-                let start = |name: &String| {
-                    Job::start(&mut sandbox.kprov_command(&["up", "--name", name, "--image", &image, "-o", "json"]))
-                };
-                let jobs: Vec<Job> = names.iter().map(start).collect();
-                jobs.into_iter().for_each(|job| job.wait().done());
-            });
+            let count = CLUSTERS.to_string();
+            let took = time("four at a time by kprov", || sandbox.up(&["--count", &count]).done());
             kprov.borrow_mut().push(took);
             memory.borrow_mut().extend(names.iter().map(|name| memory_of(&sandbox, name)));
             remove();

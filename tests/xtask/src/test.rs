@@ -5,7 +5,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::ground::{Ground, cargo};
+use crate::{
+    ground::{Ground, cargo},
+    node_image,
+};
 
 /// Options of `test`.
 #[derive(Args)]
@@ -29,6 +32,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command.args(&options.arguments);
     if options.faults {
         command.env("KPROV_TEST_FAULTS", "1");
+        command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine, false)?);
+    } else {
+        // Tests that have no short form say so in their names.
+        command.args(["--skip", "in_full"]);
     }
     let status = ground.tell(&mut command)?.status()?;
     eprintln!("xtask: the tests took {} s, on {}", begin.elapsed().as_secs(), ground.image);

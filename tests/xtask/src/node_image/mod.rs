@@ -59,13 +59,18 @@ pub(crate) fn run(options: &Options) -> Result<String> {
     }
     let engine = engine::ensure()?;
     if options.load_balancer {
-        return balancer::ensure(&engine, &sources(), options.force);
+        return load_balancer(&engine, options.force);
     }
     let tag = ensure(&engine, options.force)?;
     if options.check {
         check::check(&engine, &sources(), &tag)?;
     }
     Ok(tag)
+}
+
+/// Makes sure that the engine has the load balancer's image, made anew if `force` says so; returns its tag.
+pub(crate) fn load_balancer(engine: &Engine, force: bool) -> Result<String> {
+    balancer::ensure(engine, &sources(), force)
 }
 
 /// Makes sure that the engine has the node image; returns its tag. With `force`, it is built even if it is there.

@@ -14,7 +14,11 @@ const PROFILE: &str = "secure-two-node";
 ///
 /// `/var` is the engine's disk, which others need as well, so that filling it stops at a size.
 const DAMAGE: &[(&str, bool, &str)] = &[
-    ("namespaces deleted", true, "kubectl delete namespace local-path-storage kube-public kube-node-lease --wait=false"),
+    (
+        "namespaces deleted",
+        true,
+        "kubectl delete namespace local-path-storage kube-public kube-node-lease --wait=false",
+    ),
     ("system pods deleted", true, "kubectl -n kube-system delete daemonsets,deployments,services --all --wait=false"),
     ("nodes deleted", true, "kubectl delete nodes --all --wait=false"),
     ("roles deleted", true, "kubectl delete clusterrolebindings,clusterroles --all --wait=false"),
@@ -28,7 +32,11 @@ const DAMAGE: &[(&str, bool, &str)] = &[
     ("encryption configuration removed", true, "rm -rf /etc/kubernetes/encryption"),
     ("kubelet removed", true, "rm -f /usr/bin/kubelet; systemctl stop kubelet"),
     ("kubelet removed", false, "rm -f /usr/bin/kubelet; systemctl stop kubelet"),
-    ("kubelet's configuration broken", false, "echo x > /var/lib/kubelet/config.yaml; systemctl restart kubelet --no-block"),
+    (
+        "kubelet's configuration broken",
+        false,
+        "echo x > /var/lib/kubelet/config.yaml; systemctl restart kubelet --no-block",
+    ),
     ("containerd removed", false, "rm -f /usr/bin/containerd /usr/local/bin/containerd; pkill -9 -x containerd"),
     ("containerd's data removed", true, "systemctl stop containerd --no-block; rm -rf /var/lib/containerd/*"),
     ("CNI removed", false, "rm -rf /etc/cni /opt/cni"),
@@ -134,7 +142,10 @@ fn a_damaged_cluster_is_whole_after_a_reset() {
 
     let mut times: Vec<Duration> = Vec::new();
     for round in 1..=rounds {
-        kprov.harm(true, "kubectl create namespace student && kubectl -n student create configmap left --from-literal=a=b");
+        kprov.harm(
+            true,
+            "kubectl create namespace student && kubectl -n student create configmap left --from-literal=a=b",
+        );
         let mut names = Vec::new();
         for _ in 0..=dice.below(3) {
             let (name, control_plane, script) = DAMAGE[dice.below(DAMAGE.len())];

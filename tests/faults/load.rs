@@ -67,6 +67,9 @@ impl std::fmt::Display for Seen {
     }
 }
 
+/// Each Secret's name, and the values that it may have.
+type Seen = Vec<(String, BTreeSet<String>)>;
+
 /// The clients at work.
 pub(super) struct Load {
     runtime: Runtime,
@@ -74,7 +77,7 @@ pub(super) struct Load {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
     begun: Instant,
-    workers: Vec<JoinHandle<Vec<(String, BTreeSet<String>)>>>,
+    workers: Vec<JoinHandle<Seen>>,
 }
 
 impl Load {
@@ -183,11 +186,11 @@ struct Worker {
     counts: Arc<Counts>,
     begun: Instant,
     /// What each may hold: more than one value if it is not known whether a write was done.
-    known: Vec<(String, BTreeSet<String>)>,
+    known: Seen,
 }
 
 impl Worker {
-    async fn work(mut self, stop: Arc<AtomicBool>) -> Vec<(String, BTreeSet<String>)> {
+    async fn work(mut self, stop: Arc<AtomicBool>) -> Seen {
         while !stop.load(Ordering::Relaxed) {
             let index = usize::try_from(random(SECRETS_EACH as u64)).unwrap();
             if random(2) == 0 {

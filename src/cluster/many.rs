@@ -124,7 +124,8 @@ mod tests {
         }))
         .unwrap();
         let base = PathBuf::new();
-        let request = Request { name: "class".to_owned(), profile, base, image: None, retain: false };
+        let request =
+            Request { name: "class".to_owned(), profile, base, image: None, load_balancer_image: None, retain: false };
         let requests = numbered(&request, 3);
         let seen: Vec<_> = requests
             .iter()

@@ -46,6 +46,15 @@ pub async fn save(context: &Context, cluster: &str, name: &str, with_images: boo
     Ok(draft.manifest)
 }
 
+/// A snapshot's identity and manifest. With `cluster`, it has to be of that cluster.
+fn open(states: &States, name: &str, cluster: Option<&str>) -> Result<(String, Manifest), SnapshotError> {
+    let (id, manifest) = states.named(name)?;
+    match cluster.filter(|wanted| *wanted != manifest.record.name) {
+        Some(wanted) => Err(SnapshotError::Cluster { found: manifest.record.name.clone(), wanted: wanted.to_owned() }),
+        None => Ok((id, manifest)),
+    }
+}
+
 /// Brings the cluster of a snapshot back to it, whatever it is now, or makes it if it is no more.
 ///
 /// # Errors
@@ -58,11 +67,8 @@ pub async fn restore_snapshot(
 ) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();
     let states = States::at(&context.paths);
-    let (id, mut manifest) = states.named(name)?;
+    let (id, mut manifest) = open(&states, name, cluster)?;
     let found = manifest.record.name.clone();
-    if let Some(wanted) = cluster.filter(|wanted| *wanted != found) {
-        return Err(SnapshotError::Cluster { found, wanted: wanted.to_owned() }.into());
-    }
     let store = context.store();
     let _lock = store.lock(&found)?;
     let record = store.load(&found)?;
@@ -96,11 +102,8 @@ pub async fn create_from(
 ) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();
     let states = States::at(&context.paths);
-    let (id, mut manifest) = states.named(name)?;
+    let (id, mut manifest) = open(&states, name, cluster)?;
     let found = manifest.record.name.clone();
-    if let Some(wanted) = cluster.filter(|wanted| *wanted != found) {
-        return Err(SnapshotError::Cluster { found, wanted: wanted.to_owned() }.into());
-    }
     let store = context.store();
     let _lock = store.lock(&found)?;
     super::create::make_way(context, &found).await?;

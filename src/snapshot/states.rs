@@ -378,6 +378,7 @@ pub(super) mod tests {
             base: PathBuf::new(),
             image: "i".to_owned(),
             image_id: "sha256:1".to_owned(),
+            load_balancer_image: None,
             version: "v1.36.2".to_owned(),
             digest: "d".to_owned(),
             api_server_port: 1,

@@ -22,6 +22,9 @@ const SECRETS_EACH: usize = 20;
 /// The pause between two requests of a client.
 const PACE: Duration = Duration::from_millis(60);
 
+/// Secrets by name, and what each may hold.
+type Known = Vec<(String, BTreeSet<String>)>;
+
 /// What the clients have seen.
 #[derive(Debug, Default)]
 struct Counts {
@@ -74,7 +77,7 @@ pub(super) struct Load {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
     begun: Instant,
-    workers: Vec<JoinHandle<Vec<(String, BTreeSet<String>)>>>,
+    workers: Vec<JoinHandle<Known>>,
 }
 
 impl Load {
@@ -183,11 +186,11 @@ struct Worker {
     counts: Arc<Counts>,
     begun: Instant,
     /// What each may hold: more than one value if it is not known whether a write was done.
-    known: Vec<(String, BTreeSet<String>)>,
+    known: Known,
 }
 
 impl Worker {
-    async fn work(mut self, stop: Arc<AtomicBool>) -> Vec<(String, BTreeSet<String>)> {
+    async fn work(mut self, stop: Arc<AtomicBool>) -> Known {
         while !stop.load(Ordering::Relaxed) {
             let index = usize::try_from(random(SECRETS_EACH as u64)).unwrap();
             if random(2) == 0 {

@@ -22,6 +22,9 @@ pub async fn save(context: &Context, cluster: &str, name: &str, with_images: boo
     let Some(record) = store.load(cluster)? else {
         return Err(ClusterError::NoRecord { name: cluster.to_owned() });
     };
+    if record.load_balancer_image.is_some() {
+        return Err(SnapshotError::LoadBalancer { cluster: cluster.to_owned() }.into());
+    }
     let keys = store.load_keys(cluster)?;
     let nodes = found.nodes(&context.engine);
     let step = context.reporter.stage("Reading the state of every node");

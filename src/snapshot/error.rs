@@ -39,6 +39,18 @@ pub enum SnapshotError {
         /// The name.
         name: String,
     },
+    /// The cluster has parts that a state does not hold.
+    #[error(
+        "the cluster {cluster:?} has a load balancer in front of several control planes, which no snapshot can hold yet"
+    )]
+    #[diagnostic(
+        code(kprov::snapshot::load_balancer),
+        help("`kprov reset {cluster}` makes it anew from its profile, with the same keys")
+    )]
+    LoadBalancer {
+        /// The cluster.
+        cluster: String,
+    },
     /// A file of a state is missing or not what it was.
     #[error("the snapshot is damaged: {path}: {reason}", path = path.display())]
     #[diagnostic(

@@ -1,6 +1,7 @@
 //! A hardened cluster from `up` to its end: all that a user can ask of it, with kprov and with the real kind.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -218,7 +219,7 @@ fn import_image(sandbox: &Sandbox, image: &str) {
     archive.wait().unwrap();
 }
 
-/// The key is in one file of the control plane, and in kprov's own, and both are private.
+/// The key is in one file of the control plane, in kprov's record and in the golden state, and all are private.
 fn key_is_nowhere_else(sandbox: &Sandbox, nodes: &[String; 2]) {
     for node in nodes {
         sandbox.engine().docker(&["inspect", node]).ok().never_says(KEY);
@@ -243,10 +244,13 @@ fn key_is_nowhere_else(sandbox: &Sandbox, nodes: &[String; 2]) {
     }
     let mut holders = Vec::new();
     files_with(&sandbox.path().join("data"), KEY, &mut holders);
-    let own = sandbox.data().join("clusters").join(&sandbox.cluster).join("keys.json");
-    assert_eq!(holders, [own.as_path()]);
-    use std::os::unix::fs::PermissionsExt;
-    assert_eq!(std::fs::metadata(own).unwrap().permissions().mode() & 0o777, 0o600);
+    let record = sandbox.data().join("clusters").join(&sandbox.cluster).join("keys.json");
+    let state = sandbox.data().join("states/blobs");
+    assert!(holders.contains(&record), "{holders:?}");
+    for holder in &holders {
+        assert!(*holder == record || holder.parent() == Some(state.as_path()), "{holders:?}");
+        assert_eq!(std::fs::metadata(holder).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }
 
 fn files_with(folder: &Path, text: &str, found: &mut Vec<std::path::PathBuf>) {

@@ -58,6 +58,11 @@ fn harm_is_told_and_undone() {
         }
         encryption(&sandbox, &["rotate", "--restart"]).fails().says("No space left on device");
         on_node(&sandbox, &format!("umount {folder}; rm -r /root/kept"));
+        // What could not be turned back for want of room is, once there is some.
+        let status = sandbox.kprov(&["encryption", "status", &sandbox.cluster, "-o", "json"]).ok().json();
+        if !status["encryption"]["underWay"].is_null() {
+            encryption(&sandbox, &["undo", "--restart"]).done();
+        }
         assert_eq!(stored_alike(&sandbox), before, "{folder}");
         load.assert_unharmed();
         eprintln!("{folder} full: refused");

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -124,8 +125,11 @@ impl Job {
 
     fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("process ids are positive");
-        // One that has ended already is not waited for yet, so the id is still its own.
-        kill_process(id, signal).expect("a child can be signalled");
+        match kill_process(id, signal) {
+            // It ended by itself, this moment or before.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => panic!("a child can be signalled: {error}"),
+        }
     }
 
     /// Waits for its end.

@@ -22,7 +22,7 @@ use super::balancer::{self, Balancer};
 use super::bootstrap::{self, Build, Member, Up};
 use super::capture;
 use super::containers::{Fixed, Frame, proxies};
-use super::store::NodeRecord;
+use super::network::ServiceRoute;
 use super::{
     ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, Lock, NETWORK, Record, Status, delete::delete, logs, preflight,
     resolve_image,
@@ -251,11 +251,8 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         server: server_url(profile, api_server_port),
     };
     let up = bootstrap::bring_up(&build).await?;
+    record.nodes = build.addresses().await?;
     let report = finish(&build, &up, &record).await?;
-    for member in &build.nodes {
-        let (ipv4, ipv6) = member.node.addresses(NETWORK).await?;
-        record.nodes.push(NodeRecord { name: member.plan.name.clone(), ipv4, ipv6 });
-    }
     let kubeconfig = context.kubeconfig.merge(&up.kubeconfig)?;
     // Last: whoever is killed before has not finished, and the next command knows it.
     record.status = Status::Ready;
@@ -298,16 +295,20 @@ async fn finish(build: &Build<'_>, up: &Up, record: &Record) -> Result<verify::R
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");
     let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
     let expected = expectation(build.inputs.profile, &nodes, None);
+    let route = ServiceRoute::of(build.inputs.profile, record.nodes.first());
     let wait = async {
         if spec.networking.disable_default_cni {
             return Ok(());
         }
-        ready::wait(&up.client, &expected, READY, |pending| {
+        let ready = ready::wait(&up.client, &expected, READY, |pending| {
             if let Some(first) = pending.first() {
                 step.detail(&format!("{first} ({} in all)", pending.len()));
             }
-        })
-        .await
+        });
+        tokio::select! {
+            ready = ready => ready,
+            () = kubernetes::hasten_probes(&up.client) => Ok(()),
+        }
     };
     let approve = async {
         if spec.hardening.kubelet_serving_certificates {
@@ -316,6 +317,7 @@ async fn finish(build: &Build<'_>, up: &Up, record: &Record) -> Result<verify::R
         Ok(())
     };
     tokio::try_join!(wait, approve)?;
+    try_join_all(nodes.iter().map(|node| route.lift(node))).await?;
     if let [only] = names.as_slice() {
         kubernetes::remove_label(&up.client, only, render::EXCLUDE_FROM_LOAD_BALANCERS).await?;
     }

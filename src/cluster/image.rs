@@ -35,6 +35,12 @@ impl ImageFacts {
         Ok(self.version.parse()?)
     }
 
+    /// Whether the CNI is kindnet, kind's own.
+    #[must_use]
+    pub fn has_kindnet(&self) -> bool {
+        self.cni.as_ref().is_some_and(|manifest| manifest.contains("/kindnetd"))
+    }
+
     /// The CNI's manifest for these pod addresses. It is a Go template with a single field, so that
     /// replacing the field is all that rendering it takes.
     #[must_use]

@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod logs;
 mod many;
+mod network;
 mod preflight;
 mod reset;
 mod restore;

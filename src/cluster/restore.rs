@@ -3,7 +3,7 @@
 //! Everything that can be wrong with a state is found out before anything is taken away, and the new
 //! containers are made and filled while the old ones still run. Then they change places.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,18 +11,19 @@ use futures_util::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::engine::{Container, EngineError, FileEntry, Image, Subnet, Tarball};
+use crate::engine::{Container, EngineError, FileEntry, Image, Tarball};
 use crate::keys::{KeyRing, StoredKeys};
 use crate::kubeconfig;
 use crate::kubernetes::{self, ApiError, ready};
-use crate::node::{Node, NodeError};
-use crate::profile::{FileModes, KubeProxyMode, Profile, Role};
-use crate::render::{self, API_SERVER_PORT, Inputs, KubernetesVersion, NodePlan};
+use crate::node::Node;
+use crate::profile::{FileModes, Role};
+use crate::render::{self, Inputs, KubernetesVersion, NodePlan};
 use crate::snapshot::{Edit, Manifest, SnapshotError, States, edit, file, unpack};
 use crate::verify;
 
 use super::containers::{Fixed, Frame, proxies};
 use super::create::{READY, What, expectation, interrupted, or_clean_up, server_url};
+use super::network::{ServiceRoute, connect_pods};
 use super::store::NodeRecord;
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, Outcome, Record, Status, resolve_image};
 
@@ -59,6 +60,7 @@ pub(super) struct Prepared {
     keys: Option<KeyRing>,
     image: Image,
     version: KubernetesVersion,
+    has_kindnet: bool,
     nodes: Vec<(NodePlan, Tarball)>,
     /// Images to be loaded into nodes again, packed.
     images: Vec<(String, Zeroizing<Vec<u8>>)>,
@@ -106,7 +108,7 @@ pub(super) async fn prepare(context: &Context, manifest: Manifest) -> Result<Pre
         nodes.push((plan, archive));
     }
     let version = record.version.parse()?;
-    Ok(Prepared { record, keys, image, version, nodes, images })
+    Ok(Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), nodes, images })
 }
 
 /// Chooses another host port for the API server if the state's is taken: only the kubeconfig names it.
@@ -240,31 +242,10 @@ async fn make_nodes(context: &Context, state: &Prepared) -> Result<Addresses, Cl
 /// A worker's kubelet does not start without its configuration. It has nothing to do before the API server
 /// answers, and one that starts earlier sits in ever longer pauses then.
 fn early_part(role: Role, archive: &Tarball) -> Result<Tarball, String> {
-    edit(archive, |path, content| match role {
+    edit(archive, |path, _| match role {
         Role::Worker if path == KUBELET_CONFIG.trim_start_matches('/') => Ok(Edit::Drop),
-        Role::ControlPlane if path.starts_with("etc/kubernetes/manifests/") => {
-            Ok(shorten_startup_probes(content).map_or(Edit::Keep, Edit::Replace))
-        }
         _ => Ok(Edit::Keep),
     })
-}
-
-/// A static pod's manifest whose startup probes ask every second, for as long as before in all. kubeadm's wait
-/// for ten seconds and then ask every ten, at a random moment, so that a pod that runs counts as not Ready for
-/// up to twenty.
-fn shorten_startup_probes(manifest: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let mut pod: serde_json::Value = serde_yaml::from_slice(manifest).ok()?;
-    for container in pod.pointer_mut("/spec/containers")?.as_array_mut()? {
-        let Some(probe) = container.get_mut("startupProbe").and_then(serde_json::Value::as_object_mut) else {
-            continue;
-        };
-        let number = |name: &str, default: u64| probe.get(name).and_then(serde_json::Value::as_u64).unwrap_or(default);
-        let budget = number("initialDelaySeconds", 0) + number("periodSeconds", 10) * number("failureThreshold", 3);
-        probe.remove("initialDelaySeconds");
-        probe.insert("periodSeconds".to_owned(), 1.into());
-        probe.insert("failureThreshold".to_owned(), budget.into());
-    }
-    serde_yaml::to_string(&pod).ok().map(|text| Zeroizing::new(text.into_bytes()))
 }
 
 fn address_of<'a>(record: &'a Record, plan: &NodePlan) -> Option<&'a NodeRecord> {
@@ -412,7 +393,13 @@ async fn bring_back(
         let wait = ready::wait(&client, &expected, READY, |pending| {
             step.detail(pending.first().map_or("", String::as_str));
         });
-        tokio::try_join!(wait, approve)?;
+        let connect = async {
+            if state.has_kindnet {
+                connect_pods(&client, &context.templates, &nodes, addresses).await;
+            }
+            Ok(())
+        };
+        tokio::try_join!(wait, approve, connect)?;
         try_join_all(nodes.iter().map(|node| route.lift(node))).await?;
         step.done();
     }
@@ -435,57 +422,4 @@ async fn bring_back(
     report.require()?;
     step.done();
     Ok((report, context.kubeconfig.merge(&kubeconfig)?))
-}
-
-/// A way from a node to the API server's service address, until kube-proxy has made its own: pods that start
-/// before that, such as the cluster's name server, would hang in their first connection for half a minute.
-struct ServiceRoute(Vec<String>);
-
-impl ServiceRoute {
-    /// The way to the first control plane; none where nobody routes service addresses.
-    fn of(profile: &Profile, first: Option<&NodeRecord>) -> Self {
-        let networking = &profile.spec.networking;
-        if networking.kube_proxy_mode == KubeProxyMode::None {
-            return Self(Vec::new());
-        }
-        let rules = networking.service_subnet().split(',').filter_map(|subnet| {
-            let subnet: Subnet = subnet.trim().parse().ok()?;
-            // The first address is the API server's.
-            let (tool, from, to) = match subnet.base {
-                IpAddr::V4(base) => {
-                    ("iptables", Ipv4Addr::from(u32::from(base) + 1).to_string(), first?.ipv4?.to_string())
-                }
-                IpAddr::V6(base) => {
-                    ("ip6tables", Ipv6Addr::from(u128::from(base) + 1).to_string(), format!("[{}]", first?.ipv6?))
-                }
-            };
-            Some((tool, format!("-d {from} -p tcp --dport 443 -j DNAT --to-destination {to}:{API_SERVER_PORT}")))
-        });
-        Self(
-            rules
-                .flat_map(|(tool, rule)| {
-                    ["PREROUTING", "OUTPUT"].map(|chain| format!("{tool} -w -t nat ACTION {chain} {rule}"))
-                })
-                .collect(),
-        )
-    }
-
-    async fn lay(&self, node: &Node) -> Result<(), NodeError> {
-        self.run(node, "-I").await
-    }
-
-    async fn lift(&self, node: &Node) -> Result<(), NodeError> {
-        self.run(node, "-D").await
-    }
-
-    async fn run(&self, node: &Node, action: &str) -> Result<(), NodeError> {
-        // A node without such rules is slower, not wrong. What starts the init system first chooses the tools.
-        let lines: Vec<String> =
-            self.0.iter().map(|rule| format!("{} || true\n", rule.replacen("ACTION", action, 1))).collect();
-        let script = format!(
-            "n=0; until [ -S /run/systemd/private ] || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.05; done\n{}",
-            lines.concat()
-        );
-        node.script("laying a way to the API server", &script).await.map(|_| ())
-    }
 }

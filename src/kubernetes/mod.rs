@@ -5,6 +5,9 @@
 
 mod apply;
 mod certificates;
+mod controllers;
+mod network;
+mod probes;
 pub mod ready;
 
 use std::time::Duration;
@@ -14,6 +17,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use apply::{apply, complete_worker, remove_label};
 pub use certificates::approve_serving_certificates;
+pub use controllers::make_service_accounts;
+pub use network::pod_subnets;
+pub use probes::hasten_probes;
 
 /// A failed conversation with a cluster's API server.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -99,17 +105,24 @@ pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
 
 /// Whether the API server says that it is ready, by its own `/readyz`.
 pub async fn is_ready(client: &Client) -> bool {
-    let Ok(request) = http_get("/readyz") else { return false };
-    tokio::time::timeout(Duration::from_secs(2), client.request_text(request))
-        .await
-        .is_ok_and(|answer| answer.is_ok_and(|text| text == "ok"))
+    matches!(ask(client, "/readyz").await, Some(Ok(text)) if text == "ok")
 }
 
-/// Whether the API server answers at all, be it to say that it is not ready.
-pub async fn answers(client: &Client) -> bool {
-    let Ok(request) = http_get("/livez") else { return false };
-    let answer = tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await;
-    matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_))))
+/// Whether the API server has made its built-in roles. Before that, the controller manager and the scheduler are
+/// refused, and wait for seconds before they try again.
+pub async fn has_roles(client: &Client) -> bool {
+    match ask(client, "/readyz/poststarthook/rbac/bootstrap-roles").await {
+        Some(Ok(_)) => true,
+        // An API server without RBAC has no such step.
+        Some(Err(kube::Error::Api(status))) => status.code == 404,
+        Some(Err(_)) | None => false,
+    }
+}
+
+/// What the API server answers, if it does so at once.
+async fn ask(client: &Client, path: &str) -> Option<Result<String, kube::Error>> {
+    let request = http_get(path).ok()?;
+    tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await.ok()
 }
 
 /// A request for a path of the API server.

@@ -19,7 +19,7 @@ use super::balancer::{LoadBalancer, load_balancer_config};
 use super::kubeadm::{Common, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
-use super::{Inputs, RenderError, audit_policy, secrets, templates};
+use super::{Inputs, RenderError, audit_policy, probes, secrets, templates};
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
 const PLACEHOLDER: NodeAddresses =
@@ -101,6 +101,9 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     for node in &plan {
         let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint)?;
         documents.push(document(&format!("kubeadm/{}.yaml", node.name), config));
+    }
+    for (path, patch) in probes::startup_probe_patches(inputs.templates)? {
+        documents.push(document(&format!("kubeadm{}", path.trim_start_matches("/kind")), patch));
     }
     for (name, program) in
         [("load-balancer/haproxy.cfg", LoadBalancer::Haproxy), ("load-balancer/envoy.yaml", LoadBalancer::Envoy)]

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffect};
 
 use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan};
+use super::probes::PATCHES_FOLDER;
 use super::version::KubernetesVersion;
 use super::{Inputs, RenderError, settings, templates};
 
@@ -111,6 +112,7 @@ struct KubeadmValues<'a> {
     service_subnet: &'a str,
     start: NodeStart,
     skip_phases: Vec<&'static str>,
+    patches: Option<&'static str>,
     node: NodeValues,
     kube_proxy: Option<KubeProxyValues<'a>>,
 }
@@ -138,6 +140,14 @@ pub fn skip_phases(proxy: KubeProxyMode, start: NodeStart) -> Vec<&'static str> 
         phases.push("addon/kube-proxy");
     }
     phases
+}
+
+/// The flag by which kubeadm finds the patches of the static pods, as it is to be given to `kubeadm init`, its phases
+/// and `kubeadm join`; `None` where its configuration names them.
+#[must_use]
+pub fn patches_flag(version: &KubernetesVersion) -> Option<String> {
+    let flag = version.kubeadm_patches_flag()?;
+    Some(format!("{flag}={PATCHES_FOLDER}"))
 }
 
 /// The taints that the node registers with: `None` leaves kubeadm's default, an empty list means none.
@@ -203,6 +213,8 @@ pub fn kubeadm_config(
         service_subnet: spec.networking.service_subnet(),
         start,
         skip_phases: if api.skips_phases() { skip_phases(spec.networking.kube_proxy_mode, start) } else { Vec::new() },
+        // A worker has no static pods.
+        patches: (node.role == Role::ControlPlane && api.names_patches()).then_some(PATCHES_FOLDER),
         node: NodeValues {
             advertise_address: addresses.first().map(ToString::to_string).unwrap_or_default(),
             kubelet_args,

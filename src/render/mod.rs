@@ -8,8 +8,10 @@
 mod balancer;
 mod digest;
 mod kind;
+mod kindnet;
 mod kubeadm;
 mod nodes;
+mod probes;
 mod secrets;
 mod settings;
 mod templates;
@@ -31,7 +33,8 @@ use crate::profile::Profile;
 pub use balancer::{LoadBalancer, load_balancer_config};
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use kind::{Bundle, Document, api_server_patch, bundle};
-pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, skip_phases};
+pub use kindnet::{KINDNET_FILE, kindnet_config};
+pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, patches_flag, skip_phases};
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
     plan_nodes, role_name,
@@ -126,7 +129,9 @@ impl fmt::Debug for NodeFile {
 /// # Errors
 /// [`RenderError`]; [`RenderError::NoKeys`] if `inputs` has none and the profile asks for encryption.
 pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
-    let mut files = Vec::new();
+    let patches = probes::startup_probe_patches(inputs.templates)?;
+    let patch = |(path, content): (&'static str, String)| NodeFile { path, mode: 0o600, content: content.into() };
+    let mut files: Vec<NodeFile> = patches.into_iter().map(patch).collect();
     if let Some(encryption) = &inputs.profile.spec.encryption {
         let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
         let content = encryption_config(inputs.templates, &encryption.resources, ring)?;

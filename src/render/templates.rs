@@ -38,6 +38,8 @@ built_in! {
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";
     ENVOY = "envoy.yaml.j2";
+    STARTUP_PROBE = "startup-probe.yaml.j2";
+    KINDNET = "kindnet.conflist.j2";
 }
 
 /// A template that is wrong, or that does not fit its values.

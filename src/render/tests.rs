@@ -131,7 +131,7 @@ fn every_kubeadm_version_says_the_same() {
         }
         for document in documents.as_object_mut().unwrap().values_mut() {
             let document = document.as_object_mut().unwrap();
-            for field in ["apiVersion", "kubernetesVersion", "skipPhases", "cgroupDriver", "featureGates"] {
+            for field in ["apiVersion", "kubernetesVersion", "skipPhases", "patches", "cgroupDriver", "featureGates"] {
                 document.remove(field);
             }
             // Only older kubelets have to be told to report at once.
@@ -294,7 +294,15 @@ fn control_planes_get_their_files() {
     }))
     .unwrap();
     case.keys = Some(KeyRing::resolve(&encryption, Path::new("/")).unwrap());
-    let files = control_plane_files(&case.inputs()).unwrap();
+    let mut files = control_plane_files(&case.inputs()).unwrap();
+    let patches: Vec<_> = files.drain(..4).map(|file| serde_yaml::from_str::<Value>(&file.content).unwrap()).collect();
+    assert_eq!(patches[0]["spec"]["containers"][0]["name"], "etcd");
+    for patch in patches {
+        let probe = &patch["spec"]["containers"][0]["startupProbe"];
+        let number = |field: &str| probe[field].as_u64().unwrap();
+        // As long as kubeadm gives it in all.
+        assert_eq!(number("initialDelaySeconds") + number("periodSeconds") * number("failureThreshold"), 250);
+    }
     assert_eq!(
         files.iter().map(|file| (file.path, file.mode)).collect::<Vec<_>>(),
         [(ENCRYPTION_FILE, 0o600), (AUDIT_POLICY_FILE, 0o600)]
@@ -316,7 +324,7 @@ fn control_planes_get_their_files() {
     assert_eq!(policy["rules"], json!([{"level": "None", "verbs": ["get"]}, {"level": "Metadata"}]));
     case.keys = None;
     assert!(matches!(control_plane_files(&case.inputs()), Err(RenderError::NoKeys)));
-    assert!(control_plane_files(&Case::new(profile(json!({})), "v1.37.0").inputs()).unwrap().is_empty());
+    assert_eq!(control_plane_files(&Case::new(profile(json!({})), "v1.37.0").inputs()).unwrap().len(), 4);
 }
 
 #[test]
@@ -418,7 +426,7 @@ fn hostile_strings_survive() {
         "v1.37.0",
     );
     let bundle = bundle(&case.inputs(), Path::new("/tmp/a \"b\": #c")).unwrap();
-    for document in &bundle.documents {
+    for document in bundle.documents.iter().filter(|document| !document.name.starts_with("kubeadm/patches/")) {
         let read: Vec<_> = serde_yaml::Deserializer::from_str(&document.content)
             .map(|part| Value::deserialize(part).unwrap_or_else(|error| panic!("{error}\n{}", *document.content)))
             .collect();
@@ -464,6 +472,10 @@ fn kinds_configuration_carries_it_all() {
             ("kubeadm/lab-control-plane.yaml", false),
             ("kubeadm/lab-worker.yaml", false),
             ("kubeadm/lab-worker2.yaml", false),
+            ("kubeadm/patches/etcd+strategic.yaml", false),
+            ("kubeadm/patches/kube-apiserver+strategic.yaml", false),
+            ("kubeadm/patches/kube-controller-manager+strategic.yaml", false),
+            ("kubeadm/patches/kube-scheduler+strategic.yaml", false),
         ]
     );
     let config: Value = serde_yaml::from_str(&documents[0].content).unwrap();

@@ -66,6 +66,13 @@ impl KubeadmApi {
     pub fn skips_phases(self) -> bool {
         self != Self::V1Beta2
     }
+
+    /// Whether `patches.directory` is in the configuration; before v1beta3 there is but a
+    /// flag (cmd/kubeadm/app/apis/kubeadm/v1beta3/types.go).
+    #[must_use]
+    pub fn names_patches(self) -> bool {
+        self != Self::V1Beta2
+    }
 }
 
 impl fmt::Display for KubeadmApi {
@@ -165,6 +172,17 @@ impl KubernetesVersion {
     #[must_use]
     pub fn kubeadm_feature_gates(&self) -> &'static [&'static str] {
         if self.at_least(1, 21) { &[] } else { &["IPv6DualStack"] }
+    }
+
+    /// The flag that names the folder of patches, for versions whose configuration cannot: it was an experiment
+    /// before 1.22 (cmd/kubeadm/app/cmd/options/constant.go).
+    #[must_use]
+    pub fn kubeadm_patches_flag(&self) -> Option<&'static str> {
+        match self.kubeadm_api().names_patches() {
+            true => None,
+            false if self.at_least(1, 22) => Some("--patches"),
+            false => Some("--experimental-patches"),
+        }
     }
 
     /// kubelet's cgroup driver in a node image: kind's images for 1.24 and later

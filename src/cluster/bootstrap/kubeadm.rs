@@ -3,6 +3,7 @@
 use futures_util::future::try_join_all;
 
 use crate::node::NodeError;
+use crate::profile::Role;
 use crate::render::{self, NodeStart};
 
 use super::{Build, ClusterError, KUBEADM_CONFIG, Member, Up};
@@ -43,6 +44,7 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     };
     let workers = try_join_all(build.joining(NodeStart::JoinWorker).map(|member| join(build, member)));
     tokio::try_join!(addons, control_planes, workers)?;
+    build.connect_nodes(&up.client).await?;
     Ok(up)
 }
 
@@ -56,7 +58,9 @@ async fn init(build: &Build<'_>, member: &Member) -> Result<(), ClusterError> {
     // The flag says the same as the configuration does from 1.23 on, and is there in all versions.
     let skip = format!("--skip-phases={}", skip.join(","));
     let config = format!("--config={KUBEADM_CONFIG}");
-    build.kubeadm(member, &["init", &config, "--skip-token-print", &skip]).await?;
+    let patches = render::patches_flag(build.inputs.version);
+    let arguments = ["init", &config, "--skip-token-print", &skip];
+    build.kubeadm(member, &arguments.into_iter().chain(patches.as_deref()).collect::<Vec<_>>()).await?;
     step.done();
     Ok(())
 }
@@ -64,7 +68,9 @@ async fn init(build: &Build<'_>, member: &Member) -> Result<(), ClusterError> {
 async fn join(build: &Build<'_>, member: &Member) -> Result<(), ClusterError> {
     let step = build.context.reporter.step(&member.plan.name, "Joining");
     let config = format!("--config={KUBEADM_CONFIG}");
-    build.kubeadm(member, &["join", &config, "--skip-phases=preflight"]).await?;
+    let patches = render::patches_flag(build.inputs.version).filter(|_| member.plan.role == Role::ControlPlane);
+    let arguments = ["join", &config, "--skip-phases=preflight"];
+    build.kubeadm(member, &arguments.into_iter().chain(patches.as_deref()).collect::<Vec<_>>()).await?;
     step.done();
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod kubeadm;
 mod phased;
 
+use futures_util::future::try_join_all;
 use kube::Client;
 
 use crate::engine::FileEntry;
@@ -16,6 +17,8 @@ use crate::profile::Bootstrap;
 use crate::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
 
 use super::image::ImageFacts;
+use super::network::{ServiceRoute, connect_pods};
+use super::store::NodeRecord;
 use super::{ClusterError, Context, NETWORK, logs};
 
 /// Where kubeadm's configuration lies on a node.
@@ -111,6 +114,27 @@ impl Build<'_> {
         let kubeconfig = kubeconfig::for_cluster(&admin, self.inputs.cluster, &self.server)?;
         let client = kubernetes::client(&kubeconfig).await?;
         Ok(Up { kubeconfig, client })
+    }
+
+    /// The nodes' addresses on the clusters' network.
+    pub(super) async fn addresses(&self) -> Result<Vec<NodeRecord>, ClusterError> {
+        try_join_all(self.nodes.iter().map(async |member| {
+            let (ipv4, ipv6) = member.node.addresses(NETWORK).await?;
+            Ok(NodeRecord { name: member.plan.name.clone(), ipv4, ipv6 })
+        }))
+        .await
+    }
+
+    /// Connects the nodes, as the CNI and kube-proxy will a little later. Waits until there are pod subnets.
+    async fn connect_nodes(&self, client: &Client) -> Result<(), ClusterError> {
+        let nodes: Vec<Node> = self.nodes.iter().map(|member| member.node.clone()).collect();
+        let addresses = self.addresses().await?;
+        let route = ServiceRoute::of(self.inputs.profile, addresses.first());
+        try_join_all(nodes.iter().map(|node| route.lay(node))).await?;
+        if self.facts.has_kindnet() && !self.inputs.profile.spec.networking.disable_default_cni {
+            connect_pods(client, self.inputs.templates, &nodes, &addresses).await;
+        }
+        Ok(())
     }
 
     /// Applies the image's CNI and storage class.

@@ -35,14 +35,24 @@ const ASK: Duration = Duration::from_millis(50);
 /// How often it is looked at whether the API server has given up, beginning with when a healthy one is mostly up.
 const LOOK: Duration = Duration::from_secs(4);
 
+/// How long a kubelet that runs may take to notice that the API server answers.
+const NOTICE: Duration = Duration::from_secs(8);
+
+/// How long a kubelet puts off the probes of new pods by random times of up to their periods, counted from its start
+/// (pkg/kubelet/prober/worker.go). This is the longest period among the system's pods: the name server's.
+const PROBE_DELAYS: Duration = Duration::from_secs(10);
+
 /// Where the kubelet finds static pods.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
 /// Where the manifests of the controller manager and the scheduler wait for the API server.
 const LATER: &str = "/kind/manifests-later";
 
-/// The phases of `kubeadm init` before anything runs. The first two find what they would make, and check it.
-const FILES: [&str; 4] = ["certs all", "kubeconfig all", "control-plane all", "etcd local"];
+/// The first phases of `kubeadm init`. They find what they would make, and check it.
+const CREDENTIALS: [&str; 2] = ["certs all", "kubeconfig all"];
+
+/// The phases that write the manifests of the static pods.
+const STATIC_PODS: [&str; 2] = ["control-plane all", "etcd local"];
 
 /// Those that wait for the API server, but for the addons. Left out are `wait-control-plane`, which kprov does itself,
 /// and `kubelet-finalize`: it points the kubelet's kubeconfig at the certificate that the kubelet rotates, which ours
@@ -56,7 +66,8 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     let workers: Vec<&Member> = build.joining(NodeStart::JoinWorker).collect();
     let control_plane = start_control_plane(build, &pki, &client);
     let boot_workers = try_join_all(workers.iter().map(|member| boot_worker(build, &pki, member)));
-    let (has_dns, _) = tokio::try_join!(control_plane, boot_workers)?;
+    let ((has_dns, kubelet_started), workers_started) = tokio::try_join!(control_plane, boot_workers)?;
+    let kubelets_started = workers_started.into_iter().fold(kubelet_started, Instant::max);
 
     let addons = async {
         let step = build.context.reporter.stage("Installing the CNI and the storage class");
@@ -64,31 +75,44 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
         step.done();
         Ok::<_, ClusterError>(())
     };
-    let kubelets = try_join_all(workers.iter().map(|member| start_worker(build, &client, member)));
+    let kubelets = try_join_all(workers.iter().map(|member| complete_worker(build, &client, member)));
     let images = join_all(build.nodes.iter().map(|member| unpack_images(build, &member.node)));
-    let ((), (), _, _) = tokio::try_join!(complete_control_plane(build, has_dns), addons, kubelets, images.map(Ok))?;
+    let controllers = kubernetes::make_service_accounts(&client);
+    let dns = async {
+        if has_dns {
+            install_dns(build, kubelets_started).await?;
+        }
+        Ok(())
+    };
+    let objects = complete_control_plane(build);
+    let connect = build.connect_nodes(&client);
+    tokio::try_join!(controllers.map(Ok), objects, dns, addons, kubelets, connect, images.map(Ok))?;
     build.connect().await
 }
 
 /// Boots the first control plane and starts etcd and the API server on it; ends when the API server is ready.
-/// Says whether the image has a DNS server.
-async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<bool, ClusterError> {
+/// Says whether the image has a DNS server, and when the kubelet was started.
+async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<(bool, Instant), ClusterError> {
     let member = build.init();
     build.boot_with(member, |addresses| control_plane_files(build, pki, member, addresses)).await?;
     let step = build.context.reporter.step(&member.plan.name, "Starting etcd and the API server");
+    let patches = render::patches_flag(build.inputs.version).unwrap_or_default();
     let script = format!(
-        "{files}\n\
+        "{credentials}\n\
+         {pods}\n\
          mkdir -p {LATER}\n\
          mv {MANIFESTS}/kube-controller-manager.yaml {MANIFESTS}/kube-scheduler.yaml {LATER}\n\
          {start}",
-        files = FILES.map(phase).join("\n"),
+        credentials = CREDENTIALS.map(phase).join("\n"),
+        pods = STATIC_PODS.map(|name| format!("{} {patches}", phase(name))).join("\n"),
         start = phase("kubelet-start"),
     );
     member.node.script("kubeadm init", &script).await?;
+    let kubelet_started = Instant::now();
     let ready = wait_for_api_server(member, client);
     let (has_dns, ()) = tokio::try_join!(build.has_dns(&member.node), ready)?;
     step.done();
-    Ok(has_dns)
+    Ok((has_dns, kubelet_started))
 }
 
 /// The command that runs one of kubeadm's phases.
@@ -134,10 +158,10 @@ fn first_address(subnet: &str) -> Option<IpAddr> {
 async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), ClusterError> {
     let start = Instant::now();
     let ready = async {
-        while !kubernetes::answers(client).await {
+        // Earlier, the controller manager and the scheduler would be refused, and wait for seconds.
+        while !kubernetes::has_roles(client).await {
             tokio::time::sleep(ASK).await;
         }
-        // The controller manager needs seconds before it does anything; from now on it does not fail any more.
         let script = format!("mv {LATER}/*.yaml {MANIFESTS}/; rmdir {LATER}");
         member.node.script("starting the controller manager and the scheduler", &script).await?;
         while !kubernetes::is_ready(client).await {
@@ -166,23 +190,27 @@ async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), Clu
 }
 
 /// Runs kubeadm's remaining phases on the control plane.
-async fn complete_control_plane(build: &Build<'_>, has_dns: bool) -> Result<(), ClusterError> {
+async fn complete_control_plane(build: &Build<'_>) -> Result<(), ClusterError> {
     let member = build.init();
     let step = build.context.reporter.step(&member.plan.name, "Completing the control plane");
     // In this order kubeadm runs them one after the other, but the addons need none of what the others make.
-    let mut addons = Vec::new();
-    if build.inputs.profile.spec.networking.kube_proxy_mode != KubeProxyMode::None {
-        addons.push(phase("addon kube-proxy"));
-    }
-    if has_dns {
-        addons.push(phase("addon coredns"));
-    }
+    let addons = async {
+        if build.inputs.profile.spec.networking.kube_proxy_mode != KubeProxyMode::None {
+            member.node.script("kubeadm init (addons)", &phase("addon kube-proxy")).await?;
+        }
+        Ok(())
+    };
     let objects = OBJECTS.map(phase).join("\n");
-    let addons = addons.join("\n");
-    tokio::try_join!(
-        member.node.script("kubeadm init (objects)", &objects),
-        member.node.script("kubeadm init (addons)", &addons)
-    )?;
+    tokio::try_join!(member.node.script("kubeadm init (objects)", &objects), addons)?;
+    step.done();
+    Ok(())
+}
+
+/// Installs the cluster's name server, the only system pods with a slow probe, once that is not put off any more.
+async fn install_dns(build: &Build<'_>, kubelets_started: Instant) -> Result<(), ClusterError> {
+    tokio::time::sleep_until((kubelets_started + PROBE_DELAYS).into()).await;
+    let step = build.context.reporter.stage("Installing the name server");
+    build.init().node.script("kubeadm init (addons)", &phase("addon coredns")).await?;
     step.done();
     Ok(())
 }
@@ -208,9 +236,8 @@ fn image_of(line: &str) -> Option<&str> {
     image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c)).then_some(image)
 }
 
-/// Boots a worker and sets its kubelet up, with all that it needs to be who it is, but does not start it: a kubelet
-/// that finds no API server waits ever longer between tries.
-async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<(), ClusterError> {
+/// Boots a worker, sets its kubelet up with all that it needs to be who it is, and starts it. Says when that was.
+async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<Instant, ClusterError> {
     build
         .boot_with(member, |addresses| {
             // kubeadm's phase that sets up a kubelet reads an InitConfiguration, whichever node it runs on.
@@ -232,14 +259,26 @@ async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<()
     let mut files = pki.kubelet_files(build.inputs.cluster, &member.plan.name, &endpoint)?;
     files.push(pki.ca_file());
     member.node.put_files(&files).await?;
+    start_kubelet(member).await?;
+    Ok(Instant::now())
+}
+
+async fn start_kubelet(member: &Member) -> Result<(), ClusterError> {
+    member.node.run(&["systemctl", "restart", "--no-block", "kubelet"]).await?;
     Ok(())
 }
 
-/// Starts a worker's kubelet, which registers the node.
-async fn start_worker(build: &Build<'_>, client: &Client, member: &Member) -> Result<(), ClusterError> {
+/// Waits until a worker's kubelet has registered the node, and completes it.
+async fn complete_worker(build: &Build<'_>, client: &Client, member: &Member) -> Result<(), ClusterError> {
     let step = build.context.reporter.step(&member.plan.name, "Joining");
-    member.node.run(&["systemctl", "start", "--no-block", "kubelet"]).await?;
-    kubernetes::complete_worker(client, &member.plan, build.inputs.version).await?;
+    let complete = || kubernetes::complete_worker(client, &member.plan, build.inputs.version);
+    if let Ok(completed) = tokio::time::timeout(NOTICE, complete()).await {
+        completed?;
+    } else {
+        // One that has tried in vain for long waits ever longer between tries; a new one does not.
+        start_kubelet(member).await?;
+        complete().await?;
+    }
     step.done();
     Ok(())
 }

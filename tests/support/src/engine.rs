@@ -13,6 +13,9 @@ const NETWORK: &str = "kind";
 /// Clusters are heavy: one test at a time has the engine.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// The network of kprov's own making. One that the real kind made is left to it: kind never removes its own.
+const OURS: &str = "label=dev.kprov.owner=kprov";
+
 /// The engine, with what was on it when a test began.
 #[derive(Debug)]
 pub struct Engine {
@@ -99,7 +102,8 @@ fn docker(arguments: &[&str]) -> Run {
 
 fn network() -> Option<String> {
     let filter = format!("name=^{NETWORK}$");
-    lines(&docker(&["network", "ls", "--no-trunc", "--filter", &filter, "--format", "{{.ID}}"]).ok().stdout).pop()
+    let command = ["network", "ls", "--no-trunc", "--filter", &filter, "--filter", OURS, "--format", "{{.ID}}"];
+    lines(&docker(&command).ok().stdout).pop()
 }
 
 fn dangling_volumes() -> BTreeSet<String> {

@@ -1,0 +1,43 @@
+//! How soon the control plane's static pods are asked whether they have started.
+//!
+//! kubeadm lays these patches over the manifests that it writes.
+
+use serde::Serialize;
+
+use super::{RenderError, Templates, templates};
+
+/// The folder of kubeadm's patches on a control plane.
+pub(super) const PATCHES_FOLDER: &str = "/kind/patches";
+
+/// In seconds, for those that start before there is a node in the API. kubelet tells the API of a static pod whenever
+/// something happens to it, and otherwise once a minute: the last thing that happens has to come after the node.
+const EARLY: u8 = 8;
+
+/// In seconds, for the others.
+const LATE: u8 = 0;
+
+/// The static pods, the names of their patches, by which kubeadm goes (cmd/kubeadm/app/util/patches/patches.go), and
+/// how long after its start each is first asked.
+const PATCHES: [(&str, &str, u8); 4] = [
+    ("etcd", "/kind/patches/etcd+strategic.yaml", EARLY),
+    ("kube-apiserver", "/kind/patches/kube-apiserver+strategic.yaml", EARLY),
+    ("kube-controller-manager", "/kind/patches/kube-controller-manager+strategic.yaml", LATE),
+    ("kube-scheduler", "/kind/patches/kube-scheduler+strategic.yaml", LATE),
+];
+
+#[derive(Serialize)]
+struct ProbeValues {
+    component: &'static str,
+    delay: u8,
+}
+
+/// The patches, by their paths on a control plane.
+///
+/// # Errors
+/// [`RenderError::Template`].
+pub(super) fn startup_probe_patches(templates: &Templates) -> Result<Vec<(&'static str, String)>, RenderError> {
+    let patch = |(component, path, delay)| {
+        Ok((path, templates.render(templates::STARTUP_PROBE, ProbeValues { component, delay })?))
+    };
+    PATCHES.into_iter().map(patch).collect()
+}

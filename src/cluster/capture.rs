@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::keys::{KeyRing, StoredKeys};
 use crate::node::{Node, NodeError};
 use crate::profile::Role;
-use crate::snapshot::{Blob, Draft, Manifest, NodeState, SnapshotError, normalise, pack};
+use crate::snapshot::{Blob, Draft, Manifest, NodeState, SnapshotError, pack, pack_canonical};
 
 use super::{ClusterError, Context, NETWORK, Record};
 
@@ -63,12 +63,20 @@ fn halt() -> String {
     )
 }
 
-/// Copies the files to memory, so that etcd stands still no longer than that takes.
+/// Where etcd's log is.
+const LOG: &str = "var/lib/etcd/member/wal";
+
+/// Copies the files to memory, so that etcd stands still no longer than that takes. Its log by itself, without the 64 MB
+/// of zeros that each of its files reserves: tar takes files for what they occupy.
 fn copy() -> String {
     format!(
         "umask 077; cd /; set --; for p in {files}; do if [ -e \"$p\" ]; then set -- \"$@\" \"$p\"; fi; done; \
+         if [ -d {LOG} ]; then rm -rf /run/kprov-log; mkdir /run/kprov-log; \
+           cp --preserve=mode,ownership,timestamps --sparse=always {LOG}/*.wal /run/kprov-log; \
+           set -- \"$@\" --directory=/run; for p in {LOG}/*.wal; do set -- \"$@\" \"kprov-log/${{p##*/}}\"; done; fi; \
          code=0; tar --create --file=/run/kprov-state.tar --format=gnu --sparse --hole-detection=raw --numeric-owner \
-           --hard-dereference --exclude='var/lib/etcd/member/wal/*.tmp' -- \"$@\" 2>/run/kprov-state.err || code=$?; \
+           --hard-dereference --exclude='{LOG}/*' --transform='s,^kprov-log/,{LOG}/,' \"$@\" \
+           2>/run/kprov-state.err || code=$?; rm -rf /run/kprov-log; \
          if [ $code -gt 1 ]; then cat /run/kprov-state.err >&2; exit $code; fi; ",
         files = FILES.replace('\n', " ")
     )
@@ -95,7 +103,7 @@ pub(super) async fn capture(
     let mut states = Vec::new();
     for (node, raw) in nodes.iter().zip(archives) {
         let name = node.name.clone();
-        let packed = tokio::task::spawn_blocking(move || normalise(&raw).and_then(|tar| pack(&tar)))
+        let packed = tokio::task::spawn_blocking(move || pack_canonical(&raw))
             .await
             .map_err(|error| error.to_string())
             .and_then(|packed| packed)

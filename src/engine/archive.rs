@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder};
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use zeroize::Zeroizing;
 
@@ -76,7 +77,7 @@ impl Engine {
     pub async fn put_archive(&self, container: &str, archive: Tarball) -> Result<(), EngineError> {
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         self.docker
-            .upload_to_container(container, Some(options), bollard::body_full(archive.to_vec().into()))
+            .upload_to_container(container, Some(options), bollard::body_full(Bytes::from_owner(archive)))
             .await
             .map_err(|error| self.error(format!("putting files into {container}"), error))
     }

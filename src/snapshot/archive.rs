@@ -4,7 +4,7 @@
 //! itself, so that equal nodes have equal archives and an engine can unpack them. Pure.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use tar::{EntryType, Header};
 use zeroize::Zeroizing;
@@ -17,84 +17,86 @@ const LEVEL: i32 = 3;
 /// The most that an archive may be unpacked: far beyond any node's, far below a host's memory.
 const LARGEST: u64 = 4 << 30;
 
-/// Brings a node's tar into canonical form.
+/// Brings a node's tar into canonical form and compresses it, without holding it as a whole: etcd's files are large,
+/// and mostly empty.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn normalise(raw: &[u8]) -> Result<Tarball, String> {
-    struct Item {
-        header: Header,
-        link: Option<std::path::PathBuf>,
-        content: Zeroizing<Vec<u8>>,
-    }
-    let fail = |error: std::io::Error| error.to_string();
-    let mut items = BTreeMap::new();
-    for entry in tar::Archive::new(raw).entries().map_err(fail)? {
-        let mut entry = entry.map_err(fail)?;
-        let path = entry.path().map_err(fail)?.into_owned();
+pub fn pack_canonical(raw: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    let encoder = zstd::stream::write::Encoder::new(Vec::with_capacity(raw.len()), LEVEL);
+    let encoder = encoder.and_then(|encoder| canonical(raw, encoder)).map_err(|error| error.to_string())?;
+    encoder.finish().map(Zeroizing::new).map_err(|error| error.to_string())
+}
+
+/// Writes the canonical form of a node's tar.
+fn canonical<W: Write>(raw: &[u8], to: W) -> std::io::Result<W> {
+    let mut places = BTreeMap::new();
+    for entry in tar::Archive::new(raw).entries()? {
+        let entry = entry?;
         let kind = match entry.header().entry_type() {
             EntryType::Regular | EntryType::GNUSparse | EntryType::Continuous => EntryType::Regular,
             kind @ (EntryType::Directory | EntryType::Symlink) => kind,
             // Devices, sockets and pipes belong to whoever runs.
             _ => continue,
         };
-        let mut content = Zeroizing::new(Vec::new());
-        if kind == EntryType::Regular {
-            content.reserve_exact(usize::try_from(entry.size()).unwrap_or_default());
-            entry.read_to_end(&mut content).map_err(fail)?;
-            if is_wal(&path) {
-                let used = wal_length(&content);
-                content.truncate(used);
-            }
-        }
+        let link = entry.link_name()?.map(std::borrow::Cow::into_owned);
+        places.insert(entry.path()?.into_owned(), (entry.raw_header_position(), kind, link));
+    }
+    let mut builder = tar::Builder::new(to);
+    for (path, (place, kind, link)) in places {
+        let rest = usize::try_from(place).ok().and_then(|place| raw.get(place..)).unwrap_or_default();
+        let mut archive = tar::Archive::new(rest);
+        let Some(entry) = archive.entries()?.next() else { continue };
+        let mut entry = entry?;
         let from = entry.header();
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(from.mode().map_err(fail)?);
-        header.set_uid(from.uid().map_err(fail)?);
-        header.set_gid(from.gid().map_err(fail)?);
-        header.set_mtime(from.mtime().map_err(fail)?);
-        header.set_size(content.len() as u64);
-        let link = entry.link_name().map_err(fail)?.map(std::borrow::Cow::into_owned);
-        items.insert(path, Item { header, link, content });
-    }
-    let size: usize = items.values().map(|item| item.content.len() + 2048).sum();
-    // Sized in advance: a buffer that grows leaves copies of keys behind.
-    let mut builder = tar::Builder::new(Vec::with_capacity(size + 1024));
-    for (path, mut item) in items {
-        match item.link {
-            Some(target) => builder.append_link(&mut item.header, path, target),
-            None => builder.append_data(&mut item.header, path, item.content.as_slice()),
+        header.set_mode(from.mode()?);
+        header.set_uid(from.uid()?);
+        header.set_gid(from.gid()?);
+        header.set_mtime(from.mtime()?);
+        header.set_size(0);
+        if let Some(target) = link {
+            builder.append_link(&mut header, path, target)?;
+        } else if is_wal(&path) {
+            // What etcd has reserved in advance is not in the tar, so this is what there is.
+            let mut records =
+                Zeroizing::new(Vec::with_capacity(usize::try_from(from.entry_size()?).unwrap_or_default()));
+            read_wal(&mut entry, &mut records)?;
+            header.set_size(records.len() as u64);
+            builder.append_data(&mut header, path, records.as_slice())?;
+        } else {
+            if kind == EntryType::Regular {
+                header.set_size(entry.size());
+            }
+            builder.append_data(&mut header, path, &mut entry)?;
         }
-        .map_err(fail)?;
     }
-    Ok(Zeroizing::new(builder.into_inner().map_err(fail)?))
+    builder.into_inner()
 }
 
 fn is_wal(path: &std::path::Path) -> bool {
     path.starts_with("var/lib/etcd/member/wal") && path.extension().is_some_and(|extension| extension == "wal")
 }
 
-/// How much of an etcd log is records; the rest was reserved in advance and is zeros, which etcd reserves again.
+/// Reads the records of an etcd log. The rest was reserved in advance, 64 MB of zeros, which etcd reserves again.
 ///
 /// A record is a length in little endian (its lowest 56 bits are the record's bytes, the three lowest of its
 /// highest byte are how many fill it up to 8), then the record. See etcd's server/storage/wal/encoder.go.
-fn wal_length(log: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(head) = log.get(at..at + 8).and_then(|head| <[u8; 8]>::try_from(head).ok()) {
+fn read_wal(log: &mut impl Read, records: &mut Vec<u8>) -> std::io::Result<()> {
+    loop {
+        let start = records.len();
+        log.by_ref().take(8).read_to_end(records)?;
+        let Ok(head) = <[u8; 8]>::try_from(&records[start..]) else { return Ok(()) };
         let head = u64::from_le_bytes(head);
         if head == 0 {
-            return at;
+            records.truncate(start);
+            return Ok(());
         }
         let padding = if head >> 63 == 1 { (head >> 56) & 0x7 } else { 0 };
-        let next = (head & 0x00ff_ffff_ffff_ffff).saturating_add(padding).saturating_add(at as u64 + 8);
-        match usize::try_from(next) {
-            Ok(next) if next <= log.len() => at = next,
-            // Torn, or no such log: etcd knows how to mend it, so nothing is taken away.
-            _ => return log.len(),
-        }
+        // If it is torn, or is no such log, this reads to the end: etcd knows how to mend it, so nothing is taken away.
+        log.by_ref().take((head & 0x00ff_ffff_ffff_ffff) + padding).read_to_end(records)?;
     }
-    log.len()
 }
 
 /// Compresses an archive.
@@ -179,6 +181,10 @@ pub fn file(tar: &[u8], path: &str) -> Option<Zeroizing<Vec<u8>>> {
 mod tests {
     use super::*;
 
+    fn normalise(raw: &[u8]) -> std::io::Result<Vec<u8>> {
+        canonical(raw, Vec::new())
+    }
+
     fn own(header: &mut Header) {
         header.set_uid(0);
         header.set_gid(0);
@@ -238,7 +244,8 @@ mod tests {
         let tar = normalise(&tar(&[("a", &[7; 100_000])])).unwrap();
         let packed = pack(&tar).unwrap();
         assert!(packed.len() < 1000);
-        assert_eq!(unpack(&packed).unwrap(), tar);
+        assert_eq!(unpack(&packed).unwrap().as_slice(), tar);
+        assert_eq!(unpack(&pack_canonical(&tar).unwrap()).unwrap().as_slice(), tar);
         assert!(unpack(&packed[..packed.len() - 9]).is_err());
     }
 
@@ -249,9 +256,14 @@ mod tests {
         log.extend([0; 8]);
         let used = log.len();
         log.extend([0; 4096]);
-        assert_eq!(wal_length(&log), used);
-        assert_eq!(wal_length(&log[..20]), 20, "torn");
-        assert_eq!(wal_length(&[]), 0);
+        let read = |mut log: &[u8]| {
+            let mut records = Vec::new();
+            read_wal(&mut log, &mut records).unwrap();
+            records.len()
+        };
+        assert_eq!(read(&log), used);
+        assert_eq!(read(&log[..20]), 20, "torn");
+        assert_eq!(read(&[]), 0);
         let tar = normalise(&tar(&[("var/lib/etcd/member/wal/0-0.wal", &log)])).unwrap();
         assert_eq!(file(&tar, "/var/lib/etcd/member/wal/0-0.wal").unwrap().len(), used);
     }

@@ -10,7 +10,7 @@ mod manifest;
 mod portable;
 mod states;
 
-pub use archive::{Edit, edit, file, normalise, pack, unpack};
+pub use archive::{Edit, edit, file, pack, pack_canonical, unpack};
 pub use error::SnapshotError;
 pub use manifest::{Blob, Manifest, NodeState};
 pub use portable::{PortableError, is_encrypted, read as read_portable, write as write_portable};

@@ -52,7 +52,9 @@ pub enum ApiServerError {
     #[error("{text:?} is no flag: {reason}")]
     #[diagnostic(
         code(kprov::api_server::flag),
-        help("`set` takes FLAG=VALUE, `unset` takes FLAG, both without dashes")
+        help(
+            "`set` takes FLAG=VALUE, `unset` takes FLAG; before them may be the name of a cluster that `kprov ls` shows"
+        )
     )]
     Flag {
         /// What was given.

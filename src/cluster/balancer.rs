@@ -5,6 +5,7 @@
 use crate::engine::{FileEntry, Image};
 use crate::render::{self, Inputs, LoadBalancer};
 
+use super::image::have_image;
 use super::{ClusterError, Context};
 
 /// The image that kind 0.33 uses (pkg/cluster/internal/loadbalancer/const.go).
@@ -34,15 +35,7 @@ pub(super) async fn prepare(
         return Ok(None);
     }
     let reference = wanted.unwrap_or(DEFAULT_IMAGE);
-    let image = match context.engine.image(reference).await? {
-        Some(image) => image,
-        None => {
-            let step = context.reporter.stage(&format!("Pulling {reference}"));
-            let image = context.engine.pull(reference, |status| step.detail(status)).await?;
-            step.done();
-            image
-        }
-    };
+    let image = have_image(context, reference).await?;
     let (program, path) = program(&image);
     let config = render::load_balancer_config(inputs, program)?;
     Ok(config.map(|config| Balancer {

@@ -66,15 +66,7 @@ impl ImageFacts {
 /// # Errors
 /// [`ClusterError::Engine`] if it is neither here nor to be had, [`NodeError::NoNodeImage`] if it is none.
 pub async fn resolve_image(context: &Context, reference: &str) -> Result<(Image, ImageFacts), ClusterError> {
-    let image = match context.engine.image(reference).await? {
-        Some(image) => image,
-        None => {
-            let step = context.reporter.stage(&format!("Pulling {reference}"));
-            let image = context.engine.pull(reference, |status| step.detail(status)).await?;
-            step.done();
-            image
-        }
-    };
+    let image = have_image(context, reference).await?;
     let cache = context.paths.data().join("images").join(format!("{}.json", image.id.replace(':', "-")));
     if let Ok(Some(bytes)) = paths::read(&cache)
         && let Ok(facts) = serde_json::from_slice(&bytes)
@@ -85,6 +77,20 @@ pub async fn resolve_image(context: &Context, reference: &str) -> Result<(Image,
     // Only a shortcut: without it, the next command reads the image again.
     let _ = paths::write_private(&cache, &serde_json::to_vec(&facts).unwrap_or_default());
     Ok((image, facts))
+}
+
+/// The image of that name; pulled if the engine does not have it.
+///
+/// # Errors
+/// [`ClusterError::Engine`] if it is neither here nor to be had.
+pub(super) async fn have_image(context: &Context, reference: &str) -> Result<Image, ClusterError> {
+    if let Some(image) = context.engine.image(reference).await? {
+        return Ok(image);
+    }
+    let step = context.reporter.stage(&format!("Pulling {reference}"));
+    let image = context.engine.pull(reference, |status| step.detail(status)).await?;
+    step.done();
+    Ok(image)
 }
 
 /// containerd's database as it is in an image: the names and digests of all images that it was built with are in

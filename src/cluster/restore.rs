@@ -15,7 +15,7 @@ use crate::engine::{Container, EngineError, FileEntry, Image, Tarball};
 use crate::keys::{KeyRing, StoredKeys};
 use crate::kubeconfig;
 use crate::kubernetes::{self, ApiError, ready};
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 use crate::profile::{FileModes, Role};
 use crate::render::{self, Inputs, KubernetesVersion, NodePlan};
 use crate::snapshot::{Edit, Manifest, SnapshotError, States, edit, file, unpack};
@@ -36,8 +36,16 @@ pub(super) const OLD: &str = ".kprov-old";
 /// How long an API server may take to answer.
 const API: Duration = Duration::from_secs(120);
 
-/// What a kubelet does not start without.
+/// How often it is asked.
+const ASK: Duration = Duration::from_millis(50);
+
+/// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
+/// nothing to do before the API server answers, and sits in ever longer pauses if it starts earlier.
 const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+
+/// What makes the API server slower as long as it is starting, and has nothing to do before it answers.
+const LATE_PODS: [&str; 2] =
+    ["/etc/kubernetes/manifests/kube-controller-manager.yaml", "/etc/kubernetes/manifests/kube-scheduler.yaml"];
 
 /// How long a kubelet that was there before the API server may take to notice it.
 const NOTICE: Duration = Duration::from_secs(2);
@@ -184,14 +192,9 @@ async fn replace(
             "The network, which kprov did not make, takes no fixed addresses: the nodes have others than before.",
         );
     }
-    let removed = async {
-        try_join_all(old.iter().map(|container| context.engine.remove_container(&container.id))).await?;
-        Ok::<_, ClusterError>(())
-    };
-    let (proven, ()) = tokio::try_join!(bring_back(context, state, &record.nodes, since), removed)?;
+    let (report, kubeconfig) = bring_back(context, state, &record.nodes, old, since).await?;
     record.status = Status::Ready;
     store.save(&record)?;
-    let (report, kubeconfig) = proven;
     Ok(Outcome { record, report, kubeconfig, warnings: Vec::new() })
 }
 
@@ -228,8 +231,7 @@ async fn make_nodes(context: &Context, state: &Prepared) -> Result<Addresses, Cl
         spec.hostname = Some(spec.name.clone());
         spec.name.push_str(NEXT);
         let id = context.engine.create_container(spec).await?;
-        let early = early_part(plan.role, archive)
-            .map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
+        let early = early_part(archive).map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
         context.engine.put_archive(&id, early).await?;
         Ok::<_, ClusterError>(())
     }))
@@ -237,15 +239,29 @@ async fn make_nodes(context: &Context, state: &Prepared) -> Result<Addresses, Cl
     Ok(addresses)
 }
 
-/// What a node gets before it starts.
-///
-/// A worker's kubelet does not start without its configuration. It has nothing to do before the API server
-/// answers, and one that starts earlier sits in ever longer pauses then.
-fn early_part(role: Role, archive: &Tarball) -> Result<Tarball, String> {
-    edit(archive, |path, _| match role {
-        Role::Worker if path == KUBELET_CONFIG.trim_start_matches('/') => Ok(Edit::Drop),
-        _ => Ok(Edit::Keep),
-    })
+/// What a node gets before it starts: all but what something waits for.
+fn early_part(archive: &Tarball) -> Result<Tarball, String> {
+    let is_late = |path: &str| path == KUBELET_CONFIG || LATE_PODS.contains(&path);
+    edit(archive, |path, _| Ok(if is_late(&format!("/{path}")) { Edit::Drop } else { Edit::Keep }))
+}
+
+/// Gives a kubelet its configuration, and starts it.
+async fn start_kubelet(node: &Node, archive: &Tarball) -> Result<(), NodeError> {
+    put(node, archive, &[KUBELET_CONFIG], 0o644).await?;
+    node.run(&["systemctl", "restart", "--no-block", "kubelet"]).await.map(|_| ())
+}
+
+/// Gives a node what had to wait for the API server.
+async fn late_part(node: &Node, archive: &Tarball) -> Result<(), NodeError> {
+    match node.role {
+        Role::ControlPlane => put(node, archive, &LATE_PODS, 0o600).await,
+        Role::Worker => start_kubelet(node, archive).await,
+    }
+}
+
+async fn put(node: &Node, archive: &Tarball, paths: &[&str], mode: u32) -> Result<(), NodeError> {
+    let entry = |&path: &&str| Some(FileEntry { path: path.to_owned(), mode, content: file(archive, path)? });
+    node.put_files(&paths.iter().filter_map(entry).collect::<Vec<_>>()).await
 }
 
 fn address_of<'a>(record: &'a Record, plan: &NodePlan) -> Option<&'a NodeRecord> {
@@ -304,11 +320,12 @@ async fn change_places(
     .await?)
 }
 
-/// Waits until everything is there again.
+/// Waits until everything is there again, and removes the old containers meanwhile.
 async fn bring_back(
     context: &Context,
     state: &Prepared,
     addresses: &[NodeRecord],
+    old: &[Container],
     since: Timestamp,
 ) -> Result<(verify::Report, PathBuf), ClusterError> {
     let record = &state.record;
@@ -327,7 +344,15 @@ async fn bring_back(
     let client = kubernetes::client(&kubeconfig).await?;
 
     let step = context.reporter.stage("Waiting until the API server answers");
-    try_join_all(nodes.iter().map(Node::wait_booted)).await?;
+    let archives = || nodes.iter().zip(state.nodes.iter().map(|(_, archive)| archive));
+    try_join_all(archives().map(async |(node, archive)| {
+        node.wait_booted().await?;
+        if node.role == Role::ControlPlane {
+            start_kubelet(node, archive).await?;
+        }
+        Ok::<_, NodeError>(())
+    }))
+    .await?;
     let route = ServiceRoute::of(&record.profile, addresses.first());
     try_join_all(nodes.iter().map(|node| route.lay(node))).await?;
     let import = async {
@@ -340,9 +365,14 @@ async fn bring_back(
         .await
     };
     let answers = async {
-        while !kubernetes::is_ready(&client).await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        while !kubernetes::has_roles(&client).await {
+            tokio::time::sleep(ASK).await;
         }
+        try_join_all(archives().map(|(node, archive)| late_part(node, archive))).await?;
+        while !kubernetes::is_ready(&client).await {
+            tokio::time::sleep(ASK).await;
+        }
+        Ok(())
     };
     let answers = async {
         tokio::time::timeout(API, answers).await.map_err(|_| {
@@ -350,26 +380,20 @@ async fn bring_back(
                 seconds: API.as_secs(),
                 pending: vec!["the API server has not answered".to_owned()],
             })
-        })
+        })?
     };
     tokio::try_join!(answers, import)?;
     step.done();
 
+    // Only now, and beside all else: taking away a node's files takes time that the new ones need.
+    let (engine, ids): (_, Vec<String>) =
+        (context.engine.clone(), old.iter().map(|container| container.id.clone()).collect());
+    let removal = tokio::spawn(async move { try_join_all(ids.iter().map(|id| engine.remove_container(id))).await });
     let expected = expectation(&record.profile, &nodes, Some(since));
     if !record.profile.spec.networking.disable_default_cni {
         let mut nodes_only = expected.clone();
         nodes_only.pods = false;
         let step = context.reporter.stage("Waiting until every node is Ready again");
-        try_join_all(nodes.iter().zip(&state.nodes).filter(|(node, _)| node.role == Role::Worker).map(
-            |(node, (_, archive))| async {
-                if let Some(config) = file(archive, KUBELET_CONFIG) {
-                    node.put_files(&[FileEntry { path: KUBELET_CONFIG.to_owned(), mode: 0o644, content: config }])
-                        .await?;
-                }
-                node.run(&["systemctl", "start", "kubelet"]).await
-            },
-        ))
-        .await?;
         let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
         if ready::wait(&client, &nodes_only, NOTICE, show).await.is_err() {
             // One that started before the API server may sit in a long pause; a new one does not.
@@ -421,5 +445,6 @@ async fn bring_back(
     let report = verify::verify(&target).await?;
     report.require()?;
     step.done();
+    removal.await.expect("removing containers does not panic")?;
     Ok((report, context.kubeconfig.merge(&kubeconfig)?))
 }

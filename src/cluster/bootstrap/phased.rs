@@ -3,9 +3,12 @@
 //! kubeadm still writes every file and object that it would write. What differs is who waits for what:
 //!
 //! - Certificates are made here, at once, while the containers start; kubeadm's phases find and check them.
-//! - etcd and the API server start alone; everything else would only make them slower.
-//! - The API server is asked from outside until it answers; that moment starts all the rest, side by side:
-//!   kubeadm's remaining phases, the CNI, and the kubelets, which come with a certificate instead of asking for one.
+//! - etcd and the API server start alone, but for the workers' kubelets, which come with a certificate instead of asking
+//!   for one; everything else would only make them slower.
+//! - The API server is asked from outside until it has made its roles, which is when the controller manager and the
+//!   scheduler start, and until it is ready; that moment starts all the rest, side by side: kubeadm's remaining
+//!   phases, the CNI, and what would be slow by itself.
+//! - The name server comes last, when kubelets do not put off its probe any more.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@
 //! then they leave as it is. So all of it is a shortcut, and whatever fails is only slower.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use kube::Client;
@@ -17,15 +18,19 @@ use crate::render::{API_SERVER_PORT, KINDNET_FILE, Templates, kindnet_config};
 
 use super::store::NodeRecord;
 
+/// How long the controller manager may take to give out pod subnets; after that, kindnet does it all by itself.
+const SUBNETS: Duration = Duration::from_secs(60);
+
 /// Connects the nodes' pods as kindnet will: a configuration of the CNI on each node, and routes from each to the pods
-/// of the others. Waits until the controller manager has given out pod subnets.
+/// of the others. Waits until the controller manager has given out pod subnets, but not for long.
 pub(super) async fn connect_pods(client: &Client, templates: &Templates, nodes: &[Node], addresses: &[NodeRecord]) {
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let mtu = join_all(nodes.iter().map(async |node| {
         let text = node.run(&["cat", "/sys/class/net/eth0/mtu"]).await.ok()?;
         text.trim().parse::<u32>().ok()
     }));
-    let (mtu, subnets) = tokio::join!(mtu, kubernetes::pod_subnets(client, &names));
+    let subnets = tokio::time::timeout(SUBNETS, kubernetes::pod_subnets(client, &names));
+    let (mtu, Ok(subnets)) = tokio::join!(mtu, subnets) else { return };
     join_all(nodes.iter().zip(mtu).map(async |(node, mtu)| {
         let config = kindnet_config(templates, subnets.get(&node.name)?, mtu?).ok()?;
         let others = addresses.iter().filter(|other| other.name != node.name);

@@ -211,7 +211,10 @@ async fn complete_control_plane(build: &Build<'_>) -> Result<(), ClusterError> {
 
 /// Installs the cluster's name server, the only system pods with a slow probe, once that is not put off any more.
 async fn install_dns(build: &Build<'_>, kubelets_started: Instant) -> Result<(), ClusterError> {
-    tokio::time::sleep_until((kubelets_started + PROBE_DELAYS).into()).await;
+    // Without a CNI it does not start anyway.
+    if !build.inputs.profile.spec.networking.disable_default_cni {
+        tokio::time::sleep_until((kubelets_started + PROBE_DELAYS).into()).await;
+    }
     let step = build.context.reporter.stage("Installing the name server");
     build.init().node.script("kubeadm init (addons)", &phase("addon coredns")).await?;
     step.done();

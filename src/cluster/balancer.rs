@@ -11,6 +11,9 @@ use super::{ClusterError, Context};
 /// The image that kind 0.33 uses (pkg/cluster/internal/loadbalancer/const.go).
 pub(super) const DEFAULT_IMAGE: &str = "docker.io/envoyproxy/envoy:v1.36.2";
 
+/// The image that `cargo xtask node-image --load-balancer` builds of Debian's haproxy.
+const BUILT_IMAGE: &str = "kprov/haproxy:latest";
+
 /// A load balancer that is about to be made.
 #[derive(Debug, Clone)]
 pub(super) struct Balancer {
@@ -34,8 +37,7 @@ pub(super) async fn prepare(
     if !render::needs_load_balancer(&render::plan_nodes(inputs.profile, inputs.cluster)) {
         return Ok(None);
     }
-    let reference = wanted.unwrap_or(DEFAULT_IMAGE);
-    let image = have_image(context, reference).await?;
+    let (reference, image) = choose_image(context, wanted).await?;
     let (program, path) = program(&image);
     let config = render::load_balancer_config(inputs, program)?;
     Ok(config.map(|config| Balancer {
@@ -43,6 +45,21 @@ pub(super) async fn prepare(
         image: image.id,
         config: FileEntry::new(path, 0o644, config),
     }))
+}
+
+/// The image that is wanted, or kind's, or, where no registry can be reached, the one that was built here.
+async fn choose_image<'a>(context: &Context, wanted: Option<&'a str>) -> Result<(&'a str, Image), ClusterError> {
+    let reference = wanted.unwrap_or(DEFAULT_IMAGE);
+    match have_image(context, reference).await {
+        Ok(image) => Ok((reference, image)),
+        Err(error) => match context.engine.image(BUILT_IMAGE).await? {
+            Some(image) if wanted.is_none() => {
+                context.reporter.info(&format!("The load balancer is {BUILT_IMAGE}, since kind's cannot be pulled."));
+                Ok((BUILT_IMAGE, image))
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 /// The program that an image starts, and where it reads its configuration.

@@ -16,6 +16,9 @@ use crate::{
 /// The programs that are used by whoever writes the configuration from within.
 const TOOLS: [&str; 8] = ["sh", "cat", "chmod", "cp", "kill", "ls", "mkdir", "mv"];
 
+/// The name of the newest one.
+const LATEST: &str = "kprov/haproxy:latest";
+
 /// The tag of the image.
 pub(super) fn tag(sources: &Path) -> Result<String> {
     let key = base_key()
@@ -28,9 +31,15 @@ pub(super) fn tag(sources: &Path) -> Result<String> {
 /// Makes sure that the engine has the image; returns its tag.
 pub(super) fn ensure(engine: &Engine, sources: &Path, force: bool) -> Result<String> {
     let tag = tag(sources)?;
-    if !force && engine.has_image(&tag) {
-        return Ok(tag);
+    if force || !engine.has_image(&tag) {
+        build(engine, sources, &tag)?;
     }
+    // The name by which kprov finds it where kind's cannot be pulled.
+    sh::run(&mut engine.docker(["tag", &tag, LATEST]))?;
+    Ok(tag)
+}
+
+fn build(engine: &Engine, sources: &Path, tag: &str) -> Result<()> {
     let list = fs::read_to_string(sources.join("packages/haproxy"))?;
     let root = tempfile::tempdir_in(cache::root()?)?;
     Apt::open(apt::NODE_SUITE)?.unpack(&parts::names(&list), root.path())?;
@@ -62,7 +71,7 @@ pub(super) fn ensure(engine: &Engine, sources: &Path, force: bool) -> Result<Str
     }
     sh::pipe(
         cmd("tar", ["--create", "--owner=0", "--group=0", "--directory"]).arg(root.path()).arg("."),
-        import.args(["-", &tag]),
+        import.args(["-", tag]),
     )?;
-    Ok(tag)
+    Ok(())
 }

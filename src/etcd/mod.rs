@@ -16,6 +16,9 @@ use crate::node::{Node, NodeError};
 
 pub use decode::{Field, fields};
 
+/// How often etcd is asked before an answer that breaks off counts as none.
+const TRIES: u8 = 3;
+
 /// How many values are read at a time: a page of large values stays within a few MiB.
 const PAGE: usize = 500;
 
@@ -164,14 +167,22 @@ impl Etcd {
             "--write-out=json",
         ];
         command.extend(arguments);
-        let output = self.node.run_in_container("etcd", &command).await?;
         let fail = |reason: String| NodeError::File {
             node: self.node.name.clone(),
             path: "etcdctl's answer".to_owned(),
             reason,
         };
-        let response: RangeResponse =
-            serde_json::from_slice(&output.stdout).map_err(|error| fail(error.to_string()))?;
+        let mut tries = 0;
+        let response: RangeResponse = loop {
+            let output = self.node.run_in_container("etcd", &command).await?;
+            tries += 1;
+            match serde_json::from_slice(&output.stdout) {
+                Ok(response) => break response,
+                // containerd's tool may end before it has handed on all that its command has said.
+                Err(error) if error.is_eof() && tries < TRIES => {}
+                Err(error) => return Err(fail(error.to_string())),
+            }
+        };
         let mut entries = Vec::with_capacity(response.kvs.len());
         for kv in response.kvs {
             let key = BASE64.decode(&kv.key).map_err(|error| fail(error.to_string()))?;

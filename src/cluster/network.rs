@@ -65,6 +65,15 @@ fn script(routes: &[String], config: &str) -> String {
     )
 }
 
+/// The API server's address among the services: the first of their subnet.
+pub(super) fn api_server_address(service_subnet: &str) -> Option<IpAddr> {
+    let subnet: Subnet = service_subnet.trim().parse().ok()?;
+    Some(match subnet.base {
+        IpAddr::V4(base) => Ipv4Addr::from(u32::from(base) + 1).into(),
+        IpAddr::V6(base) => Ipv6Addr::from(u128::from(base) + 1).into(),
+    })
+}
+
 /// A way from a node to the API server's service address, until kube-proxy has made its own: pods that start
 /// before that, such as the cluster's name server, would hang in their first connection for half a minute.
 #[derive(Debug, Clone)]
@@ -78,15 +87,10 @@ impl ServiceRoute {
             return Self(Vec::new());
         }
         let rules = networking.service_subnet().split(',').filter_map(|subnet| {
-            let subnet: Subnet = subnet.trim().parse().ok()?;
-            // The first address is the API server's.
-            let (tool, from, to) = match subnet.base {
-                IpAddr::V4(base) => {
-                    ("iptables", Ipv4Addr::from(u32::from(base) + 1).to_string(), first?.ipv4?.to_string())
-                }
-                IpAddr::V6(base) => {
-                    ("ip6tables", Ipv6Addr::from(u128::from(base) + 1).to_string(), format!("[{}]", first?.ipv6?))
-                }
+            let from = api_server_address(subnet)?;
+            let (tool, to) = match from {
+                IpAddr::V4(_) => ("iptables", first?.ipv4?.to_string()),
+                IpAddr::V6(_) => ("ip6tables", format!("[{}]", first?.ipv6?)),
             };
             Some((tool, format!("-d {from} -p tcp --dport 443 -j DNAT --to-destination {to}:{API_SERVER_PORT}")))
         });
@@ -108,14 +112,10 @@ impl ServiceRoute {
     }
 
     async fn run(&self, node: &Node, action: &str) -> Result<(), NodeError> {
-        // A node without such rules is slower, not wrong. What starts the init system first chooses the tools.
+        // A node without such rules is slower, not wrong.
         let lines: Vec<String> =
             self.0.iter().map(|rule| format!("{} || true\n", rule.replacen("ACTION", action, 1))).collect();
-        let script = format!(
-            "n=0; until [ -S /run/systemd/private ] || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.05; done\n{}",
-            lines.concat()
-        );
-        node.script("laying a way to the API server", &script).await.map(|_| ())
+        node.script("laying a way to the API server", &lines.concat()).await.map(|_| ())
     }
 }
 
@@ -134,6 +134,13 @@ mod tests {
         let expected =
             ["ip route replace 10.244.1.0/24 via 172.18.0.3\n", "ip route replace fd00:10:244:1::/64 via fd00::3\n"];
         assert_eq!(routes(&node(), &subnets), expected);
+    }
+
+    #[test]
+    fn the_api_server_has_the_first_service_address() {
+        assert_eq!(api_server_address("10.96.0.0/16"), Some("10.96.0.1".parse().unwrap()));
+        assert_eq!(api_server_address("fd00:10:96::/112"), Some("fd00:10:96::1".parse().unwrap()));
+        assert_eq!(api_server_address("nonsense"), None);
     }
 
     #[test]

@@ -10,7 +10,6 @@
 //!   phases, the CNI, and what would be slow by itself.
 //! - The name server comes last, when kubelets do not put off its probe any more.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -24,6 +23,7 @@ use crate::pki::{ControlPlaneNames, Pki};
 use crate::profile::KubeProxyMode;
 use crate::render::{self, API_SERVER_PORT, NodeAddresses, NodeStart};
 
+use super::super::network::api_server_address;
 use super::{Build, ClusterError, KUBEADM_CONFIG, Member, Up, logs};
 
 /// The configuration by which a worker's kubelet is set up; removed afterwards.
@@ -140,21 +140,13 @@ fn control_plane_files(
     let names = ControlPlaneNames {
         node: member.plan.name.clone(),
         addresses: own,
-        service_addresses: networking.service_subnet().split(',').filter_map(first_address).collect(),
+        service_addresses: networking.service_subnet().split(',').filter_map(api_server_address).collect(),
         others,
     };
     let mut files = pki.control_plane_files(&names)?;
     files.extend(pki.control_plane_kubeconfigs(build.inputs.cluster, &endpoint, &local)?);
     files.extend(pki.kubelet_files(build.inputs.cluster, &member.plan.name, &endpoint)?);
     Ok(files)
-}
-
-/// The first address of a subnet that a service can have: the API server's.
-fn first_address(subnet: &str) -> Option<IpAddr> {
-    Some(match subnet.split('/').next()?.parse().ok()? {
-        IpAddr::V4(base) => IpAddr::from((u32::from(base) + 1).to_be_bytes()),
-        IpAddr::V6(base) => IpAddr::from((u128::from(base) + 1).to_be_bytes()),
-    })
 }
 
 /// Asks until the API server is ready; gives up early if its container keeps ending.
@@ -299,12 +291,5 @@ mod tests {
         assert_eq!(image_of("        image: \"a/b:v1\""), Some("a/b:v1"));
         assert_eq!(image_of("        image: $(reboot)"), None);
         assert_eq!(image_of("        imagePullPolicy: Never"), None);
-    }
-
-    #[test]
-    fn the_api_server_has_the_first_service_address() {
-        assert_eq!(first_address("10.96.0.0/16"), Some("10.96.0.1".parse().unwrap()));
-        assert_eq!(first_address("fd00:10:96::/112"), Some("fd00:10:96::1".parse().unwrap()));
-        assert_eq!(first_address("nonsense"), None);
     }
 }

@@ -1,23 +1,10 @@
 //! kprov turns a YAML profile into a running, hardened, proven kind cluster on Docker.
 //!
-//! ARCHITECTURE.md tells how data flows through these modules.
+//! Imports run one way: commands call operations, operations use adapters, and all of them use documents, which are
+//! pure. ARCHITECTURE.md tells how data flows through them.
 
-pub mod api_server;
-pub mod cli;
-pub mod cluster;
+pub mod adapters;
 pub mod commands;
-pub mod encryption;
-pub mod engine;
-pub mod etcd;
-pub mod host;
-pub mod keys;
-pub mod kubeconfig;
-pub mod kubernetes;
-pub mod node;
-pub mod paths;
-pub mod pki;
-pub mod profile;
+pub mod documents;
+pub mod operations;
 pub mod progress;
-pub mod render;
-pub mod snapshot;
-pub mod verify;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kprov::cli::Cli;
 use kprov::commands;
+use kprov::commands::grammar::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

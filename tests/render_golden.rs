@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use kprov::keys::KeyRing;
-use kprov::profile::{SearchPath, load};
-use kprov::render::{Inputs, KubernetesVersion, Templates, bundle};
+use kprov::documents::keys::KeyRing;
+use kprov::documents::profile::{SearchPath, load};
+use kprov::documents::render::{Inputs, KubernetesVersion, Templates, bundle};
 
 const PROFILES: [&str; 4] = ["default", "secure-two-node", "hardened", "ha"];
 /// One for each of v1beta2, v1beta3 and v1beta4.

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::api_server;
-use crate::cli::{ApiServerCommand, Global};
-use crate::cluster;
-use crate::encryption::{self, EncryptionError};
-use crate::node::Node;
-use crate::profile::Role;
+use crate::adapters::node::Node;
+use crate::commands::grammar::{ApiServerCommand, Global};
+use crate::documents::profile::Role;
+use crate::operations::encryption::{self, EncryptionError};
+use crate::operations::{api_server, cluster};
 
 use super::{Result, context, present};
 

@@ -7,15 +7,16 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::Global;
-use crate::cluster::{self, ClusterError, Context, Found, Record};
-use crate::keys::KeyRing;
-use crate::kubernetes::ready;
-use crate::node::Node;
-use crate::profile::Role;
-use crate::render::{Inputs, KubernetesVersion};
-use crate::verify::{self, Report};
-use crate::{kubeconfig, kubernetes};
+use crate::adapters::kubernetes::ready;
+use crate::adapters::node::Node;
+use crate::adapters::{kubeconfig, kubernetes};
+use crate::commands::grammar::Global;
+use crate::documents::keys::KeyRing;
+use crate::documents::profile::Role;
+use crate::documents::record::Record;
+use crate::documents::render::{Inputs, KubernetesVersion};
+use crate::operations::cluster::{self, ClusterError, Context, Found};
+use crate::operations::verify::{self, Report};
 
 use super::{Result, context, present};
 

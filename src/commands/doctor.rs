@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::{Global, Output};
-use crate::cluster;
-use crate::engine::{Engine, EngineInfo};
-use crate::host::{Check, Status};
+use crate::adapters::engine::{Engine, EngineInfo};
+use crate::adapters::host::{HostCheck, Verdict};
+use crate::commands::grammar::{Global, Output};
+use crate::operations::cluster;
 
 use super::{CommandError, Result, present};
 
@@ -23,24 +23,24 @@ pub(super) async fn doctor(global: &Global) -> Result<ExitCode> {
         Ok(info) => engine_checks(&engine, &info),
         Err(error) => return failed(global, error.into()),
     };
-    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
-    present::result(global.output, &json!({"ok": worst != Status::Fail, "checks": checks}), || {
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Verdict::Ok);
+    present::result(global.output, &json!({"ok": worst != Verdict::Fail, "checks": checks}), || {
         checks.iter().map(line).collect()
     });
-    Ok(if worst == Status::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if worst == Verdict::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn line(check: &Check) -> String {
+fn line(check: &HostCheck) -> String {
     let mark = match check.status {
-        Status::Ok => "ok  ",
-        Status::Warn => "warn",
-        Status::Fail => "FAIL",
+        Verdict::Ok => "ok  ",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "FAIL",
     };
     let help = check.help.as_ref().map(|help| format!("     {}\n", help.replace('\n', "\n     "))).unwrap_or_default();
     format!("{mark} {}: {}\n{help}", check.name, check.message)
 }
 
-fn engine_checks(engine: &Engine, info: &EngineInfo) -> Vec<Check> {
+fn engine_checks(engine: &Engine, info: &EngineInfo) -> Vec<HostCheck> {
     let found = format!(
         "{} at {} (API {}, {} storage, cgroup v{})",
         info.version,
@@ -49,7 +49,7 @@ fn engine_checks(engine: &Engine, info: &EngineInfo) -> Vec<Check> {
         info.storage_driver,
         info.cgroup_version
     );
-    let mut checks = vec![Check::new("Docker Engine", Status::Ok, found)];
+    let mut checks = vec![HostCheck::new("Docker Engine", Verdict::Ok, found)];
     checks.extend(cluster::host_checks(engine, info, NODES));
     checks
 }

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::cli::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
-use crate::encryption::{self, Outcome, Request, Status, Subject, Verb};
-use crate::etcd::{self, Entry, Etcd};
-use crate::node::Node;
-use crate::profile::{ProviderKind, Role};
+use crate::adapters::etcd::{Etcd, EtcdEntry};
+use crate::adapters::node::Node;
+use crate::commands::grammar::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
+use crate::documents::encryption::Verb;
+use crate::documents::profile::{ProviderKind, Role};
+use crate::documents::stored;
+use crate::operations::encryption::{self, EncryptionStatus, Outcome, Request, Subject};
 
 use super::{Result, clusters, context, present};
 
@@ -56,13 +58,13 @@ fn control_planes(nodes: &[Node]) -> Vec<Node> {
 
 async fn status(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
     let context = context(global).await?;
-    let found = crate::cluster::find(&context.engine, cluster).await?;
+    let found = crate::operations::cluster::find(&context.engine, cluster).await?;
     let status = encryption::status(&control_planes(&found.nodes(&context.engine))).await?;
     present::result(global.output, &json!({"cluster": found.name, "encryption": status}), || status_text(&status));
     Ok(ExitCode::SUCCESS)
 }
 
-fn status_text(status: &Status) -> String {
+fn status_text(status: &EncryptionStatus) -> String {
     let mut rows = Vec::new();
     for resource in &status.resources {
         let readers = resource.readers.join(", ");
@@ -123,10 +125,10 @@ async fn run(
     let after = look(&nodes, shown.as_deref()).await?;
     let status = encryption::status(&nodes).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let entry = |entry: &Option<Entry>| {
+    let entry = |entry: &Option<EtcdEntry>| {
         let entry = entry.as_ref()?;
         Some(
-            json!({"stored": etcd::classify(&entry.value).to_string(), "bytes": entry.value.len(), "fields": etcd::fields(&entry.value)}),
+            json!({"stored": stored::classify(&entry.value).to_string(), "bytes": entry.value.len(), "fields": stored::fields(&entry.value)}),
         )
     };
     let value = json!({
@@ -148,7 +150,7 @@ async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<Entry>> {
+async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<EtcdEntry>> {
     match (nodes.first(), key) {
         (Some(node), Some(key)) => Ok(Etcd::on(node.clone()).get(key).await?),
         _ => Ok(None),
@@ -156,16 +158,16 @@ async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<Entry>> {
 }
 
 /// The same key before and after, side by side.
-fn compared(key: &str, before: Option<&Entry>, after: Option<&Entry>) -> String {
-    let column = |entry: Option<&Entry>| -> Vec<String> {
+fn compared(key: &str, before: Option<&EtcdEntry>, after: Option<&EtcdEntry>) -> String {
+    let column = |entry: Option<&EtcdEntry>| -> Vec<String> {
         let Some(entry) = entry else { return vec!["(no such key)".to_owned()] };
-        let dump = etcd::hexdump(&entry.value[..entry.value.len().min(16 * SHOWN)]);
+        let dump = stored::hexdump(&entry.value[..entry.value.len().min(16 * SHOWN)]);
         // The offset and the printable characters: a whole hexdump is too wide for two columns.
         let lines = dump.lines().map(|line| {
             let (_, ascii) = line.split_once('|').unwrap_or(("", line));
             format!("{} |{ascii}", line.get(..8).unwrap_or_default())
         });
-        std::iter::once(etcd::classify(&entry.value).to_string()).chain(lines).collect()
+        std::iter::once(stored::classify(&entry.value).to_string()).chain(lines).collect()
     };
     let (left, right) = (column(before), column(after));
     let rows: Vec<Vec<String>> = (0..left.len().max(right.len()))

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::cli::{EtcdCommand, Global};
-use crate::etcd::{self, Entry, Etcd};
-use crate::profile::Role;
+use crate::adapters::etcd::{Etcd, EtcdEntry};
+use crate::commands::grammar::{EtcdCommand, Global};
+use crate::documents::profile::Role;
+use crate::documents::stored;
 
 use super::{Result, context, present};
 
@@ -28,7 +29,7 @@ enum EtcdError {
 
 pub(super) async fn etcd(global: &Global, cluster: Option<&str>, command: EtcdCommand) -> Result<ExitCode> {
     let context = context(global).await?;
-    let found = crate::cluster::find(&context.engine, cluster).await?;
+    let found = crate::operations::cluster::find(&context.engine, cluster).await?;
     let node = found
         .nodes(&context.engine)
         .into_iter()
@@ -53,9 +54,9 @@ pub(super) async fn etcd(global: &Global, cluster: Option<&str>, command: EtcdCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(global: &Global, entry: &Entry) {
-    let stored = etcd::classify(&entry.value);
-    let fields = etcd::fields(&entry.value);
+fn show(global: &Global, entry: &EtcdEntry) {
+    let stored = stored::classify(&entry.value);
+    let fields = stored::fields(&entry.value);
     let value = json!({
         "key": entry.key,
         "modRevision": entry.mod_revision,
@@ -70,7 +71,7 @@ fn show(global: &Global, entry: &Entry) {
             entry.key,
             entry.mod_revision,
             entry.value.len(),
-            etcd::hexdump(&entry.value),
+            stored::hexdump(&entry.value),
             fields.iter().map(|field| format!("{field}\n")).collect::<String>(),
         )
     });
@@ -78,5 +79,5 @@ fn show(global: &Global, entry: &Entry) {
 
 /// Keys of API objects may be written without the prefix that all of them share.
 pub(super) fn absolute(key: &str) -> String {
-    if key.starts_with('/') { key.to_owned() } else { format!("{}{key}", etcd::ROOT) }
+    if key.starts_with('/') { key.to_owned() } else { format!("{}{key}", crate::adapters::etcd::ROOT) }
 }

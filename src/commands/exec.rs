@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use rustix::termios::{self, OptionalActions, Termios};
 
-use crate::cluster;
-use crate::engine::{Engine, Terminal};
+use crate::adapters::engine::{Engine, Terminal};
+use crate::operations::cluster;
 
 use super::Result;
 

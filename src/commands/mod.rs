@@ -8,6 +8,7 @@ mod doctor;
 mod encryption;
 mod etcd;
 mod exec;
+pub mod grammar;
 mod present;
 mod profiles;
 mod snapshot;
@@ -18,13 +19,13 @@ use std::sync::Arc;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, Global, Output};
-use crate::cluster::Context;
-use crate::engine::Engine;
-use crate::kubeconfig;
-use crate::paths::Paths;
+use crate::adapters::engine::Engine;
+use crate::adapters::kubeconfig;
+use crate::adapters::paths::Paths;
+use crate::commands::grammar::{Cli, Command, Global, Output};
+use crate::documents::render::Templates;
+use crate::operations::cluster::Context;
 use crate::progress::{Format, Reporter, Surroundings};
-use crate::render::Templates;
 
 pub use present::{CommandError, print_error};
 

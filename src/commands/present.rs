@@ -6,7 +6,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::Output;
+use crate::commands::grammar::Output;
 
 /// Any error that a command ends with.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn errors_for_programs_carry_their_code_and_help() {
-        let error = crate::cluster::ClusterError::None;
+        let error = crate::operations::cluster::ClusterError::None;
         let value = describe(&error);
         assert_eq!(value["code"], "kprov::cluster::none");
         assert_eq!(value["help"], "`kprov up` makes one");

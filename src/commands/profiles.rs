@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::{self, Global, Output};
-use crate::keys::KeyRing;
-use crate::paths::{self, Paths};
-use crate::profile::{self, Loaded, SearchPath};
-use crate::render::{self, Inputs, KubernetesVersion};
+use crate::adapters::paths::{self, Paths};
+use crate::commands::grammar::{self, Global, Output};
+use crate::documents::keys::KeyRing;
+use crate::documents::profile::{self, Loaded, SearchPath};
+use crate::documents::render::{self, Inputs, KubernetesVersion};
 
 use super::{Result, present, reporter, templates};
 
@@ -64,7 +64,7 @@ pub(super) fn profiles(global: &Global, name: Option<&str>) -> Result<ExitCode> 
 }
 
 /// The cluster's name: what was typed, or the profile's.
-pub(super) fn cluster_name(source: &cli::Source, loaded: &Loaded) -> Result<String> {
+pub(super) fn cluster_name(source: &grammar::Source, loaded: &Loaded) -> Result<String> {
     let name = source.name.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
     profile::check_cluster_name(name, &loaded.profile.spec).map_err(ArgumentError::Name)?;
     if let Some(image) = &source.image {
@@ -73,7 +73,7 @@ pub(super) fn cluster_name(source: &cli::Source, loaded: &Loaded) -> Result<Stri
     Ok(name.to_owned())
 }
 
-pub(super) fn render(global: &Global, arguments: &cli::Render) -> Result<ExitCode> {
+pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<ExitCode> {
     let source = &arguments.source;
     let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
     let cluster = cluster_name(source, &loaded)?;

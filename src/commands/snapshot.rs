@@ -10,10 +10,11 @@ use std::time::Instant;
 use age::secrecy::SecretString;
 use serde_json::{Value, json};
 
-use crate::cli::{Global, SnapshotCommand};
-use crate::cluster;
-use crate::paths::{self, Paths, PathsError};
-use crate::snapshot::{self, Listed, Manifest, PortableError, States};
+use crate::adapters::paths::{self, Paths, PathsError};
+use crate::adapters::states::{Listed, States};
+use crate::commands::grammar::{Global, SnapshotCommand};
+use crate::documents::snapshot::{self, PortableError, StateManifest};
+use crate::operations::cluster;
 
 use super::{Result, clusters, context, present, reporter, up};
 
@@ -75,7 +76,7 @@ fn states() -> Result<States> {
     Ok(States::at(&Paths::from_process()?))
 }
 
-fn describe(name: Option<&str>, manifest: &Manifest) -> Value {
+fn describe(name: Option<&str>, manifest: &StateManifest) -> Value {
     json!({
         "name": name,
         "cluster": manifest.record.name,

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::cli::{self, Global};
-use crate::cluster::{self, ClusterError, Context, Outcome, Request};
-use crate::kubeconfig;
-use crate::profile::{self, SearchPath};
+use crate::adapters::kubeconfig;
+use crate::commands::grammar::{self, Global};
+use crate::documents::profile::{self, SearchPath};
+use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
 
 use super::{Result, clusters, context, present};
 
-pub(super) async fn up(global: &Global, arguments: &cli::Up) -> Result<ExitCode> {
+pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitCode> {
     let start = Instant::now();
     let source = &arguments.source;
     if let Some(snapshot) = &arguments.from {

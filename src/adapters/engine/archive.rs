@@ -1,0 +1,40 @@
+//! Archives of files, into containers and out of them.
+
+use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use zeroize::Zeroizing;
+
+use crate::documents::files::Tarball;
+
+use super::{Engine, EngineError};
+
+impl Engine {
+    /// Unpacks `archive` at `/` in a container, running or not.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine refuses.
+    pub async fn put_archive(&self, container: &str, archive: Tarball) -> Result<(), EngineError> {
+        let options = UploadToContainerOptionsBuilder::default().path("/").build();
+        self.docker
+            .upload_to_container(container, Some(options), bollard::body_full(Bytes::from_owner(archive)))
+            .await
+            .map_err(|error| self.error(format!("putting files into {container}"), error))
+    }
+
+    /// An archive of a file or folder in a container, running or not.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such path.
+    pub async fn get_archive(&self, container: &str, path: &str) -> Result<Tarball, EngineError> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut stream = std::pin::pin!(self.docker.download_from_container(container, Some(options)));
+        let mut archive = Zeroizing::new(Vec::new());
+        while let Some(chunk) =
+            stream.try_next().await.map_err(|error| self.error(format!("reading {path} in {container}"), error))?
+        {
+            archive.extend_from_slice(&chunk);
+        }
+        Ok(archive)
+    }
+}

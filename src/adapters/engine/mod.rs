@@ -1,0 +1,82 @@
+//! The Docker Engine, as kprov uses it: a thin layer over bollard.
+//!
+//! Owns the connection, the mapping of the engine's answers to errors that say what
+//! to do, and kprov's few ways of using containers, images, networks and archives.
+//! Knows nothing of profiles, Kubernetes or what runs in a container.
+
+mod archive;
+mod connect;
+mod containers;
+mod error;
+mod exec;
+mod images;
+mod networks;
+
+use bollard::Docker;
+
+pub use containers::{Container, ContainerSpec, ContainerState, PublishedPort};
+pub use error::EngineError;
+pub use exec::{ExecOutput, ExecSpec, Terminal};
+pub use images::Image;
+pub use networks::{Network, Subnet};
+
+/// A connection to a Docker Engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+    host: String,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone)]
+pub struct EngineInfo {
+    /// Engine version, such as `26.1.5`.
+    pub version: String,
+    /// Highest API version that it speaks, such as `1.45`.
+    pub api_version: String,
+    /// `1` or `2`.
+    pub cgroup_version: String,
+    /// Storage driver.
+    pub storage_driver: String,
+    /// Where it keeps its data, on the engine's host.
+    pub root_dir: String,
+    /// Number of processors.
+    pub cpus: i64,
+    /// Memory in bytes.
+    pub memory: i64,
+    /// Whether it runs without root.
+    pub rootless: bool,
+}
+
+impl Engine {
+    /// The address of the engine, as in `DOCKER_HOST`.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether the engine runs on this host, so that its published ports and disks are ours to look at.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.host.starts_with("unix://") || self.host.starts_with("npipe://")
+    }
+
+    /// Asks the engine about itself.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it does not answer.
+    pub async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let (version, info) = tokio::try_join!(self.docker.version(), self.docker.info())
+            .map_err(|error| self.error("asking the engine about itself", error))?;
+        Ok(EngineInfo {
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
+            storage_driver: info.driver.unwrap_or_default(),
+            root_dir: info.docker_root_dir.unwrap_or_default(),
+            cpus: info.ncpu.unwrap_or_default(),
+            memory: info.mem_total.unwrap_or_default(),
+            rootless: info.security_options.unwrap_or_default().iter().any(|option| option.contains("name=rootless")),
+        })
+    }
+}

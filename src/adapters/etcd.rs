@@ -1,0 +1,174 @@
+//! What is really stored: raw keys and values, read from etcd inside a control-plane node.
+//!
+//! Never writes. What a value is, `documents::stored` tells; what *should* be stored is `verify`'s affair.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::adapters::node::{Node, NodeError};
+use crate::documents::stored::{Stored, classify};
+
+/// How often etcd is asked before an answer that breaks off counts as none.
+const TRIES: u8 = 3;
+
+/// How many values are read at a time: a page of large values stays within a few MiB.
+const PAGE: usize = 500;
+
+/// The API server's default prefix in etcd.
+pub const ROOT: &str = "/registry/";
+
+/// A key and its value, as they are in etcd.
+#[derive(Clone)]
+pub struct EtcdEntry {
+    /// The key.
+    pub key: String,
+    /// The raw value; wiped when dropped.
+    pub value: Zeroizing<Vec<u8>>,
+    /// The revision of the last change.
+    pub mod_revision: i64,
+}
+
+#[derive(Deserialize)]
+struct RangeResponse {
+    #[serde(default)]
+    kvs: Vec<KeyValue>,
+    #[serde(default)]
+    more: bool,
+}
+
+#[derive(Deserialize)]
+struct KeyValue {
+    key: String,
+    #[serde(default)]
+    value: Zeroizing<String>,
+    #[serde(default)]
+    mod_revision: i64,
+}
+
+/// etcd, as seen from one control-plane node.
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    node: Node,
+}
+
+impl Etcd {
+    /// etcd on `node`, which must be a control plane.
+    #[must_use]
+    pub fn on(node: Node) -> Self {
+        Self { node }
+    }
+
+    /// The value of one key; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn get(&self, key: &str) -> Result<Option<EtcdEntry>, NodeError> {
+        Ok(self.range(&["get", key]).await?.0.into_iter().next())
+    }
+
+    /// All keys that start with `prefix`, in order.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, NodeError> {
+        let (entries, _) = self.range(&["get", prefix, "--prefix", "--keys-only"]).await?;
+        Ok(entries.into_iter().map(|entry| entry.key).collect())
+    }
+
+    /// Calls `visit` for every key that starts with `prefix`, in order, page by page.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn scan(&self, prefix: &str, mut visit: impl FnMut(&EtcdEntry)) -> Result<(), NodeError> {
+        let limit = format!("--limit={PAGE}");
+        let end = prefix_end(prefix);
+        let mut from = prefix.to_owned();
+        loop {
+            let (entries, more) = self.range(&["get", &from, &end, &limit]).await?;
+            for entry in &entries {
+                visit(entry);
+            }
+            match entries.last() {
+                // The smallest key behind the last one: a trailing NUL cannot be passed as an
+                // argument, so a space stands in; no API object's key continues with one.
+                Some(last) if more => from = format!("{} ", last.key),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// How many values under `prefix` are stored in which way.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn census(&self, prefix: &str) -> Result<BTreeMap<Stored, usize>, NodeError> {
+        let mut counts = BTreeMap::new();
+        self.scan(prefix, |entry| *counts.entry(classify(&entry.value)).or_insert(0) += 1).await?;
+        Ok(counts)
+    }
+
+    async fn range(&self, arguments: &[&str]) -> Result<(Vec<EtcdEntry>, bool), NodeError> {
+        // The API server's own client certificate is not in etcd's pod; etcd's server certificate is,
+        // and is good for clients as well.
+        let mut command = vec![
+            "etcdctl",
+            "--endpoints=https://127.0.0.1:2379",
+            "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
+            "--cert=/etc/kubernetes/pki/etcd/server.crt",
+            "--key=/etc/kubernetes/pki/etcd/server.key",
+            "--write-out=json",
+        ];
+        command.extend(arguments);
+        let fail = |reason: String| NodeError::File {
+            node: self.node.name.clone(),
+            path: "etcdctl's answer".to_owned(),
+            reason,
+        };
+        let mut tries = 0;
+        let response: RangeResponse = loop {
+            let output = self.node.run_in_container("etcd", &command).await?;
+            tries += 1;
+            match serde_json::from_slice(&output.stdout) {
+                Ok(response) => break response,
+                // containerd's tool may end before it has handed on all that its command has said.
+                Err(error) if error.is_eof() && tries < TRIES => {}
+                Err(error) => return Err(fail(error.to_string())),
+            }
+        };
+        let mut entries = Vec::with_capacity(response.kvs.len());
+        for kv in response.kvs {
+            let key = BASE64.decode(&kv.key).map_err(|error| fail(error.to_string()))?;
+            let value =
+                BASE64.decode(kv.value.as_str()).map(Zeroizing::new).map_err(|error| fail(error.to_string()))?;
+            entries.push(EtcdEntry {
+                key: String::from_utf8_lossy(&key).into_owned(),
+                value,
+                mod_revision: kv.mod_revision,
+            });
+        }
+        Ok((entries, response.more))
+    }
+}
+
+/// The first key behind all that start with `prefix`.
+fn prefix_end(prefix: &str) -> String {
+    let mut bytes = prefix.as_bytes().to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last += 1;
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| "\u{7f}".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_its_sibling() {
+        assert_eq!(prefix_end("/registry/secrets/"), "/registry/secrets0");
+    }
+}

@@ -1,0 +1,112 @@
+//! Applying manifests, as `kubectl apply --server-side` does.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Taint as ApiTaint};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Scope, pinned_kind};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client};
+use serde::Deserialize;
+
+use crate::documents::profile::{Taint, TaintEffect};
+use crate::documents::render::{KubernetesVersion, NodePlan};
+
+use super::ApiError;
+
+/// The name under which the API server records what kprov owns of an object.
+const FIELD_MANAGER: &str = "kprov";
+
+/// Where kubeadm notes the container runtime's socket on a node, and what it is in every node image.
+const SOCKET_ANNOTATION: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
+const SOCKET: &str = "unix:///run/containerd/containerd.sock";
+
+/// Applies every document of a YAML text, in order.
+///
+/// # Errors
+/// [`ApiError::Manifest`] if a document is no object, [`ApiError::Request`] if the API server refuses one.
+pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiError> {
+    let fail = |reason: String| ApiError::Manifest { name: name.to_owned(), reason };
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let value = serde_json::Value::deserialize(document).map_err(|error| fail(error.to_string()))?;
+        if value.is_null() {
+            continue;
+        }
+        let object: DynamicObject = serde_json::from_value(value).map_err(|error| fail(error.to_string()))?;
+        let types = object.types.clone().ok_or_else(|| fail("a document has no apiVersion and kind".to_owned()))?;
+        let gvk = GroupVersionKind::try_from(&types).map_err(|error| fail(error.to_string()))?;
+        let object_name = object.metadata.name.clone().ok_or_else(|| fail(format!("a {} has no name", gvk.kind)))?;
+        let doing = format!("applying {} {object_name} of the manifest {name}", gvk.kind);
+        let (resource, capabilities) =
+            pinned_kind(client, &gvk).await.map_err(ApiError::request(format!("{doing} (asking for its kind)")))?;
+        let api: Api<DynamicObject> = match (capabilities.scope, &object.metadata.namespace) {
+            (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+            (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), namespace, &resource),
+            (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+        };
+        api.patch(&object_name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object))
+            .await
+            .map_err(ApiError::request(doing))?;
+    }
+    Ok(())
+}
+
+/// Takes a label off a node. One that is not there is no error.
+///
+/// # Errors
+/// [`ApiError::Request`].
+pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<(), ApiError> {
+    let api: Api<Node> = Api::all(client.clone());
+    let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": {label: null}}}));
+    api.patch(node, &PatchParams::default(), &patch)
+        .await
+        .map(|_| ())
+        .map_err(ApiError::request(format!("taking the label {label} off {node}")))
+}
+
+/// Completes a worker's Node object with what `kubeadm join` and the kubelet's flags would have brought: the
+/// annotation with the runtime's socket, and the profile's taints. Waits until the node has registered.
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn complete_worker(client: &Client, plan: &NodePlan, version: &KubernetesVersion) -> Result<(), ApiError> {
+    const REGISTER: Duration = Duration::from_secs(120);
+    let api: Api<Node> = Api::all(client.clone());
+    let registered = await_condition(api.clone(), &plan.name, |node: Option<&Node>| node.is_some());
+    let not_ready = || ApiError::NotReady {
+        seconds: REGISTER.as_secs(),
+        pending: vec![format!("node {} has not registered", plan.name)],
+    };
+    tokio::time::timeout(REGISTER, registered).await.map_err(|_| not_ready())?.map_err(|_| not_ready())?;
+    let doing = || format!("completing the node {}", plan.name);
+    loop {
+        let mut node = api.get(&plan.name).await.map_err(ApiError::request(doing()))?;
+        if version.annotates_runtime_socket() {
+            let annotations = node.metadata.annotations.get_or_insert_default();
+            annotations.insert(SOCKET_ANNOTATION.to_owned(), SOCKET.to_owned());
+        }
+        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
+        taints.extend(plan.taints.iter().map(api_taint));
+        match api.replace(&plan.name, &PostParams::default(), &node).await {
+            Ok(_) => return Ok(()),
+            // kubelet has reported meanwhile.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(ApiError::request(doing())(error)),
+        }
+    }
+}
+
+fn api_taint(taint: &Taint) -> ApiTaint {
+    let effect = match taint.effect {
+        TaintEffect::NoSchedule => "NoSchedule",
+        TaintEffect::PreferNoSchedule => "PreferNoSchedule",
+        TaintEffect::NoExecute => "NoExecute",
+    };
+    ApiTaint {
+        key: taint.key.clone(),
+        value: (!taint.value.is_empty()).then(|| taint.value.clone()),
+        effect: effect.to_owned(),
+        time_added: None,
+    }
+}

@@ -1,0 +1,131 @@
+//! The Kubernetes API, as kprov uses it from outside: by the kube crate, through the published port.
+//!
+//! Owns clients, waiting for conditions, applying manifests and approving certificates.
+//! Leaves nodes' files and processes to `node`, and the user's kubeconfig to `kubeconfig`.
+
+mod apply;
+mod certificates;
+mod controllers;
+mod network;
+mod probes;
+pub mod ready;
+
+use std::time::Duration;
+
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+pub use apply::{apply, complete_worker, remove_label};
+pub use certificates::approve_serving_certificates;
+pub use controllers::make_service_accounts;
+pub use network::pod_subnets;
+pub use probes::hasten_probes;
+
+/// A failed conversation with a cluster's API server.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ApiError {
+    /// The kubeconfig is of no use.
+    #[error("the cluster's kubeconfig cannot be used: {0}")]
+    #[diagnostic(code(kprov::api::kubeconfig))]
+    Kubeconfig(String),
+    /// A request failed.
+    #[error("{doing} failed: {}", crate::adapters::kubernetes::reason(source))]
+    #[diagnostic(code(kprov::api::request))]
+    Request {
+        /// What was tried.
+        doing: String,
+        /// What came of it.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A manifest is none.
+    #[error("the manifest {name}: {reason}")]
+    #[diagnostic(code(kprov::api::manifest))]
+    Manifest {
+        /// The manifest's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A condition did not come true in time.
+    #[error("not ready after {seconds} s:\n{}", pending.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(
+        code(kprov::api::not_ready),
+        help("`kprov exec NODE -- journalctl -u kubelet` shows the kubelet's log")
+    )]
+    NotReady {
+        /// How long it was waited for.
+        seconds: u64,
+        /// What was still missing, a line each.
+        pending: Vec<String>,
+    },
+}
+
+impl ApiError {
+    pub(crate) fn request(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Request { doing, source: Box::new(source) }
+    }
+}
+
+/// The reason of a failed request, without the client's wrapping around it.
+fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(inner) = cause {
+                let inner_text = inner.to_string();
+                if !text.contains(&inner_text) {
+                    text = format!("{text}: {inner_text}");
+                }
+                cause = inner.source();
+            }
+            text
+        }
+    }
+}
+
+/// A client for the cluster that the kubeconfig's current context names.
+///
+/// # Errors
+/// [`ApiError::Kubeconfig`].
+pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
+    let fail = |error: &dyn std::fmt::Display| ApiError::Kubeconfig(error.to_string());
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| fail(&error))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| fail(&error))?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // The cluster is on this host or in this room: never by way of a proxy.
+    config.proxy_url = None;
+    Client::try_from(config).map_err(|error| fail(&error))
+}
+
+/// Whether the API server says that it is ready, by its own `/readyz`.
+pub async fn is_ready(client: &Client) -> bool {
+    matches!(ask(client, "/readyz").await, Some(Ok(text)) if text == "ok")
+}
+
+/// Whether the API server has made its built-in roles. Before that, the controller manager and the scheduler are
+/// refused, and wait for seconds before they try again.
+pub async fn has_roles(client: &Client) -> bool {
+    match ask(client, "/readyz/poststarthook/rbac/bootstrap-roles").await {
+        Some(Ok(_)) => true,
+        // An API server without RBAC has no such step.
+        Some(Err(kube::Error::Api(status))) => status.code == 404,
+        Some(Err(_)) | None => false,
+    }
+}
+
+/// What the API server answers, if it does so at once.
+async fn ask(client: &Client, path: &str) -> Option<Result<String, kube::Error>> {
+    let request = http_get(path).ok()?;
+    tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await.ok()
+}
+
+/// A request for a path of the API server.
+pub(crate) fn http_get(path: &str) -> Result<http::Request<Vec<u8>>, http::Error> {
+    http::Request::get(path).body(Vec::new())
+}

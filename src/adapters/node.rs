@@ -1,0 +1,372 @@
+//! A node: a container that runs systemd, containerd and kubelet.
+//!
+//! Everything that talks to a node goes through [`Node`]. It knows files, processes and
+//! containerd's containers inside one node; it leaves to `cluster` what should be there.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use zeroize::Zeroizing;
+
+use crate::adapters::engine::{Engine, EngineError, ExecOutput, ExecSpec};
+use crate::documents::files::{FileEntry, first_file, pack};
+use crate::documents::profile::Role;
+
+/// How long a container may take to boot its init system, as in kind.
+const BOOT: Duration = Duration::from_secs(30);
+
+/// How many lines of a failed command's output an error carries.
+const LAST_LINES: usize = 20;
+
+/// What went wrong on a node.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum NodeError {
+    /// A command ended with another code than 0.
+    #[error("{node}: `{command}` ended with code {code}{}", quoted(last_lines))]
+    #[diagnostic(code(kprov::node::command))]
+    Command {
+        /// The node.
+        node: String,
+        /// The command, without its input.
+        command: String,
+        /// Its exit code.
+        code: i64,
+        /// The last lines that it printed.
+        last_lines: String,
+    },
+    /// The init system did not come up.
+    #[error("{node}: the container did not boot: {reason}{}", quoted(last_lines))]
+    #[diagnostic(
+        code(kprov::node::boot),
+        help(
+            "is this a kind node image? If other clusters run here, see `kprov doctor` for the host's inotify limits, the usual cause"
+        )
+    )]
+    Boot {
+        /// The node.
+        node: String,
+        /// What was seen.
+        reason: String,
+        /// The last lines of the container's log.
+        last_lines: String,
+    },
+    /// A file that every node image has is missing.
+    #[error("{image} is no kind node image: it has no {path}")]
+    #[diagnostic(
+        code(kprov::node::no_node_image),
+        help("use a `kindest/node` image or one that keeps its layout; the file names the image's Kubernetes version")
+    )]
+    NoNodeImage {
+        /// The image.
+        image: String,
+        /// The file.
+        path: String,
+    },
+    /// A file has no content that makes sense.
+    #[error("{node}: {path}: {reason}")]
+    #[diagnostic(code(kprov::node::file))]
+    File {
+        /// The node.
+        node: String,
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The engine refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn quoted(lines: &str) -> String {
+    if lines.is_empty() { String::new() } else { format!(":\n{lines}") }
+}
+
+/// The last lines of a text, trimmed, each behind a bar.
+#[must_use]
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(count);
+    lines[from..].iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// One node of a cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    engine: Engine,
+    /// The container's and the node's name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.name)
+    }
+}
+
+impl Node {
+    /// The node in the container `name`.
+    #[must_use]
+    pub fn new(engine: Engine, name: impl Into<String>, role: Role) -> Self {
+        Self { engine, name: name.into(), role }
+    }
+
+    /// The engine that the node runs on.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Runs a command; one that fails is an error with its last lines.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], or [`NodeError::Engine`].
+    pub async fn run(&self, command: &[&str]) -> Result<String, NodeError> {
+        let output = self.output(command, None).await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command with the given standard input; one that fails is an error with its last lines.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], or [`NodeError::Engine`].
+    pub async fn output(&self, command: &[&str], stdin: Option<Zeroizing<Vec<u8>>>) -> Result<ExecOutput, NodeError> {
+        let output = self.try_output(command, stdin).await?;
+        if output.code == 0 {
+            return Ok(output);
+        }
+        let talk = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Err(NodeError::Command {
+            node: self.name.clone(),
+            command: command.join(" "),
+            code: output.code,
+            last_lines: last_lines(&talk, LAST_LINES),
+        })
+    }
+
+    /// Runs a command and gives its output whatever its exit code.
+    ///
+    /// # Errors
+    /// [`NodeError::Engine`] if it could not be run.
+    pub async fn try_output(
+        &self,
+        command: &[&str],
+        stdin: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<ExecOutput, NodeError> {
+        let spec = ExecSpec { command: command.iter().map(|&word| word.to_owned()).collect(), env: Vec::new(), stdin };
+        Ok(self.engine.exec(&self.name, spec).await?)
+    }
+
+    /// Runs a shell script. The script comes in by standard input, so that no other process sees it.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
+        match self.output(&["sh", "-eu"], Some(Zeroizing::new(script.as_bytes().to_vec()))).await {
+            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(NodeError::Command { node, code, last_lines, .. }) => {
+                Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    pub async fn feed(&self, what: &str, script: &str, input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
+        match self.output(&["sh", "-euc", script], Some(input)).await {
+            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(NodeError::Command { node, code, last_lines, .. }) => {
+                Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.
+    ///
+    /// # Errors
+    /// [`NodeError::Engine`].
+    pub async fn read_file(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
+        match self.engine.get_archive(&self.name, path).await {
+            Ok(archive) => Ok(first_file(&archive)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A file's text.
+    ///
+    /// # Errors
+    /// [`NodeError::File`] if there is none or it is no UTF-8.
+    pub async fn read_text(&self, path: &str) -> Result<Zeroizing<String>, NodeError> {
+        let fail = |reason: &str| NodeError::File {
+            node: self.name.clone(),
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let bytes = self.read_file(path).await?.ok_or_else(|| fail("there is no such file"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| fail("is not UTF-8"))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// Puts files into the node, running or not, replacing those that are there.
+    ///
+    /// A reader may see a file half written: see [`Self::replace_file`] for files that something watches.
+    ///
+    /// # Errors
+    /// [`NodeError::Engine`].
+    pub async fn put_files(&self, files: &[FileEntry]) -> Result<(), NodeError> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        Ok(self.engine.put_archive(&self.name, pack(files)).await?)
+    }
+
+    /// Replaces a file of a running node at once: readers see the old one or the new one, and after a crash of
+    /// the host it is one of them.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the file could not be written; then the old one is still there.
+    pub async fn replace_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), NodeError> {
+        // Beside the target, so that the rename stays on one file system; named so that kubelet, which
+        // ignores dot files in its manifests folder, does not take it for a manifest.
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        // Input that ends early, since whoever sends it was killed, is not taken for the whole.
+        let size = content.len();
+        let script = format!(
+            "umask 077; t='{folder}/.{name}.kprov'; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
+             [ $(wc -c < \"$t\") -eq {size} ]; chmod {mode:o} \"$t\"; sync \"$t\"; mv -f \"$t\" '{path}'; sync '{folder}'"
+        );
+        self.feed(&format!("writing {path}"), &script, Zeroizing::new(content.to_vec())).await.map(|_| ())
+    }
+
+    /// The IPv4 and IPv6 address of the node on the clusters' network.
+    ///
+    /// # Errors
+    /// [`NodeError::Engine`].
+    pub async fn addresses(
+        &self,
+        network: &str,
+    ) -> Result<(Option<std::net::Ipv4Addr>, Option<std::net::Ipv6Addr>), NodeError> {
+        Ok(self.engine.addresses(&self.name, network).await?)
+    }
+
+    /// Waits until the init system has come up, as the container's log tells.
+    ///
+    /// # Errors
+    /// [`NodeError::Boot`] with the log's last lines if it ends before, or does not come up in time.
+    pub async fn wait_booted(&self) -> Result<(), NodeError> {
+        let mut log = String::new();
+        let watch = async {
+            let mut stream = std::pin::pin!(self.engine.follow_logs(&self.name));
+            while let Some(chunk) = stream.try_next().await? {
+                log.push_str(&String::from_utf8_lossy(&chunk));
+                if has_booted(&log) {
+                    return Ok::<_, EngineError>(true);
+                }
+            }
+            Ok(false)
+        };
+        let reason = match tokio::time::timeout(BOOT, watch).await {
+            // The log may run ahead of the init system: it is up when its socket is there, and that of containerd.
+            Ok(Ok(true)) => {
+                let seconds = BOOT.as_secs();
+                let script = format!(
+                    "i=0; until [ -S /run/systemd/private ] && [ -S /run/containerd/containerd.sock ]; do \
+                       i=$((i+1)); [ $i -lt {seconds}00 ] || {{ systemctl --failed --no-legend; exit 1; }}; sleep 0.01; \
+                     done"
+                );
+                return self.script("waiting for systemd and containerd", &script).await.map(|_| ());
+            }
+            Ok(Ok(false)) => match self.engine.exit_code(&self.name).await? {
+                Some(code) => format!("it ended with code {code}"),
+                None => "its log ended".to_owned(),
+            },
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => format!("its init system was not up after {} s", BOOT.as_secs()),
+        };
+        Err(NodeError::Boot { node: self.name.clone(), reason, last_lines: last_lines(&log, LAST_LINES) })
+    }
+
+    /// Whether the node's container runs.
+    ///
+    /// # Errors
+    /// [`NodeError::Engine`].
+    pub async fn is_running(&self) -> Result<bool, NodeError> {
+        Ok(self.engine.exit_code(&self.name).await?.is_none())
+    }
+
+    /// The command line of the running process called `name`, as a list of words; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node cannot be asked.
+    pub async fn command_line(&self, name: &str) -> Result<Option<Vec<String>>, NodeError> {
+        // The kernel cuts a process's name to 15 bytes.
+        let comm: String = name.chars().take(15).collect();
+        let script = format!(
+            "for p in /proc/[0-9]*; do c=; {{ read -r c < $p/comm; }} 2>/dev/null || true; \
+               if [ \"$c\" = '{comm}' ]; then cat $p/cmdline; exit; fi; done"
+        );
+        let text = self.script(&format!("finding the process {name}"), &script).await?;
+        let words: Vec<String> = text.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        Ok(if words.is_empty() { None } else { Some(words) })
+    }
+
+    /// Runs a command inside the running container `container` of a static pod, by containerd's own tool:
+    /// unlike crictl, every node image has it.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`] if there is no such container or the command fails.
+    pub async fn run_in_container(&self, container: &str, command: &[&str]) -> Result<ExecOutput, NodeError> {
+        let script = format!(
+            "for c in $(ctr -n k8s.io containers ls -q 'labels.\"io.kubernetes.container.name\"=={container}'); do \
+               if ctr -n k8s.io tasks ls | grep -q \"^$c .*RUNNING\"; then \
+                 exec ctr -n k8s.io tasks exec --exec-id \"kprov-$(cat /proc/sys/kernel/random/uuid)\" \"$c\" \"$@\"; \
+               fi; \
+             done; echo 'the container {container} does not run' >&2; exit 69"
+        );
+        let mut words = vec!["sh", "-c", script.as_str(), "sh"];
+        words.extend(command);
+        let output = self.try_output(&words, None).await?;
+        if output.code == 0 {
+            return Ok(output);
+        }
+        let talk = String::from_utf8_lossy(&output.stderr);
+        Err(NodeError::Command {
+            node: self.name.clone(),
+            command: format!("{} (in {container})", command.join(" ")),
+            code: output.code,
+            last_lines: last_lines(&talk, LAST_LINES),
+        })
+    }
+}
+
+/// Whether a container's log says that its init system is up: the two texts that kind's tools wait for.
+fn has_booted(log: &str) -> bool {
+    log.contains("detected cgroup v1") || (log.contains("Reached target") && log.contains("Multi-User System"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_is_seen_in_the_log() {
+        assert!(has_booted("INFO: detected cgroup v1\n"));
+        assert!(has_booted("[  OK  ] Reached target \u{1b}[0;1;39mMulti-User System\u{1b}[0m.\n"));
+        assert!(!has_booted("[  OK  ] Reached target Basic System.\n"));
+    }
+
+    #[test]
+    fn errors_carry_the_last_lines_only() {
+        assert_eq!(last_lines("a\n\nb \nc\n", 2), "  | b\n  | c");
+        assert_eq!(quoted(""), "");
+    }
+}

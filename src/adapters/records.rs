@@ -1,0 +1,252 @@
+//! What kprov keeps of a cluster between commands: how it was made, and its keys.
+//!
+//! A folder per cluster in the user's data folder, readable by the user alone. The lock
+//! file lies beside it, so that it outlives the folder.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::adapters::paths::{self, Paths, PathsError};
+use crate::documents::keys::{KeyError, KeyRing, StoredKeys};
+use crate::documents::record::Record;
+
+/// Why a record could not be had or kept.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum RecordError {
+    /// Somebody else is at work on the cluster.
+    #[error("another kprov is at work on the cluster {name:?}{}", pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    #[diagnostic(code(kprov::cluster::locked), help("wait for it to end"))]
+    Locked {
+        /// The cluster's name.
+        name: String,
+        /// Its process id.
+        pid: Option<String>,
+    },
+    /// A record cannot be read.
+    #[error("kprov's record of the cluster {name:?} cannot be read: {reason}")]
+    #[diagnostic(code(kprov::cluster::record), help("`kprov down {name}` removes the cluster and the record"))]
+    Unreadable {
+        /// The cluster's name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key in it is no key.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Key(#[from] KeyError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Paths(#[from] PathsError),
+}
+
+/// The folder of all records.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// The right to change a cluster, held by one process at a time. Ends with the process, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    /// The lock's file, and the folder of what it locks: a lock of nothing is not kept.
+    paths: Option<(PathBuf, PathBuf)>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((file, folder)) = &self.paths
+            && !folder.exists()
+        {
+            // While it is still held: see `Store::lock`.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+impl Store {
+    /// The store in the user's data folder.
+    #[must_use]
+    pub fn at(paths: &Paths) -> Self {
+        Self { folder: paths.clusters() }
+    }
+
+    /// Takes the cluster's lock.
+    ///
+    /// # Errors
+    /// [`RecordError::Locked`] if another process holds it.
+    pub fn lock(&self, cluster: &str) -> Result<Lock, RecordError> {
+        paths::create_private_dir(&self.folder)?;
+        let path = self.folder.join(format!("{cluster}.lock"));
+        let write_error = |error| RecordError::Paths(PathsError::Write { path: path.clone(), error });
+        let mut file = loop {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(write_error)?;
+            if file.try_lock().is_err() {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+                return Err(RecordError::Locked { name: cluster.to_owned(), pid });
+            }
+            // Its last holder may have removed it between our opening and our locking it.
+            let ours = file.metadata().map_err(write_error)?;
+            if std::fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+                break file;
+            }
+        };
+        // The process id is for people; the lock itself is the kernel's.
+        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Lock { _file: file, paths: Some((path, self.path(cluster))) })
+    }
+
+    /// Takes the lock of the network that all clusters share, once nobody else holds it.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub async fn network_lock(&self) -> Result<Lock, RecordError> {
+        paths::create_private_dir(&self.folder)?;
+        // Not a name that a cluster can have.
+        let path = self.folder.join(".network.lock");
+        let locked = tokio::task::spawn_blocking(move || {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            file.and_then(|file| file.lock().map(|()| file)).map_err(|error| PathsError::Write { path, error })
+        });
+        let file = locked
+            .await
+            .map_err(|error| RecordError::Unreadable { name: ".network".to_owned(), reason: error.to_string() })??;
+        Ok(Lock { _file: file, paths: None })
+    }
+
+    /// The names of all clusters that there are records of.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().join("cluster.json").is_file())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The record of a cluster; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`] if it cannot be read.
+    pub fn load(&self, cluster: &str) -> Result<Option<Record>, RecordError> {
+        self.read_json(cluster, "cluster.json")
+    }
+
+    /// The keys of a cluster; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`] if they cannot be read.
+    pub fn load_keys(&self, cluster: &str) -> Result<Option<KeyRing>, RecordError> {
+        let stored: Option<StoredKeys> = self.read_json(cluster, "keys.json")?;
+        stored.map(KeyRing::try_from).transpose().map_err(RecordError::Key)
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(&self, cluster: &str, file: &str) -> Result<Option<T>, RecordError> {
+        let Some(bytes) = paths::read(&self.path(cluster).join(file))? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| RecordError::Unreadable { name: cluster.to_owned(), reason: error.to_string() })
+    }
+
+    /// Writes the record of a cluster.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn save(&self, record: &Record) -> Result<(), RecordError> {
+        let bytes = json(record);
+        Ok(paths::write_private(&self.path(&record.name).join("cluster.json"), &bytes)?)
+    }
+
+    /// Writes the keys of a cluster.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn save_keys(&self, cluster: &str, keys: &KeyRing) -> Result<(), RecordError> {
+        let bytes = json(&StoredKeys::from(keys));
+        Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
+    }
+
+    /// Forgets the keys of a cluster. One without keys is no error.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn forget_keys(&self, cluster: &str) -> Result<(), RecordError> {
+        let path = self.path(cluster).join("keys.json");
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a cluster. One that is not known is no error.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn forget(&self, cluster: &str) -> Result<(), RecordError> {
+        let path = self.path(cluster);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, cluster: &str) -> PathBuf {
+        self.folder.join(Path::new(cluster).file_name().unwrap_or_default())
+    }
+}
+
+fn json(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(serde_json::to_vec_pretty(value).expect("plain data with text keys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(&Paths::at(folder.path().join("data"), folder.path().join("config")));
+        (folder, store)
+    }
+
+    #[test]
+    fn a_cluster_is_changed_by_one_at_a_time() {
+        let (_folder, store) = store();
+        let lock = store.lock("a").unwrap();
+        let error = store.lock("a").unwrap_err();
+        let here = std::process::id().to_string();
+        assert!(matches!(error, RecordError::Locked { pid: Some(pid), .. } if pid == here));
+        drop((store.lock("b").unwrap(), lock));
+        drop(store.lock("a").unwrap());
+    }
+
+    #[test]
+    fn a_lock_of_nothing_is_not_kept() {
+        let (_folder, store) = store();
+        drop(store.lock("a").unwrap());
+        assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 0);
+        let lock = store.lock("a").unwrap();
+        std::fs::create_dir(store.path("a")).unwrap();
+        drop(lock);
+        assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 2);
+    }
+}

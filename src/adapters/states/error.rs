@@ -1,0 +1,134 @@
+//! Why a snapshot could not be kept or used.
+
+use std::path::PathBuf;
+
+use crate::adapters::paths::PathsError;
+
+/// What went wrong with a snapshot.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum SnapshotError {
+    /// There is none of that name.
+    #[error("there is no snapshot called {name:?}{}", near(known))]
+    #[diagnostic(
+        code(kprov::snapshot::unknown),
+        help("`kprov snapshot ls` lists snapshots, `kprov snapshot save NAME` makes one")
+    )]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// There is one of that name already.
+    #[error("a snapshot called {name:?} exists already")]
+    #[diagnostic(
+        code(kprov::snapshot::exists),
+        help("choose another name, or remove the old one first: `kprov snapshot rm {name}`")
+    )]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// The name is none that a snapshot can have.
+    #[error("{name:?} is no name for a snapshot")]
+    #[diagnostic(
+        code(kprov::snapshot::name),
+        help("names are of lower-case letters, digits, dots and dashes, such as `lesson-3`, up to 63 of them")
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The cluster has parts that a state does not hold.
+    #[error(
+        "the cluster {cluster:?} has a load balancer in front of several control planes, which no snapshot can hold yet"
+    )]
+    #[diagnostic(
+        code(kprov::snapshot::load_balancer),
+        help("`kprov reset {cluster}` makes it anew from its profile, with the same keys")
+    )]
+    LoadBalancer {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A file of a state is missing or not what it was.
+    #[error("the snapshot is damaged: {path}: {reason}", path = path.display())]
+    #[diagnostic(
+        code(kprov::snapshot::damaged),
+        help("nothing was changed; a damaged snapshot can only be removed and taken again")
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What came from a node is no archive of a node.
+    #[error("the archive of {node} cannot be used: {reason}")]
+    #[diagnostic(code(kprov::snapshot::archive))]
+    Archive {
+        /// The node.
+        node: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The state was made by a kprov that writes another format.
+    #[error("the snapshot has format {found}; this kprov reads format {known}")]
+    #[diagnostic(code(kprov::snapshot::format), help("use the kprov that made it, or a newer one"))]
+    Format {
+        /// Its format.
+        found: u32,
+        /// The one that is known.
+        known: u32,
+    },
+    /// The image that the state belongs to is not there.
+    #[error("the snapshot belongs to the image {reference} ({image_id}), which is not on the engine")]
+    #[diagnostic(
+        code(kprov::snapshot::image),
+        help("load or pull exactly that image: a snapshot holds what a node adds to its image, and fits no other")
+    )]
+    Image {
+        /// The image's reference.
+        reference: String,
+        /// The image's id.
+        image_id: String,
+    },
+    /// The state's addresses cannot be had.
+    #[error("the snapshot's addresses cannot be used: {reason}")]
+    #[diagnostic(code(kprov::snapshot::addresses))]
+    Addresses {
+        /// Why not.
+        reason: String,
+    },
+    /// The state is of another Kubernetes version than the image says.
+    #[error("the snapshot is of Kubernetes {snapshot}, the image {reference} holds {image}")]
+    #[diagnostic(code(kprov::snapshot::version))]
+    Version {
+        /// The state's version.
+        snapshot: String,
+        /// The image's version.
+        image: String,
+        /// The image's reference.
+        reference: String,
+    },
+    /// The snapshot is of another cluster.
+    #[error("the snapshot is of the cluster {found:?}, not of {wanted:?}")]
+    #[diagnostic(
+        code(kprov::snapshot::cluster),
+        help("names are in its certificates and objects, so a snapshot can only become the cluster that it was")
+    )]
+    Cluster {
+        /// The cluster that it is of.
+        found: String,
+        /// The cluster that was asked for.
+        wanted: String,
+    },
+    /// kprov's own files could not be read or written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Paths(#[from] PathsError),
+}
+
+fn near(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are: {}", known.join(", ")) }
+}

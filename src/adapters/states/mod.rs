@@ -1,0 +1,437 @@
+//! Where states lie: blobs and manifests named by their content, and names that point at manifests.
+//!
+//! ```text
+//! states/blobs/SHA256      archives and keys; equal ones are there once
+//! states/manifests/SHA256  manifests
+//! states/golden/CLUSTER    which manifest is a cluster's golden state
+//! states/named/NAME        which manifest is the snapshot of that name
+//! ```
+//!
+//! Every file is private and written all or nothing; a name is written last, so that whoever is
+//! killed before leaves only what the next pruning takes away.
+
+mod error;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use zeroize::Zeroizing;
+
+use crate::adapters::paths::{self, Paths, PathsError};
+use crate::documents::snapshot::{Blob, Draft, ParseError, StateManifest, sha256};
+
+pub use error::SnapshotError;
+
+/// How many states without a name are kept.
+const KEEP_COUNT: usize = 4;
+
+/// How long states without a name are kept.
+const KEEP_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// A snapshot in a list.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name; `None` for a cluster's golden state.
+    pub name: Option<String>,
+    /// The sha256 of its manifest.
+    pub id: String,
+    /// What it is.
+    pub manifest: StateManifest,
+}
+
+/// All states of a user.
+#[derive(Debug, Clone)]
+pub struct States {
+    folder: PathBuf,
+}
+
+/// Held while states are written or taken away.
+struct Guard {
+    _file: File,
+}
+
+impl States {
+    /// The states in the user's data folder.
+    #[must_use]
+    pub fn at(paths: &Paths) -> Self {
+        Self { folder: paths.data().join("states") }
+    }
+
+    /// Keeps a state as the golden one of its cluster, in place of an earlier one.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Paths`]; the earlier one is then still there.
+    pub fn keep_golden(&self, draft: &Draft) -> Result<String, SnapshotError> {
+        self.keep(draft, &self.golden_path(&draft.manifest.record.name))
+    }
+
+    /// Keeps a state under a name.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Name`], [`SnapshotError::Exists`] or [`SnapshotError::Paths`].
+    pub fn keep_named(&self, draft: &Draft, name: &str) -> Result<String, SnapshotError> {
+        self.check_free(name)?;
+        self.keep(draft, &self.named_path(name))
+    }
+
+    /// Nothing, if a snapshot can be called so.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Name`] or [`SnapshotError::Exists`].
+    pub fn check_free(&self, name: &str) -> Result<(), SnapshotError> {
+        let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+        let alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = name.as_bytes();
+        if bytes.len() > 63
+            || !bytes.iter().all(|&byte| fine(byte))
+            || !alphanumeric(bytes.first())
+            || !alphanumeric(bytes.last())
+        {
+            return Err(SnapshotError::Name { name: name.to_owned() });
+        }
+        if self.named_path(name).exists() {
+            return Err(SnapshotError::Exists { name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn keep(&self, draft: &Draft, name: &Path) -> Result<String, SnapshotError> {
+        let _guard = self.guard()?;
+        for (blob, bytes) in &draft.blobs {
+            let path = self.blob_path(blob);
+            // The same bytes have the same name.
+            if fs::metadata(&path).is_ok_and(|found| found.len() == blob.size) {
+                continue;
+            }
+            paths::write_private(&path, bytes)?;
+        }
+        let text = serde_json::to_vec_pretty(&draft.manifest).expect("plain data with text keys");
+        let id = sha256(&text);
+        paths::write_private(&self.manifest_path(&id), &text)?;
+        paths::write_private(name, id.as_bytes())?;
+        self.prune();
+        Ok(id)
+    }
+
+    /// The golden state of a cluster; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
+    pub fn golden(&self, cluster: &str) -> Result<Option<StateManifest>, SnapshotError> {
+        let Some(id) = self.pointer(&self.golden_path(cluster))? else { return Ok(None) };
+        self.manifest(&id).map(Some)
+    }
+
+    /// Makes a state that is kept already the golden one of a cluster.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Paths`].
+    pub fn set_golden(&self, cluster: &str, id: &str) -> Result<(), SnapshotError> {
+        let _guard = self.guard()?;
+        paths::write_private(&self.golden_path(cluster), id.as_bytes())?;
+        self.prune();
+        Ok(())
+    }
+
+    /// The snapshot of that name, and its id.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unknown`], [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
+    pub fn named(&self, name: &str) -> Result<(String, StateManifest), SnapshotError> {
+        match self.pointer(&self.named_path(name))? {
+            Some(id) => self.manifest(&id).map(|manifest| (id, manifest)),
+            None => Err(SnapshotError::Unknown { name: name.to_owned(), known: self.names() }),
+        }
+    }
+
+    /// The names of all snapshots.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = entries(&self.folder.join("named")).filter_map(|path| file_name(&path)).collect();
+        names.sort();
+        names
+    }
+
+    /// All snapshots, and all golden states. Damaged ones are left out of the second list, and their errors are in it.
+    #[must_use]
+    pub fn list(&self) -> (Vec<Listed>, Vec<SnapshotError>) {
+        let (mut listed, mut errors) = (Vec::new(), Vec::new());
+        let golden = entries(&self.folder.join("golden")).map(|path| (None, path));
+        let named = self.names().into_iter().map(|name| (Some(name.clone()), self.named_path(&name)));
+        for (name, path) in named.chain(golden) {
+            match self
+                .pointer(&path)
+                .and_then(|id| id.map(|id| self.manifest(&id).map(|found| (id, found))).transpose())
+            {
+                Ok(Some((id, manifest))) => listed.push(Listed { name, id, manifest }),
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        (listed, errors)
+    }
+
+    /// Forgets the snapshot of that name.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unknown`] or [`SnapshotError::Paths`].
+    pub fn remove(&self, name: &str) -> Result<(), SnapshotError> {
+        if !self.names().iter().any(|known| known == name) {
+            return Err(SnapshotError::Unknown { name: name.to_owned(), known: self.names() });
+        }
+        let id = self.pointer(&self.named_path(name))?;
+        self.forget(&self.named_path(name), id)
+    }
+
+    /// Forgets the golden state of a cluster that is no more. None is no error.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Paths`].
+    pub fn forget_golden(&self, cluster: &str) -> Result<(), SnapshotError> {
+        let path = self.golden_path(cluster);
+        if !path.exists() {
+            return Ok(());
+        }
+        let id = self.pointer(&path).unwrap_or_default();
+        self.forget(&path, id)
+    }
+
+    /// Takes a name away, and what it pointed at unless another name does: keys do not outlive their use.
+    fn forget(&self, name: &Path, id: Option<String>) -> Result<(), SnapshotError> {
+        let _guard = self.guard()?;
+        remove(name)?;
+        if let Some(id) = id.filter(|id| !self.referenced().contains(id)) {
+            remove(&self.manifest_path(&id))?;
+        }
+        self.prune();
+        Ok(())
+    }
+
+    /// A snapshot with all its bytes, checked.
+    ///
+    /// # Errors
+    /// As [`Self::named`].
+    pub fn draft(&self, name: &str) -> Result<Draft, SnapshotError> {
+        let (_, manifest) = self.named(name)?;
+        let blobs = manifest.blobs().map(|blob| Ok((blob.clone(), self.read(blob)?)));
+        Ok(Draft { blobs: blobs.collect::<Result<_, SnapshotError>>()?, manifest })
+    }
+
+    /// The bytes of a blob, checked against its sum.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`].
+    pub fn read(&self, blob: &Blob) -> Result<Zeroizing<Vec<u8>>, SnapshotError> {
+        let path = self.blob_path(blob);
+        let damaged = |reason: String| SnapshotError::Damaged { path: path.clone(), reason };
+        let bytes = paths::read(&path)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
+        blob.check(&bytes).map_err(damaged)?;
+        Ok(bytes)
+    }
+
+    fn pointer(&self, path: &Path) -> Result<Option<String>, SnapshotError> {
+        let Some(bytes) = paths::read(path)? else { return Ok(None) };
+        match std::str::from_utf8(&bytes) {
+            Ok(id) if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(id.to_owned())),
+            _ => Err(SnapshotError::Damaged { path: path.to_owned(), reason: "it names no state".to_owned() }),
+        }
+    }
+
+    fn manifest(&self, id: &str) -> Result<StateManifest, SnapshotError> {
+        let path = self.manifest_path(id);
+        let damaged = |reason: String| SnapshotError::Damaged { path: path.clone(), reason };
+        let bytes = paths::read(&path)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
+        if sha256(&bytes) != id {
+            return Err(damaged(format!("its sha256 is {}", sha256(&bytes))));
+        }
+        StateManifest::parse(&bytes).map_err(|error| match error {
+            ParseError::Format(found) => SnapshotError::Format { found, known: StateManifest::FORMAT },
+            ParseError::Text(reason) => damaged(reason),
+        })
+    }
+
+    /// The manifests that some name points at.
+    fn referenced(&self) -> BTreeSet<String> {
+        ["golden", "named"]
+            .iter()
+            .flat_map(|kind| entries(&self.folder.join(kind)))
+            .filter_map(|path| self.pointer(&path).ok().flatten())
+            .collect()
+    }
+
+    /// Takes away states without a name that are too many or too old, and blobs that belong to no state. Best
+    /// effort: what cannot be removed now can be next time.
+    fn prune(&self) {
+        let referenced = self.referenced();
+        let mut nameless: Vec<(SystemTime, PathBuf)> = entries(&self.folder.join("manifests"))
+            .filter(|path| file_name(path).is_some_and(|id| !referenced.contains(&id)))
+            .map(|path| (fs::metadata(&path).and_then(|found| found.modified()).unwrap_or(UNIX_EPOCH), path))
+            .collect();
+        nameless.sort_by(|a, b| b.cmp(a));
+        let oldest = SystemTime::now().checked_sub(KEEP_AGE).unwrap_or(UNIX_EPOCH);
+        for (index, (time, path)) in nameless.iter().enumerate() {
+            if index >= KEEP_COUNT || *time < oldest {
+                let _ = fs::remove_file(path);
+            }
+        }
+        let mut used = BTreeSet::new();
+        for path in entries(&self.folder.join("manifests")) {
+            match file_name(&path).map(|id| self.manifest(&id)) {
+                Some(Ok(manifest)) => used.extend(manifest.blobs().map(|blob| blob.sha256.clone())),
+                // What a damaged manifest would need is not known: nothing is taken away.
+                _ => return,
+            }
+        }
+        for path in entries(&self.folder.join("blobs")) {
+            if file_name(&path).is_none_or(|name| !used.contains(&name)) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    fn guard(&self) -> Result<Guard, SnapshotError> {
+        paths::create_private_dir(&self.folder)?;
+        let path = self.folder.join("lock");
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| Guard { _file: file }))
+            .map_err(|error| PathsError::Write { path, error }.into())
+    }
+
+    fn golden_path(&self, cluster: &str) -> PathBuf {
+        self.folder.join("golden").join(component(cluster))
+    }
+
+    fn named_path(&self, name: &str) -> PathBuf {
+        self.folder.join("named").join(component(name))
+    }
+
+    fn manifest_path(&self, id: &str) -> PathBuf {
+        self.folder.join("manifests").join(component(id))
+    }
+
+    fn blob_path(&self, blob: &Blob) -> PathBuf {
+        self.folder.join("blobs").join(component(&blob.sha256))
+    }
+}
+
+/// A name as a single component of a path, whatever was typed.
+fn component(name: &str) -> &std::ffi::OsStr {
+    Path::new(name).file_name().unwrap_or_else(|| "none".as_ref())
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The name of a file that is not a left-over of writing.
+fn file_name(path: &Path) -> Option<String> {
+    path.file_name()?.to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(PathsError::Write { path: path.to_owned(), error }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::documents::snapshot::tests::draft;
+
+    use super::*;
+
+    fn states() -> (tempfile::TempDir, States) {
+        let folder = tempfile::tempdir().unwrap();
+        let states = States::at(&Paths::at(folder.path().to_owned(), folder.path().to_owned()));
+        (folder, states)
+    }
+
+    fn count(states: &States, kind: &str) -> usize {
+        entries(&states.folder.join(kind)).count()
+    }
+
+    #[test]
+    fn equal_states_are_stored_once_and_privately() {
+        let (_folder, states) = states();
+        states.keep_golden(&draft("a", b"same", 1)).unwrap();
+        states.keep_named(&draft("a", b"same", 2), "lesson-1").unwrap();
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (1, 2));
+        let path = states.blob_path(&Blob::of(b"same"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        let manifest = states.golden("a").unwrap().unwrap();
+        assert_eq!(states.read(&manifest.nodes[0].archive).unwrap().as_slice(), b"same");
+    }
+
+    #[test]
+    fn a_changed_byte_is_an_error() {
+        let (_folder, states) = states();
+        let id = states.keep_golden(&draft("a", b"same", 1)).unwrap();
+        let blob = Blob::of(b"same");
+        fs::write(states.blob_path(&blob), b"samE").unwrap();
+        assert!(matches!(states.read(&blob), Err(SnapshotError::Damaged { .. })));
+        fs::write(states.manifest_path(&id), b"{}").unwrap();
+        assert!(matches!(states.golden("a"), Err(SnapshotError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let (_folder, states) = states();
+        states.keep_named(&draft("a", b"1", 1), "lesson").unwrap();
+        assert!(matches!(states.keep_named(&draft("a", b"2", 2), "lesson"), Err(SnapshotError::Exists { .. })));
+        assert_eq!(states.named("lesson").unwrap().1.created, 1);
+        for name in ["", "../x", "A", "-a", "a/b", ".a"] {
+            assert!(matches!(states.check_free(name), Err(SnapshotError::Name { .. })), "{name}");
+        }
+        states.remove("lesson").unwrap();
+        assert!(matches!(states.remove("lesson"), Err(SnapshotError::Unknown { .. })));
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (0, 0));
+    }
+
+    #[test]
+    fn states_without_a_name_are_pruned_by_count() {
+        let (_folder, states) = states();
+        for created in 0..10 {
+            states.keep_golden(&draft("a", format!("state {created}").as_bytes(), created)).unwrap();
+        }
+        assert_eq!(count(&states, "manifests"), KEEP_COUNT + 1);
+        assert_eq!(count(&states, "blobs"), KEEP_COUNT + 1);
+        assert_eq!(states.golden("a").unwrap().unwrap().created, 9);
+    }
+
+    #[test]
+    fn states_without_a_name_are_pruned_by_age() {
+        let (_folder, states) = states();
+        let old = states.keep_golden(&draft("a", b"old", 1)).unwrap();
+        states.keep_golden(&draft("a", b"new", 2)).unwrap();
+        assert_eq!(count(&states, "manifests"), 2);
+        let file = File::options().write(true).open(states.manifest_path(&old)).unwrap();
+        file.set_modified(SystemTime::now() - 2 * KEEP_AGE).unwrap();
+        states.keep_golden(&draft("b", b"other", 3)).unwrap();
+        assert!(!states.manifest_path(&old).exists());
+        assert!(!states.blob_path(&Blob::of(b"old")).exists());
+    }
+
+    #[test]
+    fn a_clusters_golden_state_goes_with_it() {
+        let (_folder, states) = states();
+        states.keep_golden(&draft("a", b"1", 1)).unwrap();
+        states.forget_golden("a").unwrap();
+        states.forget_golden("a").unwrap();
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (0, 0));
+        assert!(states.golden("a").unwrap().is_none());
+    }
+}

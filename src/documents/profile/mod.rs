@@ -1,0 +1,506 @@
+//! What a user asks for: the `Profile` document and its parts.
+//!
+//! Owns the types, as they are written in YAML. Finding, layering and checking
+//! profiles is in the submodules. Nothing here knows of Docker, of a Kubernetes
+//! version or of files inside a node: that is `render`'s part.
+
+mod defaults;
+mod error;
+mod kubelet;
+mod load;
+mod names;
+pub mod schema;
+mod semantic;
+mod set;
+mod shape;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use defaults::DEFAULT_IMAGE;
+pub use error::{Problem, ProblemEntry, ProfileError, Warning};
+pub use load::{Loaded, load, to_yaml};
+pub use names::{check_cluster_name, check_image};
+pub use schema::json_schema;
+pub use source::{Listed, Origin, SearchPath, list};
+
+/// The only `apiVersion` that this kprov reads.
+pub const API_VERSION: &str = "kprov.dev/v1alpha1";
+
+/// A declarative description of one kind cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Profile {
+    /// Always `kprov.dev/v1alpha1`.
+    pub api_version: ApiVersion,
+    /// Always `Profile`.
+    pub kind: Kind,
+    /// Name and description of the profile itself.
+    pub metadata: Metadata,
+    /// Another profile (name or file) that this one is laid over. Mappings are
+    /// merged key by key; lists and scalars replace the base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<String>,
+    /// The cluster.
+    #[serde(default)]
+    pub spec: Spec,
+}
+
+/// The version of the document's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ApiVersion {
+    /// `kprov.dev/v1alpha1`
+    #[serde(rename = "kprov.dev/v1alpha1")]
+    V1Alpha1,
+}
+
+/// The kind of the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Kind {
+    /// A cluster profile.
+    Profile,
+}
+
+/// Name and description of a profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// The profile's name; the cluster is called so too unless `spec.clusterName` or `--name` says otherwise.
+    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// One line for `kprov profiles`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// Everything that makes a cluster what it is. Each field has a default, so that
+/// an empty `spec` is the cluster that kind makes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Spec {
+    /// The cluster's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    pub cluster_name: Option<String>,
+    /// The node image, best pinned by digest. Default: see `DEFAULT_IMAGE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// How Kubernetes is brought up on the nodes.
+    pub bootstrap: Bootstrap,
+    /// Groups of like nodes. Default: one control plane.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeGroup>,
+    /// Addresses and proxies.
+    pub networking: Networking,
+    /// Kubernetes feature gates, for every component.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub feature_gates: BTreeMap<String, bool>,
+    /// The API server's `--runtime-config`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub runtime_config: BTreeMap<String, String>,
+    /// Encryption at rest; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// The audit log; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+    /// kube-apiserver.
+    pub api_server: ApiServer,
+    /// kube-controller-manager.
+    pub controller_manager: Component,
+    /// kube-scheduler.
+    pub scheduler: Component,
+    /// etcd.
+    pub etcd: Component,
+    /// kubelet, on every node.
+    pub kubelet: Kubelet,
+    /// What hardening needs beyond flags.
+    pub hardening: Hardening,
+    /// Patches of `/etc/containerd/config.toml` (TOML, merged), as in kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub containerd_config_patches: Vec<String>,
+    /// Manifests that are applied once the cluster is up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<Manifest>,
+}
+
+/// How Kubernetes is brought up on the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Bootstrap {
+    /// kubeadm's phases, ordered and awaited by kprov.
+    #[default]
+    Phased,
+    /// `kubeadm init` and `kubeadm join`, as kind does.
+    Kubeadm,
+}
+
+/// A node's part in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Runs etcd and the API server.
+    ControlPlane,
+    /// Runs workloads.
+    Worker,
+}
+
+/// Like nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeGroup {
+    /// Their role.
+    pub role: Role,
+    /// How many there are.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100))]
+    pub count: u32,
+    /// Another image than the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Node labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Node taints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    /// Ports published on the host. Only for a group of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+    /// Host folders and files mounted into the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A node taint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taint {
+    /// The taint's key.
+    pub key: String,
+    /// The taint's value.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// What it does to pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaintEffect {
+    /// New pods stay away.
+    NoSchedule,
+    /// New pods stay away if they can.
+    PreferNoSchedule,
+    /// All pods leave.
+    NoExecute,
+}
+
+/// A port of a node that is published on the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortMapping {
+    /// The port inside the node.
+    #[schemars(range(min = 1))]
+    pub container_port: u16,
+    /// The port on the host; 0 is a free one.
+    #[serde(default)]
+    pub host_port: u16,
+    /// The address on the host. Default: 0.0.0.0, as in kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_address: Option<std::net::IpAddr>,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP
+    #[default]
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+/// A host path that is mounted into a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mount {
+    /// The path on the host; a relative one starts at the profile's folder.
+    pub host_path: String,
+    /// The path inside the node.
+    pub container_path: String,
+    /// Whether the node may not write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Addresses and proxies.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Networking {
+    /// Address families.
+    pub ip_family: IpFamily,
+    /// The host address that the API server's port is published on. Default: 127.0.0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_server_address: Option<std::net::IpAddr>,
+    /// The host port of the API server; 0 is a free one.
+    pub api_server_port: u16,
+    /// The pods' addresses. Default: 10.244.0.0/16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_subnet: Option<String>,
+    /// The services' addresses. Default: 10.96.0.0/16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_subnet: Option<String>,
+    /// Leaves the CNI out; nodes stay NotReady until you install one.
+    #[serde(rename = "disableDefaultCNI")]
+    pub disable_default_cni: bool,
+    /// kube-proxy's mode.
+    pub kube_proxy_mode: KubeProxyMode,
+}
+
+/// Address families of a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4 only
+    #[default]
+    Ipv4,
+    /// IPv6 only
+    Ipv6,
+    /// Both
+    Dual,
+}
+
+/// How kube-proxy forwards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KubeProxyMode {
+    /// iptables
+    #[default]
+    Iptables,
+    /// IPVS
+    Ipvs,
+    /// nftables, from Kubernetes 1.31
+    Nftables,
+    /// No kube-proxy at all
+    None,
+}
+
+/// Encryption at rest of API resources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Encryption {
+    /// Providers in the order of the EncryptionConfiguration: the first one
+    /// writes, all of them read. `identity` may only come last.
+    #[schemars(length(min = 1))]
+    pub providers: Vec<EncryptionProvider>,
+    /// Resources, as in the EncryptionConfiguration. Default: `secrets`.
+    #[serde(default = "secrets")]
+    #[schemars(length(min = 1))]
+    pub resources: Vec<String>,
+}
+
+fn secrets() -> Vec<String> {
+    vec!["secrets".to_owned()]
+}
+
+/// A provider and its keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EncryptionProvider {
+    /// Which one.
+    #[serde(rename = "type")]
+    pub kind: ProviderKind,
+    /// Its keys; the first one writes. Default: one generated key, `key1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Key>,
+}
+
+/// The local encryption providers of kube-apiserver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// AES-CBC with PKCS#7 padding; keys of 16, 24 or 32 bytes (kprov makes 32).
+    Aescbc,
+    /// AES-GCM; keys of 16, 24 or 32 bytes (kprov makes 32). Must be rotated often.
+    Aesgcm,
+    /// XSalsa20 and Poly1305; keys of 32 bytes.
+    Secretbox,
+    /// No encryption.
+    Identity,
+}
+
+impl ProviderKind {
+    /// The name in an EncryptionConfiguration and in the prefix of stored values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aescbc => "aescbc",
+            Self::Aesgcm => "aesgcm",
+            Self::Secretbox => "secretbox",
+            Self::Identity => "identity",
+        }
+    }
+}
+
+impl std::fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A key's name and where its bytes come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Key {
+    /// The key's name, stored with every value that it encrypts.
+    pub name: String,
+    /// Where the key comes from. Default: generated for this cluster.
+    #[serde(default)]
+    pub source: KeySource,
+}
+
+/// Where a key's bytes come from. Never printed; `Debug` of a literal is redacted.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum KeySource {
+    /// The operating system's random source, once per cluster.
+    #[default]
+    Generate,
+    /// An environment variable that holds the base64 of the key.
+    Env(String),
+    /// A file that holds the base64 of the key.
+    File(String),
+    /// The base64 of the key, in the profile itself. For exercises only: kprov warns.
+    Literal(String),
+}
+
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Generate => f.write_str("Generate"),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Literal(_) => f.write_str("Literal(<redacted>)"),
+        }
+    }
+}
+
+/// The API server's audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Audit {
+    /// The `rules` of an `audit.k8s.io/v1` Policy.
+    #[schemars(length(min = 1), with = "Vec<schema::AuditRule>")]
+    pub rules: Vec<serde_json::Value>,
+    /// Stages that are left out everywhere (`omitStages`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::AuditStage>")]
+    pub omit_stages: Vec<String>,
+    /// Days to keep old log files.
+    #[serde(default = "audit_days")]
+    pub max_age_days: u32,
+    /// How many old log files to keep.
+    #[serde(default = "audit_backups")]
+    pub max_backups: u32,
+    /// Size of a log file at rotation, in MiB.
+    #[serde(default = "audit_size")]
+    pub max_size_mi_b: u32,
+}
+
+// The CIS benchmark's values (1.2.17 to 1.2.19 of version 1.12).
+fn audit_days() -> u32 {
+    30
+}
+fn audit_backups() -> u32 {
+    10
+}
+fn audit_size() -> u32 {
+    100
+}
+
+/// A static pod's settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Component {
+    /// Flags, without leading dashes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_args: BTreeMap<String, String>,
+}
+
+/// kube-apiserver's settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ApiServer {
+    /// Flags, without leading dashes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_args: BTreeMap<String, String>,
+    /// Further names and addresses in its serving certificate.
+    #[serde(rename = "certSANs", skip_serializing_if = "Vec::is_empty")]
+    pub cert_sans: Vec<String>,
+}
+
+/// kubelet's settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Kubelet {
+    /// Fields of `kubelet.config.k8s.io/v1beta1` KubeletConfiguration.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Flags, without leading dashes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_args: BTreeMap<String, String>,
+}
+
+/// What hardening needs beyond flags.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Hardening {
+    /// Files of kubelet, CNI and control plane get the modes that the CIS benchmark asks for.
+    pub file_modes: FileModes,
+    /// kubelet serves with a certificate signed by the cluster's CA, and the API server verifies it.
+    pub kubelet_serving_certificates: bool,
+    /// Every container gets the runtime's default seccomp profile (from Kubernetes 1.22).
+    pub seccomp_default: bool,
+}
+
+/// Who may read the nodes' configuration files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FileModes {
+    /// As kubeadm and the image leave them.
+    #[default]
+    AsIs,
+    /// root only.
+    Restrictive,
+}
+
+/// A manifest that is applied once the cluster is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// A name for messages.
+    pub name: String,
+    /// A file of YAML documents; a relative path starts at the profile's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The YAML documents themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline: Option<String>,
+}

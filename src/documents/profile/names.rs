@@ -1,0 +1,297 @@
+//! The syntax of names: of clusters, labels, images, flags, subnets.
+//!
+//! Owns rules that need nothing but the text. What has to agree with other values is left to `semantic`.
+
+use std::net::IpAddr;
+
+use super::{Role, Spec};
+
+/// The longest name that a node, being a host, can have.
+const LONGEST_NODE_NAME: usize = 63;
+
+/// Checks `name` as the name of a cluster of `spec`, whose nodes are called after it.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_cluster_name(name: &str, spec: &Spec) -> Result<(), String> {
+    let (Some(first), Some(last)) = (name.bytes().next(), name.bytes().last()) else {
+        return Err("a cluster's name cannot be empty".to_owned());
+    };
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if !name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'.' | b'-')) {
+        return Err("a cluster's name has only lower-case letters, digits, `-` and `.`".to_owned());
+    }
+    if !alphanumeric(first) || !alphanumeric(last) {
+        return Err("a cluster's name begins and ends with a lower-case letter or a digit".to_owned());
+    }
+    let longest = longest_suffix(spec);
+    if name.len() + longest.len() > LONGEST_NODE_NAME {
+        let most = LONGEST_NODE_NAME - longest.len();
+        return Err(format!("a cluster with a node NAME{longest} has a name of at most {most} characters"));
+    }
+    Ok(())
+}
+
+/// What the longest of the nodes' names has behind the cluster's.
+fn longest_suffix(spec: &Spec) -> String {
+    let numbered = |role: &str, count: u32| match count {
+        0 => String::new(),
+        1 => format!("-{role}"),
+        count => format!("-{role}{count}"),
+    };
+    let control_planes = spec.count(Role::ControlPlane);
+    if control_planes > 1 {
+        return "-external-load-balancer".to_owned();
+    }
+    let (one, other) = (numbered("control-plane", control_planes), numbered("worker", spec.count(Role::Worker)));
+    if one.len() >= other.len() { one } else { other }
+}
+
+/// Lower-case words of letters, digits and dashes, joined by dots.
+pub(super) fn is_dns_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_dns_label)
+}
+
+fn is_dns_label(label: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(inner)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// A label's value, or the name in its key.
+fn is_label_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    name.len() <= 63 && name.bytes().all(inner) && outer(name.bytes().next()) && outer(name.bytes().last())
+}
+
+/// The key of a label or taint: `name` or `prefix/name`.
+pub(super) fn is_label_key(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => is_dns_name(prefix) && is_label_name(name),
+        None => is_label_name(key),
+    }
+}
+
+/// The value of a label or taint.
+pub(super) fn is_label_value(value: &str) -> bool {
+    value.is_empty() || is_label_name(value)
+}
+
+/// Whether kubelet refuses to start with the label `key`: of Kubernetes' own labels it sets but these itself.
+pub(super) fn is_reserved_label(key: &str) -> bool {
+    const ALLOWED: &[&str] = &[
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "node.kubernetes.io/instance-type",
+        "beta.kubernetes.io/instance-type",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+    ];
+    let Some((prefix, _)) = key.split_once('/') else { return false };
+    let within = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    (within("kubernetes.io") || within("k8s.io"))
+        && !ALLOWED.contains(&key)
+        && !within("kubelet.kubernetes.io")
+        && !within("node.kubernetes.io")
+}
+
+/// A feature gate's name.
+pub(super) fn is_feature_gate(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_uppercase()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// The name of an environment variable.
+pub(super) fn is_variable(name: &str) -> bool {
+    !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// A name in a certificate: an address, a host name, or `*.` and a host name.
+pub(super) fn is_certificate_name(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || is_dns_name(lower.strip_prefix("*.").unwrap_or(&lower))
+}
+
+/// Checks the syntax of an image reference.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_image(image: &str) -> Result<(), String> {
+    image_fault(image).map_or(Ok(()), |fault| Err(format!("`{image}` is no image reference: {fault}")))
+}
+
+/// What is wrong with an image reference: `[HOST[:PORT]/]PATH[:TAG][@ALGORITHM:DIGEST]`.
+pub(super) fn image_fault(image: &str) -> Option<&'static str> {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    if let Some(digest) = digest {
+        let Some((algorithm, hex)) = digest.split_once(':') else { return Some("the digest has no `sha256:`") };
+        let length = match algorithm {
+            "sha256" => 64,
+            "sha512" => 128,
+            _ => return Some("the digest is neither sha256 nor sha512"),
+        };
+        if hex.len() != length || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Some("the digest has the wrong length, or is not lower-case hexadecimal");
+        }
+    }
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    };
+    if let Some(tag) = tag {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        if tag.is_empty() || tag.len() > 128 || !tag.bytes().all(fits) || tag.starts_with(['.', '-']) {
+            return Some("the tag is not valid");
+        }
+    }
+    let mut parts: Vec<&str> = name.split('/').collect();
+    // The first part is a host if it could be nothing else.
+    if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
+        let host = parts.remove(0);
+        let (host, port) = host.rsplit_once(':').unwrap_or((host, "1"));
+        if !is_dns_name(&host.to_ascii_lowercase()) || port.parse::<u16>().is_err() {
+            return Some("the registry's address is not valid");
+        }
+    }
+    if parts.iter().any(|part| part.bytes().any(|byte| byte.is_ascii_uppercase())) {
+        return Some("the name has upper-case letters");
+    }
+    let fits = |part: &&str| {
+        let outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        outer(part.bytes().next())
+            && outer(part.bytes().last())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    };
+    if name.len() > 255 || !parts.iter().all(fits) {
+        return Some("the name is not valid");
+    }
+    None
+}
+
+/// A subnet: an address and the number of its leading bits that all members share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cidr {
+    /// The address, as a number.
+    bits: u128,
+    pub(super) prefix: u8,
+    pub(super) is_v6: bool,
+    /// Whether bits behind the prefix are set.
+    pub(super) has_host_bits: bool,
+}
+
+impl Cidr {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/')?;
+        // `010` and `+8` are numbers to Rust, and none to Kubernetes.
+        if prefix.len() > 1 && prefix.starts_with('0') || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let prefix: u8 = prefix.parse().ok()?;
+        let (bits, is_v6) = match address.parse().ok()? {
+            IpAddr::V4(v4) => (u128::from(u32::from(v4)), false),
+            IpAddr::V6(v6) => (u128::from(v6), true),
+        };
+        let width = if is_v6 { 128 } else { 32 };
+        (prefix <= width).then(|| {
+            let host = host_mask(width - prefix);
+            Self { bits: bits & !host, prefix, is_v6, has_host_bits: bits & host != 0 }
+        })
+    }
+
+    /// How many bits are the host's.
+    pub(super) fn host_bits(self) -> u8 {
+        if self.is_v6 { 128 - self.prefix } else { 32 - self.prefix }
+    }
+
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        let wider = host_mask(self.host_bits().max(other.host_bits()));
+        self.is_v6 == other.is_v6 && self.bits & !wider == other.bits & !wider
+    }
+}
+
+fn host_mask(bits: u8) -> u128 {
+    1_u128.checked_shl(u32::from(bits)).map_or(u128::MAX, |power| power - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::documents::profile::NodeGroup;
+
+    use super::*;
+
+    #[test]
+    fn cluster_names_leave_room_for_the_nodes() {
+        let spec = Spec::default();
+        for good in ["kind", "a", "a.b-c", "0", &"a".repeat(49)] {
+            assert_eq!(check_cluster_name(good, &spec), Ok(()), "{good}");
+        }
+        for bad in ["", "A", "a_b", "-a", "a-", "a.", "ä", &"a".repeat(50)] {
+            assert!(check_cluster_name(bad, &spec).is_err(), "{bad}");
+        }
+        let three = NodeGroup { count: 3, ..NodeGroup::new(Role::ControlPlane) };
+        let ha = Spec { nodes: vec![three], ..Spec::default() };
+        assert_eq!(
+            check_cluster_name(&"a".repeat(41), &ha).unwrap_err(),
+            "a cluster with a node NAME-external-load-balancer has a name of at most 40 characters"
+        );
+    }
+
+    #[test]
+    fn images() {
+        for good in [
+            "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5",
+            "node",
+            "localhost:5000/a/b_c:1",
+            "registry.example.com/x",
+            "localhost/kprov/node",
+        ] {
+            assert_eq!(image_fault(good), None, "{good}");
+        }
+        for bad in ["", "Node", "a b", "a:", "a@sha256:12", "a@md5:12", "a//b", "a:x y", "-a", "h.x:99999/a", "a/"] {
+            assert!(image_fault(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn subnets() {
+        let cidr = |text| Cidr::parse(text).unwrap();
+        assert!(cidr("10.96.0.0/16").overlaps(cidr("10.0.0.0/8")));
+        assert!(!cidr("10.96.0.0/16").overlaps(cidr("10.244.0.0/16")));
+        assert!(!cidr("0.0.0.0/0").overlaps(cidr("::/0")));
+        assert!(cidr("fd00::/8").overlaps(cidr("fd00:10:244::/56")));
+        assert!(cidr("10.96.0.1/16").has_host_bits && !cidr("10.96.0.0/16").has_host_bits);
+        for bad in
+            ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/08", "10.0.0.0/+8", "a/8", "10.0.0.0/"]
+        {
+            assert_eq!(Cidr::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels() {
+        for good in ["a", "example.com/a_b.C", "a-1"] {
+            assert!(is_label_key(good), "{good}");
+        }
+        for bad in ["", "/a", "a/", "A.com/x", "-a", "a b", "a/b/c", &"a".repeat(64)] {
+            assert!(!is_label_key(bad), "{bad}");
+        }
+        assert!(is_reserved_label("node-role.kubernetes.io/worker"));
+        assert!(is_reserved_label("x.node-restriction.kubernetes.io/a"));
+        assert!(!is_reserved_label("topology.kubernetes.io/zone"));
+        assert!(!is_reserved_label("x.node.kubernetes.io/a"));
+        assert!(!is_reserved_label("notkubernetes.io/a"));
+    }
+}

@@ -1,0 +1,668 @@
+//! What a well-formed profile can still get wrong: values that contradict each other, or Kubernetes.
+//!
+//! Owns all rules that are neither syntax nor schema. Each points at the text that the offending value came from,
+//! be it in the profile, in a base or in a `--set`. Rules that depend on the Kubernetes version are `render`'s.
+
+use std::collections::BTreeMap;
+
+use crate::documents::keys::KeyMaterial;
+
+use super::error::{Finding, near};
+use super::names::{self, Cidr};
+use super::tree::{self, Node, Step};
+use super::{
+    Audit, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind, Role,
+    kubelet,
+};
+
+/// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
+macro_rules! at {
+    ($($step:expr),* $(,)?) => {
+        [Step::from("spec"), $(Step::from($step)),*]
+    };
+}
+
+/// Flags of kprov's own making, and what to use in their stead.
+type Reserved = &'static [(&'static str, &'static str)];
+
+const API_SERVER_FLAGS: Reserved = &[
+    ("encryption-provider-config", "spec.encryption"),
+    ("encryption-provider-config-automatic-reload", "spec.encryption"),
+    ("audit-policy-file", "spec.audit.rules"),
+    ("audit-log-path", "spec.audit"),
+    ("audit-log-maxage", "spec.audit.maxAgeDays"),
+    ("audit-log-maxbackup", "spec.audit.maxBackups"),
+    ("audit-log-maxsize", "spec.audit.maxSizeMiB"),
+    ("feature-gates", "spec.featureGates"),
+    ("runtime-config", "spec.runtimeConfig"),
+    ("service-cluster-ip-range", "spec.networking.serviceSubnet"),
+    ("kubelet-certificate-authority", "spec.hardening.kubeletServingCertificates"),
+];
+const CONTROLLER_MANAGER_FLAGS: Reserved = &[
+    ("feature-gates", "spec.featureGates"),
+    ("cluster-cidr", "spec.networking.podSubnet"),
+    ("service-cluster-ip-range", "spec.networking.serviceSubnet"),
+];
+const SCHEDULER_FLAGS: Reserved = &[("feature-gates", "spec.featureGates")];
+const KUBELET_FLAGS: Reserved = &[
+    ("feature-gates", "spec.featureGates"),
+    ("node-labels", "labels` of the group in `spec.nodes"),
+    ("register-with-taints", "taints` of the group in `spec.nodes"),
+    ("rotate-server-certificates", "spec.hardening.kubeletServingCertificates"),
+    ("seccomp-default", "spec.hardening.seccompDefault"),
+    ("node-ip", ""),
+    ("provider-id", ""),
+    ("hostname-override", ""),
+    ("cgroup-root", ""),
+    ("cgroup-driver", ""),
+    ("fail-swap-on", ""),
+    ("container-runtime-endpoint", ""),
+    ("config", "spec.kubelet.config"),
+];
+const KUBELET_FIELDS: Reserved = &[
+    ("featureGates", "spec.featureGates"),
+    ("serverTLSBootstrap", "spec.hardening.kubeletServingCertificates"),
+    ("seccompDefault", "spec.hardening.seccompDefault"),
+    ("apiVersion", ""),
+    ("kind", ""),
+    ("cgroupRoot", ""),
+    ("cgroupDriver", ""),
+    ("failSwapOn", ""),
+];
+
+/// Adds all that is wrong with `profile` to `findings`; `root` is the document that it came from.
+pub(super) fn check(profile: &Profile, root: &Node, findings: &mut Vec<Finding>) {
+    let mut checks = Checks { root, findings };
+    let spec = &profile.spec;
+    checks.cluster_name(profile);
+    checks.image(spec.image.as_deref(), &at!["image"]);
+    checks.nodes(&spec.nodes, &spec.networking);
+    checks.networking(profile);
+    for gate in spec.feature_gates.keys().filter(|gate| !names::is_feature_gate(gate)) {
+        let path = at!["featureGates", gate];
+        checks.key_error(
+            "profile::name",
+            format!("`{gate}` is no name of a feature gate"),
+            &path,
+            "such as `NodeSwap`",
+        );
+    }
+    for (api, value) in &spec.runtime_config {
+        if !matches!(value.as_str(), "true" | "false") {
+            checks.error(
+                "profile::value",
+                format!("`{api}` is switched to neither true nor false"),
+                &at!["runtimeConfig", api],
+                "expected \"true\" or \"false\"",
+            );
+        }
+    }
+    if let Some(encryption) = &spec.encryption {
+        checks.encryption(encryption);
+    }
+    if let Some(audit) = &spec.audit {
+        checks.audit(audit);
+    }
+    checks.flags("apiServer", &spec.api_server.extra_args, API_SERVER_FLAGS);
+    checks.flags("controllerManager", &spec.controller_manager.extra_args, CONTROLLER_MANAGER_FLAGS);
+    checks.flags("scheduler", &spec.scheduler.extra_args, SCHEDULER_FLAGS);
+    checks.flags("etcd", &spec.etcd.extra_args, &[]);
+    checks.flags("kubelet", &spec.kubelet.extra_args, KUBELET_FLAGS);
+    for (field, instead) in KUBELET_FIELDS {
+        if spec.kubelet.config.contains_key(*field) {
+            checks.reserved(&format!("`{field}`"), instead, &at!["kubelet", "config", *field]);
+        }
+    }
+    for field in spec.kubelet.config.keys().filter(|field| !kubelet::FIELDS.contains(&field.as_str())) {
+        checks.kubelet_field(field);
+    }
+    for (index, name) in spec.api_server.cert_sans.iter().enumerate() {
+        if !names::is_certificate_name(name) {
+            checks.error(
+                "profile::name",
+                format!("`{name}` is neither a host name nor an address"),
+                &at!["apiServer", "certSANs", index],
+                "not valid",
+            );
+        }
+    }
+    checks.manifests(&spec.manifests);
+}
+
+struct Checks<'r, 'f> {
+    root: &'r Node,
+    findings: &'f mut Vec<Finding>,
+}
+
+impl Checks<'_, '_> {
+    fn push(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    /// An error of the value at `path`.
+    fn error(&mut self, code: &'static str, message: impl Into<String>, path: &[Step], label: impl Into<String>) {
+        let finding = Finding::error(code, message, self.root.place_of(path)).label(label);
+        self.push(finding);
+    }
+
+    /// An error of the key at `path`.
+    fn key_error(&mut self, code: &'static str, message: impl Into<String>, path: &[Step], label: impl Into<String>) {
+        let finding = Finding::error(code, message, self.root.place_of_key(path)).label(label);
+        self.push(finding);
+    }
+
+    /// The second of two equal values.
+    fn twice(&mut self, message: String, first: &[Step], second: &[Step]) {
+        let (first, second) = (self.root.place_of(first), self.root.place_of(second));
+        self.push(Finding::error("profile::duplicate", message, second).label("again here").also(first, "first here"));
+    }
+
+    fn cluster_name(&mut self, profile: &Profile) {
+        let (path, name) = match &profile.spec.cluster_name {
+            Some(name) => (vec!["spec".into(), "clusterName".into()], name),
+            None => (vec!["metadata".into(), "name".into()], &profile.metadata.name),
+        };
+        if let Err(why) = names::check_cluster_name(name, &profile.spec) {
+            self.error("profile::name", why, &path, "not a cluster's name");
+        }
+        // The profile's own name is looked for among files, whatever the cluster is called.
+        if profile.spec.cluster_name.is_some()
+            && let Err(why) = names::check_cluster_name(&profile.metadata.name, &profile.spec)
+            && !why.contains("at most")
+        {
+            let why = why.replace("cluster", "profile");
+            self.error("profile::name", why, &["metadata".into(), "name".into()], "not a profile's name");
+        }
+    }
+
+    fn image(&mut self, image: Option<&str>, path: &[Step]) {
+        if let Some(fault) = image.and_then(names::image_fault) {
+            let finding = Finding::error("profile::image", "this is no image reference", self.root.place_of(path))
+                .label(fault)
+                .help("expected [REGISTRY/]NAME[:TAG][@sha256:DIGEST]");
+            self.push(finding);
+        }
+    }
+
+    fn nodes(&mut self, groups: &[NodeGroup], networking: &Networking) {
+        if !groups.is_empty() {
+            let control_planes: u32 =
+                groups.iter().filter(|group| group.role == Role::ControlPlane).map(|group| group.count).sum();
+            let place = self.root.place_of(&at!["nodes"]);
+            if control_planes == 0 {
+                let finding = Finding::error("profile::no_control_plane", "the cluster has no control plane", place)
+                    .label("only workers")
+                    .help("add `- role: control-plane`");
+                self.push(finding);
+            } else if control_planes.is_multiple_of(2) {
+                let message = format!("{control_planes} control planes are no safer than {}", control_planes - 1);
+                let finding = Finding::warning("profile::even_control_planes", message, place)
+                    .label(format!("{control_planes} in all"))
+                    .help("etcd needs a majority: 1, 3 or 5");
+                self.push(finding);
+            }
+        }
+        let mut host_ports: Vec<(PortMapping, Vec<Step>)> = Vec::new();
+        if networking.api_server_port != 0 {
+            let as_mapping = PortMapping {
+                container_port: 6443,
+                host_port: networking.api_server_port,
+                listen_address: Some(networking.api_server_address()),
+                protocol: super::Protocol::Tcp,
+            };
+            host_ports.push((as_mapping, at!["networking", "apiServerPort"].to_vec()));
+        }
+        for (index, group) in groups.iter().enumerate() {
+            self.image(group.image.as_deref(), &at!["nodes", index, "image"]);
+            self.labels_and_taints(index, group);
+            for (number, port) in group.ports.iter().enumerate().filter(|(_, port)| port.host_port != 0) {
+                let path = at!["nodes", index, "ports", number, "hostPort"];
+                if group.count > 1 {
+                    let message =
+                        format!("port {} can be published by one node, not by {}", port.host_port, group.count);
+                    let finding = Finding::error("profile::host_port", message, self.root.place_of(&path))
+                        .label("one host port, several nodes")
+                        .help("put one of the nodes into a group of its own, or use `hostPort: 0` for free ports");
+                    self.push(finding);
+                }
+                match host_ports.iter().find(|(other, _)| clash(other, port)) {
+                    Some((_, first)) => {
+                        let first = first.clone();
+                        self.twice(format!("host port {} is published twice", port.host_port), &first, &path);
+                    }
+                    None => host_ports.push((port.clone(), path.to_vec())),
+                }
+            }
+            let mut targets: BTreeMap<&str, usize> = BTreeMap::new();
+            for (number, mount) in group.mounts.iter().enumerate() {
+                let path = |field: &str| at!["nodes", index, "mounts", number, field];
+                if !mount.container_path.starts_with('/') {
+                    self.error(
+                        "profile::value",
+                        "a path inside a node begins with `/`",
+                        &path("containerPath"),
+                        "relative",
+                    );
+                }
+                if mount.host_path.is_empty() {
+                    self.error("profile::value", "the host's path is empty", &path("hostPath"), "empty");
+                }
+                match targets.get(mount.container_path.as_str()) {
+                    Some(first) => {
+                        let first = at!["nodes", index, "mounts", *first, "containerPath"];
+                        self.twice(format!("two mounts at {}", mount.container_path), &first, &path("containerPath"));
+                    }
+                    None => {
+                        targets.insert(&mount.container_path, number);
+                    }
+                }
+            }
+        }
+    }
+
+    fn labels_and_taints(&mut self, index: usize, group: &NodeGroup) {
+        for (key, value) in &group.labels {
+            let path = at!["nodes", index, "labels", key];
+            if !names::is_label_key(key) {
+                self.key_error("profile::label", format!("`{key}` is no label key"), &path, "expected [PREFIX/]NAME");
+            } else if names::is_reserved_label(key) {
+                let finding = Finding::error(
+                    "profile::label",
+                    format!("kubelet does not start with the label `{key}`"),
+                    self.root.place_of_key(&path),
+                )
+                .label("reserved for Kubernetes")
+                .help("use a prefix of your own, or `kubectl label node` once the cluster is up");
+                self.push(finding);
+            }
+            if !names::is_label_value(value) {
+                self.error("profile::label", format!("`{value}` is no value of a label"), &path, LABEL_VALUE);
+            }
+        }
+        let mut seen: Vec<(&str, super::TaintEffect, usize)> = Vec::new();
+        for (number, taint) in group.taints.iter().enumerate() {
+            let path = |field: &str| at!["nodes", index, "taints", number, field];
+            if !names::is_label_key(&taint.key) {
+                self.error(
+                    "profile::taint",
+                    format!("`{}` is no taint key", taint.key),
+                    &path("key"),
+                    "expected [PREFIX/]NAME",
+                );
+            }
+            if !names::is_label_value(&taint.value) {
+                self.error(
+                    "profile::taint",
+                    format!("`{}` is no value of a taint", taint.value),
+                    &path("value"),
+                    LABEL_VALUE,
+                );
+            }
+            match seen.iter().find(|(key, effect, _)| *key == taint.key && *effect == taint.effect) {
+                Some((.., first)) => {
+                    let first = at!["nodes", index, "taints", *first, "key"];
+                    self.twice(format!("the taint `{}` has the same effect twice", taint.key), &first, &path("key"));
+                }
+                None => seen.push((&taint.key, taint.effect, number)),
+            }
+        }
+    }
+
+    fn networking(&mut self, profile: &Profile) {
+        let networking = &profile.spec.networking;
+        let mask_is_set = |family: &str| {
+            let flags = &profile.spec.controller_manager.extra_args;
+            ["node-cidr-mask-size".to_owned(), format!("node-cidr-mask-size-{family}")]
+                .iter()
+                .any(|f| flags.contains_key(f))
+        };
+        let pods = self.subnets(networking.pod_subnet(), networking.ip_family, "podSubnet");
+        let services = self.subnets(networking.service_subnet(), networking.ip_family, "serviceSubnet");
+        let nodes = profile.spec.count(Role::ControlPlane) + profile.spec.count(Role::Worker);
+        for pod in &pods {
+            // The controller manager cuts a /24 (IPv6: /64) for each node out of this.
+            let (node, family) = if pod.is_v6 { (64_u8, "ipv6") } else { (24, "ipv4") };
+            let room = node.checked_sub(pod.prefix).map(u32::from);
+            if mask_is_set(family) {
+                continue;
+            }
+            let message = match room {
+                None => format!("the pod subnet has no room for one node's /{node}"),
+                Some(bits) if bits > 16 => format!("the pod subnet is too large: at most 2^16 times a node's /{node}"),
+                Some(bits) if 1_u32 << bits < nodes => {
+                    format!("the pod subnet has room for {} nodes of a /{node} each, not for {nodes}", 1_u32 << bits)
+                }
+                Some(_) => continue,
+            };
+            self.error("profile::subnet", message, &at!["networking", "podSubnet"], "does not fit");
+        }
+        for service in &services {
+            // kube-apiserver keeps a bitmap of them.
+            if service.host_bits() > 20 {
+                self.error(
+                    "profile::subnet",
+                    "the service subnet is too large: at most 20 bits for services",
+                    &at!["networking", "serviceSubnet"],
+                    "at least /12, IPv6: /108",
+                );
+            } else if service.host_bits() < 4 {
+                self.error(
+                    "profile::subnet",
+                    "the service subnet is too small for the services that every cluster has",
+                    &at!["networking", "serviceSubnet"],
+                    "at most /28, IPv6: /124",
+                );
+            }
+        }
+        if pods.iter().any(|pod| services.iter().any(|service| pod.overlaps(*service))) {
+            // Either can be a default; point at one that was written.
+            let field = if networking.service_subnet.is_some() { "serviceSubnet" } else { "podSubnet" };
+            let message = format!(
+                "pods ({}) and services ({}) have addresses in common",
+                networking.pod_subnet(),
+                networking.service_subnet()
+            );
+            self.error("profile::subnet", message, &at!["networking", field], "overlaps");
+        }
+    }
+
+    /// The valid subnets in `text`, all others reported.
+    fn subnets(&mut self, text: &str, family: IpFamily, field: &str) -> Vec<Cidr> {
+        let path = at!["networking", field];
+        let mut valid = Vec::new();
+        for part in text.split(',') {
+            match Cidr::parse(part.trim()) {
+                Some(cidr) => {
+                    if cidr.has_host_bits {
+                        let finding = Finding::warning(
+                            "profile::subnet",
+                            format!("`{}` names one address, not a subnet", part.trim()),
+                            self.root.place_of(&path),
+                        )
+                        .label(format!("bits are set behind /{}", cidr.prefix))
+                        .help("newer versions of Kubernetes may refuse it");
+                        self.push(finding);
+                    }
+                    valid.push(cidr);
+                }
+                None => {
+                    let message = format!("`{}` is no subnet", part.trim());
+                    self.error("profile::subnet", message, &path, "expected one like 10.244.0.0/16");
+                }
+            }
+        }
+        let families: Vec<bool> = valid.iter().map(|cidr| cidr.is_v6).collect();
+        let (fits, wanted) = match family {
+            IpFamily::Ipv4 => (families == [false], "one IPv4 subnet"),
+            IpFamily::Ipv6 => (families == [true], "one IPv6 subnet"),
+            IpFamily::Dual => (families == [false, true] || families == [true, false], "an IPv4 and an IPv6 subnet"),
+        };
+        if !fits && valid.len() == text.split(',').count() {
+            let message = format!("`{text}` does not fit the cluster's IP family");
+            self.error("profile::ip_family", message, &path, format!("expected {wanted}"));
+        }
+        valid
+    }
+
+    fn encryption(&mut self, encryption: &Encryption) {
+        let providers = |index: usize| at!["encryption", "providers", index, "type"];
+        for (index, provider) in encryption.providers.iter().enumerate() {
+            if provider.kind == ProviderKind::Identity {
+                let place = self.root.place_of(&providers(index));
+                if index == 0 {
+                    let finding = Finding::error(
+                        "profile::identity",
+                        "`identity` comes first: nothing would be encrypted",
+                        place,
+                    )
+                    .label("writes plain text")
+                    .help("the first provider writes; put `identity` last, to read what is not encrypted yet");
+                    self.push(finding);
+                } else if index + 1 < encryption.providers.len() {
+                    let finding = Finding::error("profile::identity", "`identity` is not the last provider", place)
+                        .label("providers follow it")
+                        .help("it takes everything for plain text, so that no later provider is asked");
+                    self.push(finding);
+                }
+                if !provider.keys.is_empty() {
+                    self.key_error(
+                        "profile::key",
+                        "`identity` has no keys",
+                        &at!["encryption", "providers", index, "keys"],
+                        "no use",
+                    );
+                }
+                if let Some(first) = encryption.providers[..index].iter().position(|p| p.kind == provider.kind) {
+                    self.twice("`identity` is there twice".to_owned(), &providers(first), &providers(index));
+                }
+                continue;
+            }
+            if let Some(first) = encryption.providers[..index].iter().position(|p| p.kind == provider.kind) {
+                let finding = Finding::error(
+                    "profile::duplicate",
+                    format!("the provider `{}` is there twice", provider.kind),
+                    self.root.place_of(&providers(index)),
+                )
+                .label("again here")
+                .also(self.root.place_of(&providers(first)), "first here")
+                .help("give one provider several keys");
+                self.push(finding);
+            }
+            for (number, key) in provider.keys.iter().enumerate() {
+                let path = |field: &str| at!["encryption", "providers", index, "keys", number, field];
+                if key.name.is_empty() || key.name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+                    self.error(
+                        "profile::key",
+                        "a key's name is a word without colons",
+                        &path("name"),
+                        "not a key's name",
+                    );
+                }
+                if let Some(first) = provider.keys[..number].iter().position(|other| other.name == key.name) {
+                    let first = at!["encryption", "providers", index, "keys", first, "name"];
+                    self.twice(format!("the key `{}` is there twice", key.name), &first, &path("name"));
+                }
+                self.key_source(&key.name, provider.kind, &key.source, &path("source"));
+            }
+        }
+        self.resources(&encryption.resources);
+    }
+
+    fn key_source(&mut self, name: &str, provider: ProviderKind, source: &KeySource, path: &[Step]) {
+        let below = |field: &str| [path, &[field.into()]].concat();
+        match source {
+            KeySource::Generate => {}
+            KeySource::Env(variable) if names::is_variable(variable) => {}
+            KeySource::Env(_) => {
+                self.error("profile::key", "this is no name of an environment variable", &below("env"), "not valid");
+            }
+            KeySource::File(file) if !file.is_empty() => {}
+            KeySource::File(_) => self.error("profile::key", "the key's file has no name", &below("file"), "empty"),
+            KeySource::Literal(text) => {
+                let place = self.root.place_of(&below("literal"));
+                let finding = match KeyMaterial::from_base64(name, provider, text) {
+                    Err(error) => Finding::error("profile::key", error.to_string(), place)
+                        .label("not a key")
+                        .help("make one: head -c 32 /dev/urandom | base64"),
+                    Ok(_) => Finding::warning(
+                        "profile::literal_key",
+                        format!("the key `{name}` stands in the profile itself"),
+                        place,
+                    )
+                    .label("readable by whoever reads this file")
+                    .help("for more than an exercise, let kprov make it, or use `env` or `file`"),
+                };
+                self.push(finding);
+            }
+        }
+    }
+
+    fn resources(&mut self, resources: &[String]) {
+        for (index, resource) in resources.iter().enumerate() {
+            let path = at!["encryption", "resources", index];
+            if resource.is_empty() {
+                self.error("profile::resource", "a resource has no name", &path, "empty");
+                continue;
+            }
+            let (name, group) = resource.split_once('.').map_or((resource.as_str(), None), |(n, g)| (n, Some(g)));
+            let valid = match (name, group) {
+                ("*", None) => false,
+                ("*", Some(group)) => matches!(group, "" | "*") || names::is_dns_name(group),
+                (name, None) => names::is_dns_name(name),
+                (name, Some(group)) => names::is_dns_name(name) && names::is_dns_name(group),
+            };
+            if !valid {
+                let finding = Finding::error(
+                    "profile::resource",
+                    format!("`{resource}` is no resource"),
+                    self.root.place_of(&path),
+                )
+                .label("expected RESOURCE or RESOURCE.GROUP, in the plural and lower case")
+                .help("such as `secrets` or `deployments.apps`; `*.apps` is a whole group, `*.` the core group, `*.*` all");
+                self.push(finding);
+                continue;
+            }
+            if let Some((first, earlier)) =
+                resources[..index].iter().enumerate().find(|(_, r)| covers(r, resource) || covers(resource, r))
+            {
+                let first = self.root.place_of(&at!["encryption", "resources", first]);
+                let second = self.root.place_of(&path);
+                let finding = if earlier == resource {
+                    let message = format!("the resource `{resource}` is there twice");
+                    Finding::error("profile::duplicate", message, second).label("again here").also(first, "first here")
+                } else {
+                    let message = format!("the resources `{earlier}` and `{resource}` overlap");
+                    Finding::error("profile::duplicate", message, second)
+                        .label("this one")
+                        .also(first, "and this one")
+                        .help("keep the wider one")
+                };
+                self.push(finding);
+            }
+        }
+    }
+
+    /// What kube-apiserver refuses in a policy, and a schema cannot say.
+    fn audit(&mut self, audit: &Audit) {
+        for (index, rule) in audit.rules.iter().enumerate() {
+            let path = at!["audit", "rules", index, "nonResourceURLs"];
+            let list =
+                |field: &str| rule.get(field).and_then(serde_json::Value::as_array).filter(|list| !list.is_empty());
+            let Some(urls) = list("nonResourceURLs") else { continue };
+            if list("resources").or(list("namespaces")).is_some() {
+                let message = "an audit rule is for resources or for other paths, not for both";
+                self.key_error("profile::audit", message, &path, "besides resources");
+            }
+            for (number, url) in urls.iter().enumerate() {
+                let url = url.as_str().unwrap_or_default();
+                let inner = url.strip_suffix('*').unwrap_or(url);
+                if url != "*" && (!url.starts_with('/') || inner.contains('*')) {
+                    let path = at!["audit", "rules", index, "nonResourceURLs", number];
+                    self.error("profile::audit", format!("`{url}` is no path"), &path, "expected /PATH or /PATH*");
+                }
+            }
+        }
+    }
+
+    fn flags(&mut self, component: &str, flags: &BTreeMap<String, String>, reserved: Reserved) {
+        for (flag, value) in flags {
+            let path = at![component, "extraArgs", flag];
+            let bare = flag.trim_start_matches('-');
+            let place = self.root.place_of_key(&path);
+            if bare.len() < flag.len() && !bare.is_empty() && !bare.contains(['=', ' ']) {
+                let finding = Finding::error("profile::flag", format!("the flag `{flag}` has leading dashes"), place)
+                    .label("without dashes here")
+                    .help(format!("write `{bare}`"));
+                self.push(finding);
+            } else if let Some((name, rest)) = bare.split_once('=') {
+                let finding =
+                    Finding::error("profile::flag", format!("the flag `{flag}` has a value in its name"), place)
+                        .label("expected a name alone")
+                        .help(format!("write `{name}: \"{}\"`", if rest.is_empty() { value } else { rest }));
+                self.push(finding);
+            } else if bare.is_empty()
+                || !bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            {
+                self.push(Finding::error("profile::flag", format!("`{flag}` is no flag"), place).label("not valid"));
+            }
+            // Kubernetes takes both for one.
+            let normal = bare.split('=').next().unwrap_or(bare).replace('_', "-");
+            if let Some((_, instead)) = reserved.iter().find(|(name, _)| *name == normal) {
+                self.reserved(&format!("the flag `{normal}` of {component}"), instead, &path);
+            }
+        }
+    }
+
+    fn reserved(&mut self, what: &str, instead: &str, path: &[Step]) {
+        let mut finding =
+            Finding::error("profile::reserved", format!("kprov itself sets {what}"), self.root.place_of_key(path))
+                .label("set by kprov");
+        if !instead.is_empty() {
+            finding = finding.help(format!("use `{instead}`"));
+        }
+        self.push(finding);
+    }
+
+    /// kubelet itself passes over what it does not know, so that a slip of the pen would undo a hardening in silence.
+    fn kubelet_field(&mut self, field: &str) {
+        if KUBELET_FIELDS.iter().any(|(reserved, _)| *reserved == field) {
+            return;
+        }
+        if let Some(near) = near(field, kubelet::FIELDS.iter().copied()).first() {
+            let place = self.root.place_of_key(&at!["kubelet", "config", field]);
+            let message = format!("kubelet may not know the field `{field}`");
+            let finding = Finding::warning("profile::kubelet_field", message, place)
+                .label("passed on as it is")
+                .help(format!("did you mean `{near}`?"));
+            self.push(finding);
+        }
+    }
+
+    fn manifests(&mut self, manifests: &[Manifest]) {
+        for (index, manifest) in manifests.iter().enumerate() {
+            let path = |field: &str| at!["manifests", index, field];
+            match (&manifest.file, &manifest.inline) {
+                (Some(_), Some(_)) => {
+                    let message = format!("the manifest `{}` has both a file and inline text", manifest.name);
+                    self.key_error("profile::manifest", message, &path("inline"), "one or the other");
+                }
+                (None, None) => {
+                    let message = format!("the manifest `{}` has neither a file nor inline text", manifest.name);
+                    self.error("profile::manifest", message, &path("name"), "add `file` or `inline`");
+                }
+                (Some(file), None) if file.is_empty() => {
+                    self.error("profile::manifest", "the manifest's file has no name", &path("file"), "empty");
+                }
+                (None, Some(text)) => {
+                    if let Err(why) = tree::check_stream(text) {
+                        let message = format!("the manifest `{}` is no YAML: {why}", manifest.name);
+                        self.key_error("profile::manifest", message, &path("inline"), "in this text");
+                    }
+                }
+                _ => {}
+            }
+            if manifest.name.is_empty() {
+                self.error("profile::manifest", "a manifest has an empty name", &path("name"), "empty");
+            } else if let Some(first) = manifests[..index].iter().position(|other| other.name == manifest.name) {
+                let message = format!("two manifests are called `{}`", manifest.name);
+                self.twice(message, &at!["manifests", first, "name"], &path("name"));
+            }
+        }
+    }
+}
+
+const LABEL_VALUE: &str = "at most 63 letters, digits, `-`, `_`, `.`; a letter or digit at both ends";
+
+/// Whether two mappings want the same port of the host.
+fn clash(one: &PortMapping, other: &PortMapping) -> bool {
+    let any = std::net::IpAddr::from([0, 0, 0, 0]);
+    let (a, b) = (one.listen_address.unwrap_or(any), other.listen_address.unwrap_or(any));
+    let same_address = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+    one.host_port == other.host_port && one.protocol == other.protocol && same_address
+}
+
+/// Whether the resource or wildcard `wide` includes `narrow`.
+fn covers(wide: &str, narrow: &str) -> bool {
+    let group = |resource: &'_ str| resource.split_once('.').map(|(_, group)| group.to_owned()).unwrap_or_default();
+    wide == narrow || wide == "*.*" || wide.starts_with("*.") && group(wide) == group(narrow)
+}

@@ -1,0 +1,214 @@
+//! Finding profiles: as files, in the folders that are searched, among the built-in ones.
+//!
+//! Owns names, folders and the embedded texts. What is in a profile is left to `load`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy as _;
+
+use super::error::{Problem, near};
+use super::tree;
+
+/// The profiles that kprov brings along.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("default", include_str!("../../../profiles/default.yaml")),
+    ("ha", include_str!("../../../profiles/ha.yaml")),
+    ("hardened", include_str!("../../../profiles/hardened.yaml")),
+    ("secure-two-node", include_str!("../../../profiles/secure-two-node.yaml")),
+];
+
+/// Where a profile was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In a file.
+    File(PathBuf),
+    /// In kprov itself, under this name.
+    BuiltIn(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::BuiltIn(name) => write!(f, "built-in:{name}"),
+        }
+    }
+}
+
+/// The folders that profiles are looked for in.
+#[derive(Debug, Clone)]
+pub struct SearchPath {
+    /// Where relative file names, and `profiles/`, start.
+    pub current: PathBuf,
+    /// The user's own folder of profiles.
+    pub user: Option<PathBuf>,
+}
+
+/// A profile's text.
+pub(super) struct Found {
+    pub(super) origin: Origin,
+    pub(super) text: String,
+    /// Where relative paths in it start.
+    pub(super) base: PathBuf,
+}
+
+/// A profile that can be had by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// What to call it.
+    pub name: String,
+    /// Where it is.
+    pub origin: Origin,
+    /// Its description; empty if it has none.
+    pub description: String,
+    /// What it extends.
+    pub extends: Option<String>,
+    /// Why it cannot be read at all.
+    pub unreadable: Option<String>,
+}
+
+impl SearchPath {
+    /// The working directory, and the user's configuration folder (`$XDG_CONFIG_HOME/kprov/profiles`).
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let user = etcetera::base_strategy::choose_base_strategy().ok();
+        Self {
+            current: PathBuf::new(),
+            user: user.map(|strategy| strategy.config_dir().join("kprov").join("profiles")),
+        }
+    }
+
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        [Some(self.current.join("profiles")), self.user.clone()].into_iter().flatten()
+    }
+
+    /// Every place that a profile called `name` may be in and is in, in the order of the search.
+    fn named(&self, name: &str) -> Vec<Origin> {
+        let files = self
+            .folders()
+            .flat_map(|folder| ["yaml", "yml"].map(|ending| folder.join(format!("{name}.{ending}"))))
+            .filter(|path| path.is_file())
+            .map(Origin::File);
+        files.chain(built_in(name).map(|(name, _)| Origin::BuiltIn(name))).collect()
+    }
+
+    /// Finds what the user calls `reference`.
+    pub(super) fn find(&self, reference: &str) -> Result<Found, Box<Problem>> {
+        let path = self.current.join(reference);
+        if is_path(reference) || path.is_file() {
+            return read(Origin::File(path));
+        }
+        self.named(reference).into_iter().next().map_or_else(|| Err(Box::new(self.unknown(reference))), read)
+    }
+
+    /// Finds what the profile at `from` extends. A name is looked for behind the profile itself if it is its own,
+    /// and a built-in profile knows built-in ones alone, so that it means the same everywhere.
+    pub(super) fn find_base(&self, reference: &str, from: &Found) -> Result<Found, Box<Problem>> {
+        let path = match &from.origin {
+            Origin::BuiltIn(_) => {
+                let found = built_in(reference).map(|(name, _)| Origin::BuiltIn(name));
+                return found.map_or_else(|| Err(Box::new(self.unknown(reference))), read);
+            }
+            Origin::File(path) => path,
+        };
+        if is_path(reference) {
+            return read(Origin::File(from.base.join(reference)));
+        }
+        let candidates = self.named(reference);
+        let itself = candidates.iter().position(|origin| match origin {
+            Origin::File(candidate) => same_file(candidate, path),
+            Origin::BuiltIn(_) => false,
+        });
+        let behind = itself.map_or(0, |position| position + 1);
+        candidates.into_iter().nth(behind).map_or_else(|| Err(Box::new(self.unknown(reference))), read)
+    }
+
+    fn unknown(&self, reference: &str) -> Problem {
+        let listed = list(self);
+        let names: Vec<&str> = listed.iter().map(|profile| profile.name.as_str()).collect();
+        let quoted = |names: &[&str], between: &str| {
+            names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(between)
+        };
+        let near = near(reference, names.iter().copied());
+        let known = format!("there are {}", quoted(&names, ", "));
+        let help = if near.is_empty() { known } else { format!("did you mean {}?\n{known}", quoted(&near, " or ")) };
+        Problem::nowhere("profile::unknown", format!("there is no profile `{reference}`"), Some(help))
+    }
+}
+
+/// Whether two paths lead to one file.
+pub(super) fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// All profiles that can be had by name, sorted; each name as it would be found.
+#[must_use]
+pub fn list(search: &SearchPath) -> Vec<Listed> {
+    let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for folder in search.folders() {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        names.extend(entries.filter_map(|entry| {
+            let path = entry.path();
+            let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+            (is_yaml && path.is_file()).then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
+        }));
+    }
+    names.sort();
+    names.dedup();
+    names
+        .into_iter()
+        .filter_map(|name| search.named(&name).into_iter().next().map(|origin| listed(name, origin)))
+        .collect()
+}
+
+fn listed(name: String, origin: Origin) -> Listed {
+    let mut findings = Vec::new();
+    let (tree, unreadable) = match read(origin.clone()) {
+        Ok(found) => (tree::parse(&found.text, 0, 0, &mut findings), None),
+        Err(problem) => (None, Some(problem.to_string())),
+    };
+    let text = |node: Option<&tree::Node>| node.and_then(tree::Node::text).map(str::to_owned);
+    let description =
+        text(tree.as_ref().and_then(|tree| tree.get("metadata")).and_then(|meta| meta.get("description")));
+    Listed {
+        name,
+        origin,
+        description: description.unwrap_or_default(),
+        extends: text(tree.as_ref().and_then(|tree| tree.get("extends"))),
+        unreadable: unreadable.or_else(|| findings.into_iter().next().map(|finding| finding.message)),
+    }
+}
+
+fn is_path(reference: &str) -> bool {
+    let ending = Path::new(reference).extension();
+    reference.contains(std::path::is_separator) || ending.is_some_and(|ending| ending == "yaml" || ending == "yml")
+}
+
+fn built_in(name: &str) -> Option<&'static (&'static str, &'static str)> {
+    BUILT_IN.iter().find(|(known, _)| *known == name)
+}
+
+fn read(origin: Origin) -> Result<Found, Box<Problem>> {
+    match &origin {
+        Origin::BuiltIn(name) => {
+            let text = built_in(name).map(|(_, text)| (*text).to_owned()).unwrap_or_default();
+            Ok(Found { origin, text, base: PathBuf::new() })
+        }
+        Origin::File(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let message = match error.kind() {
+                    std::io::ErrorKind::NotFound => format!("there is no file {}", path.display()),
+                    std::io::ErrorKind::InvalidData => format!("{} is no text (UTF-8)", path.display()),
+                    _ => format!("{} could not be read: {error}", path.display()),
+                };
+                Box::new(Problem::nowhere("profile::unreadable", message, None))
+            })?;
+            let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+            Ok(Found { origin, text, base })
+        }
+    }
+}

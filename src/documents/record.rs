@@ -1,0 +1,61 @@
+//! What is remembered of a cluster: how it was made, and from what.
+//!
+//! Where records lie and who may change them is `adapters::records`' affair.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::documents::profile::Profile;
+
+/// How far the making of a cluster has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RecordStatus {
+    /// Being made; if nobody holds the lock, who did was killed.
+    Creating,
+    /// Made and verified.
+    Ready,
+}
+
+/// How a cluster was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The cluster's name.
+    pub name: String,
+    /// How far it has come.
+    pub status: RecordStatus,
+    /// The resolved profile.
+    pub profile: Profile,
+    /// The folder at which the profile's relative paths start.
+    pub base: PathBuf,
+    /// The image's reference.
+    pub image: String,
+    /// The image's id.
+    pub image_id: String,
+    /// The load balancer's image, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_image: Option<String>,
+    /// The Kubernetes version, `vX.Y.Z`.
+    pub version: String,
+    /// The digest over documents and image.
+    pub digest: String,
+    /// The host port of the API server.
+    pub api_server_port: u16,
+    /// The nodes' addresses.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// A node's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// The node's name.
+    pub name: String,
+    /// Its IPv4 address on the clusters' network.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+}

@@ -1,0 +1,187 @@
+//! The configuration for the real kind, and the bundle of documents around it.
+//!
+//! Owns what `kprov render` puts out. `kind create cluster --config DIR/cluster.yaml`
+//! makes a cluster of it that is encrypted, audited and hardened alike (but for
+//! what kind cannot do: file modes on the nodes, approving kubelets' certificates).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::documents::profile::{FileModes, Role};
+
+use super::balancer::{LoadBalancer, load_balancer_config};
+use super::kubeadm::{Common, kubeadm_config, taints};
+use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
+use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
+use super::{Inputs, RenderError, audit_policy, probes, secrets, templates};
+
+/// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
+const PLACEHOLDER: NodeAddresses =
+    NodeAddresses { v4: Some(Ipv4Addr::new(192, 0, 2, 1)), v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)) };
+
+/// A document of a bundle.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its path within the bundle, with slashes.
+    pub name: String,
+    /// Its text.
+    pub content: Zeroizing<String>,
+    /// Whether it holds keys: to be written with mode 0600 and shown to nobody.
+    pub secret: bool,
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("name", &self.name).field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
+
+/// Everything that a profile renders to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// The documents; kind's configuration is the first one.
+    pub documents: Vec<Document>,
+}
+
+#[derive(Serialize)]
+struct KindValues<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    dir: &'a str,
+    restrictive: bool,
+    networking: Value,
+    feature_gates: &'a BTreeMap<String, bool>,
+    runtime_config: &'a BTreeMap<String, String>,
+    containerd_config_patches: &'a [String],
+    nodes: Vec<KindNode<'a>>,
+}
+
+#[derive(Serialize)]
+struct KindNode<'a> {
+    role: &'static str,
+    image: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    mounts: Vec<Value>,
+    ports: Value,
+    taints: Option<Vec<Value>>,
+}
+
+/// The documents of `kprov render`, for a bundle that is to lie in the folder `dir` (an absolute path).
+///
+/// Without keys in `inputs` the EncryptionConfiguration says where each key would come from instead.
+/// The nodes' kubeadm configurations carry placeholder addresses.
+///
+/// # Errors
+/// [`RenderError`]
+pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
+    let spec = &inputs.profile.spec;
+    let dir = dir.to_str().ok_or_else(|| RenderError::NotUnicode { path: dir.to_owned() })?;
+    let plan = plan_nodes(inputs.profile, inputs.cluster);
+    let mut documents = vec![document("cluster.yaml", kind_config(inputs, &plan, dir)?)];
+    if let Some(encryption) = &spec.encryption {
+        let (content, secret) = match inputs.keys {
+            Some(ring) => (secrets::encryption_config(inputs.templates, &encryption.resources, ring)?, true),
+            None => (secrets::redacted(inputs, encryption)?.into(), false),
+        };
+        documents.push(Document { name: "encryption/encryption-config.yaml".to_owned(), content, secret });
+    }
+    if let Some(policy) = audit_policy(inputs)? {
+        documents.push(document("audit/policy.yaml", policy));
+    }
+    if let Some(patch) = api_server_patch(inputs)? {
+        documents.push(document("patches/kube-apiserver0+json.yaml", patch));
+    }
+    let endpoint = control_plane_endpoint(&plan, inputs.cluster);
+    for node in &plan {
+        let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint)?;
+        documents.push(document(&format!("kubeadm/{}.yaml", node.name), config));
+    }
+    for (path, patch) in probes::startup_probe_patches(inputs.templates)? {
+        documents.push(document(&format!("kubeadm{}", path.trim_start_matches("/kind")), patch));
+    }
+    for (name, program) in
+        [("load-balancer/haproxy.cfg", LoadBalancer::Haproxy), ("load-balancer/envoy.yaml", LoadBalancer::Envoy)]
+    {
+        if let Some(config) = load_balancer_config(inputs, program)? {
+            documents.push(document(name, config));
+        }
+    }
+    Ok(Bundle { documents })
+}
+
+fn document(name: &str, content: String) -> Document {
+    Document { name: name.to_owned(), content: content.into(), secret: false }
+}
+
+fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<String, RenderError> {
+    let spec = &inputs.profile.spec;
+    let net = &spec.networking;
+    // kind falls back to iptables in silence where nftables is not to be had.
+    settings::kube_proxy_mode(inputs)?;
+    let values = KindValues {
+        common: Common::new(inputs)?,
+        dir,
+        restrictive: spec.hardening.file_modes == FileModes::Restrictive,
+        networking: json!({
+            "ipFamily": net.ip_family,
+            "apiServerAddress": net.api_server_address(),
+            "apiServerPort": net.api_server_port,
+            "podSubnet": net.pod_subnet(),
+            "serviceSubnet": net.service_subnet(),
+            "disableDefaultCNI": net.disable_default_cni,
+            "kubeProxyMode": net.kube_proxy_mode,
+        }),
+        feature_gates: &spec.feature_gates,
+        runtime_config: &spec.runtime_config,
+        containerd_config_patches: &spec.containerd_config_patches,
+        nodes: plan
+            .iter()
+            .map(|node| KindNode {
+                role: role_name(node.role),
+                image: node.image.as_deref().unwrap_or(inputs.image),
+                labels: &node.labels,
+                mounts: mounts(inputs, node, dir),
+                ports: json!(node.ports),
+                // kind removes the default taint of a single node, and fails if it is not there.
+                taints: taints(inputs.version, node, true),
+            })
+            .collect(),
+    };
+    Ok(inputs.templates.render(templates::KIND_CLUSTER, values)?)
+}
+
+/// A node's mounts: the profile's, and on control planes the bundle's own folders.
+fn mounts(inputs: &Inputs<'_>, node: &NodePlan, dir: &str) -> Vec<Value> {
+    let spec = &inputs.profile.spec;
+    let mut mounts: Vec<Value> = node.mounts.iter().map(|mount| json!(mount)).collect();
+    if node.role == Role::ControlPlane {
+        if spec.encryption.is_some() {
+            // Writable: keys can be rotated later, from within the node.
+            mounts.push(json!({"hostPath": format!("{dir}/encryption"), "containerPath": ENCRYPTION_FOLDER}));
+        }
+        if spec.audit.is_some() {
+            mounts.push(json!({
+                "hostPath": format!("{dir}/audit"), "containerPath": AUDIT_FOLDER, "readOnly": true,
+            }));
+        }
+    }
+    mounts
+}
+
+/// The API server's patch, for a control plane that was made without the profile; `None` if there is nothing to patch.
+///
+/// # Errors
+/// [`RenderError`]
+pub fn api_server_patch(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
+    let pod = settings::api_server(inputs)?;
+    if pod.args.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(inputs.templates.render(templates::API_SERVER_PATCH, pod)?))
+}

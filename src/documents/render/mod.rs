@@ -1,0 +1,160 @@
+//! Rendering: a profile in, documents out.
+//!
+//! Owns every document that a cluster is made from, and every decision that depends on the
+//! Kubernetes version. It is pure: it knows no engine and writes nothing; only
+//! [`Templates::with_overrides`] reads files. Leaves finding and checking profiles to
+//! `profile`, making keys to `keys`, and putting documents where they belong to its callers.
+
+mod balancer;
+mod digest;
+mod kind;
+mod kindnet;
+mod kubeadm;
+mod nodes;
+mod probes;
+mod secrets;
+mod settings;
+mod templates;
+#[cfg(test)]
+mod tests;
+mod version;
+mod yaml;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::documents::keys::KeyRing;
+use crate::documents::profile::Profile;
+
+pub use balancer::{LoadBalancer, load_balancer_config};
+pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
+pub use kind::{Bundle, Document, api_server_patch, bundle};
+pub use kindnet::{KINDNET_FILE, kindnet_config};
+pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, patches_flag, skip_phases};
+pub use nodes::{
+    API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
+    plan_nodes, role_name,
+};
+pub use secrets::encryption_config;
+pub use settings::{
+    AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE, ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume,
+    StaticPod, api_server, cert_sans, warnings,
+};
+pub use templates::{OverridesError, TemplateError, Templates};
+pub use version::{EXCLUDE_FROM_LOAD_BALANCERS, KubeadmApi, KubernetesVersion, SeccompDefault, VersionError};
+
+/// All that documents depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// What is asked for.
+    pub profile: &'a Profile,
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// The image of nodes that name none.
+    pub image: &'a str,
+    /// The Kubernetes version in that image.
+    pub version: &'a KubernetesVersion,
+    /// The encryption keys, where there are any and they are to be shown.
+    pub keys: Option<&'a KeyRing>,
+    /// The templates.
+    pub templates: &'a Templates,
+    /// Whether the host has the first version of control groups.
+    pub cgroup_v1: bool,
+}
+
+/// Why there is no document.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum RenderError {
+    /// A template is wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Template(#[from] Box<TemplateError>),
+    /// The Kubernetes version cannot do what the profile asks for.
+    #[error("Kubernetes {version} has no {what}: it came in {since}")]
+    #[diagnostic(help("use a newer node image, or leave it out of the profile"))]
+    Unsupported {
+        /// What is missing.
+        what: String,
+        /// The minor version that brought it.
+        since: &'static str,
+        /// The version at hand.
+        version: KubernetesVersion,
+    },
+    /// A node has no address of the family that the cluster uses.
+    #[error("node {node} has no {family} address")]
+    #[diagnostic(help("does the engine's network support {family}?"))]
+    NoAddress {
+        /// The node.
+        node: String,
+        /// The family.
+        family: &'static str,
+    },
+    /// The profile asks for encryption, and there are no keys.
+    #[error("the profile asks for encryption, but there are no keys")]
+    NoKeys,
+    /// An overriding template does not print each key once, in order.
+    #[error("the EncryptionConfiguration's template does not print each key exactly once, in the order of the profile")]
+    KeysMisplaced,
+    /// A path that YAML cannot hold.
+    #[error("the path {path} is not valid Unicode", path = path.display())]
+    NotUnicode {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// A file that a node needs before Kubernetes starts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeFile {
+    /// Its absolute path on the node.
+    pub path: &'static str,
+    /// Its permissions; owner and group are root.
+    pub mode: u32,
+    /// Its text. Wiped when dropped, since it may hold keys.
+    pub content: Zeroizing<String>,
+}
+
+impl fmt::Debug for NodeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The files that every control plane needs before its API server's first start.
+///
+/// # Errors
+/// [`RenderError`]; [`RenderError::NoKeys`] if `inputs` has none and the profile asks for encryption.
+pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
+    let patches = probes::startup_probe_patches(inputs.templates)?;
+    let patch = |(path, content): (&'static str, String)| NodeFile { path, mode: 0o600, content: content.into() };
+    let mut files: Vec<NodeFile> = patches.into_iter().map(patch).collect();
+    if let Some(encryption) = &inputs.profile.spec.encryption {
+        let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
+        let content = encryption_config(inputs.templates, &encryption.resources, ring)?;
+        files.push(NodeFile { path: ENCRYPTION_FILE, mode: 0o600, content });
+    }
+    if let Some(policy) = audit_policy(inputs)? {
+        files.push(NodeFile { path: AUDIT_POLICY_FILE, mode: 0o600, content: policy.into() });
+    }
+    Ok(files)
+}
+
+#[derive(Serialize)]
+struct AuditValues<'a> {
+    omit_stages: &'a [String],
+    rules: &'a [Value],
+}
+
+/// The audit policy; `None` if the profile has none.
+///
+/// # Errors
+/// [`RenderError`]
+pub fn audit_policy(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
+    let Some(audit) = &inputs.profile.spec.audit else { return Ok(None) };
+    let values = AuditValues { omit_stages: &audit.omit_stages, rules: &audit.rules };
+    Ok(Some(inputs.templates.render(templates::AUDIT_POLICY, values)?))
+}

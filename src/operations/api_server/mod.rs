@@ -1,0 +1,371 @@
+//! Changing the API server of a cluster that runs.
+//!
+//! Owns the static pod's manifest on a control plane: the edit, the fast restart, the watch over what comes of it,
+//! and the way back. Leaves to its callers what is to be changed, and in which order on several control planes.
+
+mod restart;
+
+use std::time::Duration;
+
+use crate::adapters::node::{Node, NodeError};
+use crate::documents::static_pod::{Change, StaticPod, named_paths};
+use crate::progress::Reporter;
+
+use restart::{BACKUP, BEFORE, Failure, MANIFEST};
+
+/// Why the API server is not as it was meant to be.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ApiServerError {
+    /// The new one did not come up.
+    #[error("{node}: the API server did not come up with {change}: {reason}{}", quoted(last_lines))]
+    #[diagnostic(code(kprov::api_server::rejected))]
+    Rejected {
+        /// The node.
+        node: String,
+        /// What was changed.
+        change: String,
+        /// What was seen.
+        reason: String,
+        /// The API server's own last lines.
+        last_lines: String,
+        /// What has been done about it.
+        #[help]
+        restored: String,
+    },
+    /// A file that a flag needs is not there.
+    #[error("{node}: --{flag} names {path}, and there is no such file")]
+    #[diagnostic(
+        code(kprov::api_server::no_file),
+        help("put it there first (`docker cp FILE {node}:{path}`); nothing has been changed")
+    )]
+    NoFile {
+        /// The node.
+        node: String,
+        /// The flag.
+        flag: String,
+        /// The path.
+        path: String,
+    },
+    /// A flag that is none.
+    #[error("{text:?} is no flag: {reason}")]
+    #[diagnostic(
+        code(kprov::api_server::flag),
+        help(
+            "`set` takes FLAG=VALUE, `unset` takes FLAG; before them may be the name of a cluster that `kprov ls` shows"
+        )
+    )]
+    Flag {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something failed on the node.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+}
+
+fn quoted(lines: &str) -> String {
+    if lines.is_empty() { String::new() } else { format!(". Its last lines:\n{lines}") }
+}
+
+/// An API server that did not come up, and the manifest that was there before.
+#[derive(Debug)]
+pub struct Rejected {
+    /// What was seen.
+    pub reason: String,
+    /// The API server's own last lines.
+    pub last_lines: String,
+}
+
+/// The API server on one control plane.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    node: Node,
+}
+
+impl ApiServer {
+    /// The API server on `node`, which must be a control plane.
+    #[must_use]
+    pub fn on(node: Node) -> Self {
+        Self { node }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its manifest.
+    ///
+    /// # Errors
+    /// [`NodeError::File`] if there is none or it cannot be read.
+    pub async fn manifest(&self) -> Result<StaticPod, NodeError> {
+        self.read(MANIFEST).await
+    }
+
+    async fn read(&self, path: &str) -> Result<StaticPod, NodeError> {
+        let text = self.node.read_text(path).await?;
+        StaticPod::parse(&text).map_err(|reason| NodeError::File {
+            node: self.node.name.clone(),
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    /// Whether the files that the change's flags name are there.
+    ///
+    /// # Errors
+    /// [`ApiServerError::NoFile`].
+    pub async fn check_files(&self, change: &Change) -> Result<(), ApiServerError> {
+        for named in named_paths(change).into_iter().filter(|named| named.read) {
+            if self.node.try_output(&["test", "-f", &named.path], None).await?.code != 0 {
+                let node = self.node.name.clone();
+                return Err(ApiServerError::NoFile { node, flag: named.flag, path: named.path });
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts it with another manifest, or with the same one to make it read its files again, and waits until it is
+    /// ready. The manifest before is kept on the node until [`Self::commit`] or [`Self::put_back`].
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node could not be changed; the inner error if the new API server does not come up.
+    pub async fn replace(
+        &self,
+        manifest: &StaticPod,
+        detail: impl FnMut(&str),
+    ) -> Result<Result<(), Rejected>, NodeError> {
+        self.exchange(manifest, true, detail).await
+    }
+
+    /// Restarts it with `manifest` after another one was rejected, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub async fn put_back(
+        &self,
+        manifest: &StaticPod,
+        detail: impl FnMut(&str),
+    ) -> Result<Result<(), Rejected>, NodeError> {
+        let outcome = self.exchange(manifest, false, detail).await?;
+        if outcome.is_ok() {
+            self.node.run(&["rm", "-f", BEFORE]).await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn exchange(
+        &self,
+        manifest: &StaticPod,
+        keep_before: bool,
+        detail: impl FnMut(&str),
+    ) -> Result<Result<(), Rejected>, NodeError> {
+        let before = restart::observe(&self.node, &manifest.port()).await?;
+        restart::exchange(&self.node, manifest, keep_before).await?;
+        let outcome = restart::watch(&self.node, manifest, &before, detail).await?;
+        Ok(outcome.map_err(|Failure { reason, last_lines }| Rejected { reason, last_lines }))
+    }
+
+    /// Keeps the manifest before the last change as a backup: the change is made.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn commit(&self) -> Result<(), NodeError> {
+        let script = format!("if [ -e '{BEFORE}' ]; then mv -f '{BEFORE}' '{BACKUP}'; sync /kind/kprov; fi");
+        self.node.script("keeping the manifest's backup", &script).await.map(|_| ())
+    }
+
+    /// Makes a change, and takes it back if the API server does not come up with it. Says whether there was anything
+    /// to change.
+    ///
+    /// # Errors
+    /// [`ApiServerError::Rejected`] once the old one is back; [`ApiServerError::NoFile`] before anything is touched.
+    pub async fn change(&self, change: &Change, mut detail: impl FnMut(&str)) -> Result<bool, ApiServerError> {
+        self.check_files(change).await?;
+        let before = self.manifest().await?;
+        let mut manifest = before.clone();
+        manifest.apply(change);
+        if manifest == before && self.runs(&before).await? {
+            return Ok(false);
+        }
+        let Err(rejected) = self.replace(&manifest, &mut detail).await? else {
+            self.commit().await?;
+            return Ok(true);
+        };
+        detail("it did not come up: putting the old manifest back");
+        let restored = match self.put_back(&before, &mut detail).await {
+            Ok(Ok(())) => "the manifest before is back, and the API server answers again".to_owned(),
+            Ok(Err(again)) => format!(
+                "the manifest before is back, but the API server does not come up with it either: {}\n{}",
+                again.reason, again.last_lines
+            ),
+            Err(error) => format!("putting the manifest before back failed, too: {error}; it is in {BEFORE}"),
+        };
+        let Rejected { reason, last_lines } = rejected;
+        let node = self.node.name.clone();
+        Err(ApiServerError::Rejected { node, change: change.to_string(), reason, last_lines, restored })
+    }
+
+    /// Whether it runs as the manifest says, and is ready.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn runs(&self, manifest: &StaticPod) -> Result<bool, NodeError> {
+        let now = restart::observe(&self.node, &manifest.port()).await?;
+        Ok(now.ready && now.process.is_some_and(|process| process.command == manifest.command()))
+    }
+
+    /// Makes sure that the kubelet runs. It is stopped for the shortest of times only; one that is stopped now was left so.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn wake(&self) -> Result<(), NodeError> {
+        let script = "systemctl is-active -q kubelet || systemctl start kubelet";
+        self.node.script("starting the kubelet", script).await.map(|_| ())
+    }
+
+    /// Finishes or takes back what a kprov that was killed has left half done. Says what it did, if anything.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn recover(&self, mut detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
+        self.wake().await?;
+        if self.node.try_output(&["test", "-e", BEFORE], None).await?.code != 0 {
+            return Ok(None);
+        }
+        let current = self.manifest().await?;
+        let before = self.read(BEFORE).await?;
+        if self.runs(&current).await? {
+            self.commit().await?;
+            return Ok(Some("finished"));
+        }
+        // What it has logged until now says nothing about what it will do.
+        let mut now = restart::observe(&self.node, &current.port()).await?;
+        now.process = None;
+        if let Ok(()) = restart::watch(&self.node, &current, &now, &mut detail).await? {
+            self.commit().await?;
+            return Ok(Some("finished"));
+        }
+        let outcome = self.put_back(&before, detail).await?;
+        match outcome {
+            Ok(()) => Ok(Some("taken back")),
+            Err(rejected) => Err(NodeError::File {
+                node: self.node.name.clone(),
+                path: MANIFEST.to_owned(),
+                reason: format!(
+                    "the API server comes up neither with it nor with the one before, which is back: {}\n{}",
+                    rejected.reason, rejected.last_lines
+                ),
+            }),
+        }
+    }
+}
+
+/// How long a load balancer may take to send requests to an API server again: kind's own looks every two to three seconds.
+pub const SETTLE: Duration = Duration::from_millis(3500);
+
+/// Makes a change on every control plane, one after the other, so that behind a load balancer one always answers. If
+/// one does not come up with it, all have the manifest of before again. Gives the names of those that were changed.
+///
+/// # Errors
+/// [`ApiServerError`].
+pub async fn change_all(
+    reporter: &Reporter,
+    control_planes: &[Node],
+    change: &Change,
+) -> Result<Vec<String>, ApiServerError> {
+    let servers: Vec<ApiServer> = control_planes.iter().cloned().map(ApiServer::on).collect();
+    for server in &servers {
+        let step = reporter.step(&server.node.name, "Looking for an unfinished change");
+        if let Some(what) = server.recover(|detail| step.detail(detail)).await? {
+            reporter.info(&format!("{}: an earlier change of the API server was {what}", server.node.name));
+        }
+        step.done();
+        server.check_files(change).await?;
+    }
+    let mut changed: Vec<(&ApiServer, StaticPod)> = Vec::new();
+    for server in &servers {
+        if !changed.is_empty() {
+            tokio::time::sleep(SETTLE).await;
+        }
+        let before = server.manifest().await?;
+        let step = reporter.step(&server.node.name, "Restarting the API server");
+        match server.change(change, |detail| step.detail(detail)).await {
+            Ok(true) => {
+                step.done();
+                changed.push((server, before));
+            }
+            Ok(false) => step.done(),
+            Err(error) => {
+                step.fail(&error);
+                for (server, before) in changed {
+                    let step = reporter.step(&server.node.name, "Putting the old manifest back");
+                    if let Ok(Ok(())) = server.replace(&before, |detail| step.detail(detail)).await {
+                        server.commit().await?;
+                        step.done();
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(changed.into_iter().map(|(server, _)| server.node.name.clone()).collect())
+}
+
+/// A change from what was typed: `FLAG=VALUE` each.
+///
+/// # Errors
+/// [`ApiServerError::Flag`].
+pub fn parse_set(words: &[String]) -> Result<Change, ApiServerError> {
+    words.iter().try_fold(Change::default(), |change, word| {
+        let fail = |reason: &str| ApiServerError::Flag { text: word.clone(), reason: reason.to_owned() };
+        let (flag, value) = word.split_once('=').ok_or_else(|| fail("it has no value"))?;
+        Ok(change.set(name(flag, word)?, value))
+    })
+}
+
+/// A change from what was typed: `FLAG` each.
+///
+/// # Errors
+/// [`ApiServerError::Flag`].
+pub fn parse_unset(words: &[String]) -> Result<Change, ApiServerError> {
+    words.iter().try_fold(Change::default(), |change, word| Ok(change.unset(name(word, word)?)))
+}
+
+fn name<'a>(flag: &'a str, word: &str) -> Result<&'a str, ApiServerError> {
+    let flag = flag.strip_prefix("--").unwrap_or(flag);
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if flag.is_empty() || flag.starts_with('-') || !flag.chars().all(good) {
+        let reason = "a flag's name is made of small letters, digits and dashes".to_owned();
+        return Err(ApiServerError::Flag { text: word.to_owned(), reason });
+    }
+    Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn flags_may_come_with_dashes() {
+        let change = parse_set(&words(&["profiling=false", "--v=4", "admission-control-config-file=/a=b"])).unwrap();
+        assert_eq!(change.to_string(), "--admission-control-config-file=/a=b --profiling=false --v=4");
+        assert_eq!(parse_unset(&words(&["--v"])).unwrap().to_string(), "no --v");
+    }
+
+    #[test]
+    fn what_is_no_flag_is_refused() {
+        for word in ["profiling", "=false", "Profiling=x", "a b=c", "---v=1"] {
+            assert!(parse_set(&words(&[word])).is_err(), "{word}");
+        }
+        assert!(parse_unset(&words(&["v=4"])).is_err());
+    }
+}

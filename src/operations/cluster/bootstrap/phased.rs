@@ -1,0 +1,295 @@
+//! The fast way: kubeadm's phases, each as soon as what it needs is there.
+//!
+//! kubeadm still writes every file and object that it would write. What differs is who waits for what:
+//!
+//! - Certificates are made here, at once, while the containers start; kubeadm's phases find and check them.
+//! - etcd and the API server start alone, but for the workers' kubelets, which come with a certificate instead of asking
+//!   for one; everything else would only make them slower.
+//! - The API server is asked from outside until it has made its roles, which is when the controller manager and the
+//!   scheduler start, and until it is ready; that moment starts all the rest, side by side: kubeadm's remaining
+//!   phases, the CNI, and what would be slow by itself.
+//! - The name server comes last, when kubelets do not put off its probe any more.
+
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{join_all, try_join_all};
+use kube::Client;
+
+use crate::adapters::kubernetes;
+use crate::adapters::node::Node;
+use crate::documents::certificates::{ControlPlaneNames, Pki};
+use crate::documents::files::FileEntry;
+use crate::documents::profile::KubeProxyMode;
+use crate::documents::render::{self, API_SERVER_PORT, NodeAddresses, NodeStart};
+
+use super::super::network::api_server_address;
+use super::{Build, ClusterError, KUBEADM_CONFIG, Member, Up, logs};
+
+/// The configuration by which a worker's kubelet is set up; removed afterwards.
+const KUBELET_CONFIG: &str = "/kind/kubeadm-kubelet.conf";
+
+/// How long the API server may take to answer, as in kubeadm.
+const API_SERVER: Duration = Duration::from_secs(240);
+
+/// How often the API server is asked whether it is ready: it cannot be watched before it answers.
+const ASK: Duration = Duration::from_millis(50);
+
+/// How often it is looked at whether the API server has given up, beginning with when a healthy one is mostly up.
+const LOOK: Duration = Duration::from_secs(4);
+
+/// How long a kubelet that runs may take to notice that the API server answers.
+const NOTICE: Duration = Duration::from_secs(8);
+
+/// How long a kubelet puts off the probes of new pods by random times of up to their periods, counted from its start
+/// (pkg/kubelet/prober/worker.go). This is the longest period among the system's pods: the name server's.
+const PROBE_DELAYS: Duration = Duration::from_secs(10);
+
+/// Where the kubelet finds static pods.
+const MANIFESTS: &str = "/etc/kubernetes/manifests";
+
+/// Where the manifests of the controller manager and the scheduler wait for the API server.
+const LATER: &str = "/kind/manifests-later";
+
+/// The first phases of `kubeadm init`. They find what they would make, and check it.
+const CREDENTIALS: [&str; 2] = ["certs all", "kubeconfig all"];
+
+/// The phases that write the manifests of the static pods.
+const STATIC_PODS: [&str; 2] = ["control-plane all", "etcd local"];
+
+/// Those that wait for the API server, but for the addons. Left out are `wait-control-plane`, which kprov does itself,
+/// and `kubelet-finalize`: it points the kubelet's kubeconfig at the certificate that the kubelet rotates, which ours
+/// does from the start, and restarts the kubelet.
+const OBJECTS: [&str; 3] = ["upload-config all", "mark-control-plane", "bootstrap-token"];
+
+pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
+    let cluster = build.inputs.cluster;
+    let pki = Pki::generate(build.inputs.version)?;
+    let client = kubernetes::client(&pki.maker_kubeconfig(cluster, &build.server)?).await?;
+    let workers: Vec<&Member> = build.joining(NodeStart::JoinWorker).collect();
+    let control_plane = start_control_plane(build, &pki, &client);
+    let boot_workers = try_join_all(workers.iter().map(|member| boot_worker(build, &pki, member)));
+    let ((has_dns, kubelet_started), workers_started) = tokio::try_join!(control_plane, boot_workers)?;
+    let kubelets_started = workers_started.into_iter().fold(kubelet_started, Instant::max);
+
+    let addons = async {
+        let step = build.context.reporter.stage("Installing the CNI and the storage class");
+        build.addons(&client).await?;
+        step.done();
+        Ok::<_, ClusterError>(())
+    };
+    let kubelets = try_join_all(workers.iter().map(|member| complete_worker(build, &client, member)));
+    let images = join_all(build.nodes.iter().map(|member| unpack_images(build, &member.node)));
+    let controllers = kubernetes::make_service_accounts(&client);
+    let dns = async {
+        if has_dns {
+            install_dns(build, kubelets_started).await?;
+        }
+        Ok(())
+    };
+    let objects = complete_control_plane(build);
+    let connect = build.connect_nodes(&client);
+    tokio::try_join!(controllers.map(Ok), objects, dns, addons, kubelets, connect, images.map(Ok))?;
+    build.connect().await
+}
+
+/// Boots the first control plane and starts etcd and the API server on it; ends when the API server is ready.
+/// Says whether the image has a DNS server, and when the kubelet was started.
+async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<(bool, Instant), ClusterError> {
+    let member = build.init();
+    build.boot_with(member, |addresses| control_plane_files(build, pki, member, addresses)).await?;
+    let step = build.context.reporter.step(&member.plan.name, "Starting etcd and the API server");
+    let patches = render::patches_flag(build.inputs.version).unwrap_or_default();
+    let script = format!(
+        "{credentials}\n\
+         {pods}\n\
+         mkdir -p {LATER}\n\
+         mv {MANIFESTS}/kube-controller-manager.yaml {MANIFESTS}/kube-scheduler.yaml {LATER}\n\
+         {start}",
+        credentials = CREDENTIALS.map(phase).join("\n"),
+        pods = STATIC_PODS.map(|name| format!("{} {patches}", phase(name))).join("\n"),
+        start = phase("kubelet-start"),
+    );
+    member.node.script("kubeadm init", &script).await?;
+    let kubelet_started = Instant::now();
+    let ready = wait_for_api_server(member, client);
+    let (has_dns, ()) = tokio::try_join!(build.has_dns(&member.node), ready)?;
+    step.done();
+    Ok((has_dns, kubelet_started))
+}
+
+/// The command that runs one of kubeadm's phases.
+fn phase(name: &str) -> String {
+    format!("kubeadm init phase {name} --config={KUBEADM_CONFIG}")
+}
+
+fn control_plane_files(
+    build: &Build<'_>,
+    pki: &Pki,
+    member: &Member,
+    addresses: &NodeAddresses,
+) -> Result<Vec<FileEntry>, ClusterError> {
+    let networking = &build.inputs.profile.spec.networking;
+    let own = addresses.ordered(&member.plan.name, networking)?;
+    let local = own.first().map(|address| std::net::SocketAddr::new(*address, API_SERVER_PORT).to_string());
+    let endpoint = format!("https://{}", build.endpoint);
+    let local = format!("https://{}", local.unwrap_or_else(|| build.endpoint.clone()));
+    let endpoint_host = build.endpoint.rsplit_once(':').map_or(build.endpoint.as_str(), |(host, _)| host);
+    let mut others = render::cert_sans(build.inputs.profile);
+    others.push(endpoint_host.to_owned());
+    let names = ControlPlaneNames {
+        node: member.plan.name.clone(),
+        addresses: own,
+        service_addresses: networking.service_subnet().split(',').filter_map(api_server_address).collect(),
+        others,
+    };
+    let mut files = pki.control_plane_files(&names)?;
+    files.extend(pki.control_plane_kubeconfigs(build.inputs.cluster, &endpoint, &local)?);
+    files.extend(pki.kubelet_files(build.inputs.cluster, &member.plan.name, &endpoint)?);
+    Ok(files)
+}
+
+/// Asks until the API server is ready; gives up early if its container keeps ending.
+async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), ClusterError> {
+    let start = Instant::now();
+    let ready = async {
+        // Earlier, the controller manager and the scheduler would be refused, and wait for seconds.
+        while !kubernetes::has_roles(client).await {
+            tokio::time::sleep(ASK).await;
+        }
+        let script = format!("mv {LATER}/*.yaml {MANIFESTS}/; rmdir {LATER}");
+        member.node.script("starting the controller manager and the scheduler", &script).await?;
+        while !kubernetes::is_ready(client).await {
+            tokio::time::sleep(ASK).await;
+        }
+        Ok::<_, ClusterError>(())
+    };
+    let given_up = async {
+        tokio::time::sleep(LOOK).await;
+        while start.elapsed() < API_SERVER {
+            tokio::time::sleep(LOOK).await;
+            if let Some(last_lines) = logs::api_server_crash_loop(&member.node).await {
+                let cause = "its container has ended several times".to_owned();
+                return ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause };
+            }
+        }
+        let seconds = API_SERVER.as_secs();
+        let last_lines = logs::api_server_last_lines(&member.node).await.unwrap_or_default();
+        let cause = format!("it was not ready after {seconds} s");
+        ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause }
+    };
+    tokio::select! {
+        result = ready => result,
+        error = given_up => Err(error),
+    }
+}
+
+/// Runs kubeadm's remaining phases on the control plane.
+async fn complete_control_plane(build: &Build<'_>) -> Result<(), ClusterError> {
+    let member = build.init();
+    let step = build.context.reporter.step(&member.plan.name, "Completing the control plane");
+    // In this order kubeadm runs them one after the other, but the addons need none of what the others make.
+    let addons = async {
+        if build.inputs.profile.spec.networking.kube_proxy_mode != KubeProxyMode::None {
+            member.node.script("kubeadm init (addons)", &phase("addon kube-proxy")).await?;
+        }
+        Ok(())
+    };
+    let objects = OBJECTS.map(phase).join("\n");
+    tokio::try_join!(member.node.script("kubeadm init (objects)", &objects), addons)?;
+    step.done();
+    Ok(())
+}
+
+/// Installs the cluster's name server, the only system pods with a slow probe, once that is not put off any more.
+async fn install_dns(build: &Build<'_>, kubelets_started: Instant) -> Result<(), ClusterError> {
+    // Without a CNI it does not start anyway.
+    if !build.inputs.profile.spec.networking.disable_default_cni {
+        tokio::time::sleep_until((kubelets_started + PROBE_DELAYS).into()).await;
+    }
+    let step = build.context.reporter.stage("Installing the name server");
+    build.init().node.script("kubeadm init (addons)", &phase("addon coredns")).await?;
+    step.done();
+    Ok(())
+}
+
+/// Has containerd unpack the images of the pods that every cluster runs, in the seconds in which the controller manager
+/// only waits. They would be unpacked one by one, when the pods are there: so this is a shortcut, and may fail.
+async fn unpack_images(build: &Build<'_>, node: &Node) {
+    let manifests = [build.facts.cni.as_deref(), build.facts.storage.as_deref()];
+    let named = manifests.into_iter().flatten().flat_map(str::lines).filter_map(image_of);
+    let wanted: Vec<&str> = named.chain(["/kube-proxy:", "/coredns:"]).collect();
+    let patterns: String = wanted.iter().map(|image| format!(" -e '{image}'")).collect();
+    let script = format!(
+        "for image in $(ctr -n k8s.io images ls -q | grep -F{patterns}); do\n\
+           ctr -n k8s.io containers create \"$image\" kprov-unpack && ctr -n k8s.io containers rm kprov-unpack\n\
+         done"
+    );
+    let _ = node.script("unpacking images", &script).await;
+}
+
+/// The image that a line of a manifest names.
+fn image_of(line: &str) -> Option<&str> {
+    let image = line.trim().trim_start_matches("- ").strip_prefix("image:")?.trim().trim_matches(['"', '\'']);
+    image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c)).then_some(image)
+}
+
+/// Boots a worker, sets its kubelet up with all that it needs to be who it is, and starts it. Says when that was.
+async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<Instant, ClusterError> {
+    build
+        .boot_with(member, |addresses| {
+            // kubeadm's phase that sets up a kubelet reads an InitConfiguration, whichever node it runs on.
+            let config =
+                render::kubeadm_config(&build.inputs, &member.plan, NodeStart::Init, addresses, &build.endpoint)?;
+            Ok(vec![FileEntry::new(KUBELET_CONFIG, 0o600, config)])
+        })
+        .await?;
+    // The phase ends by starting the kubelet; while the unit is masked it can only warn that it could not.
+    let script = format!(
+        "systemctl --quiet mask --runtime kubelet\n\
+         trap 'systemctl --quiet unmask --runtime kubelet' EXIT\n\
+         kubeadm init phase kubelet-start --config={KUBELET_CONFIG}\n\
+         rm -f {KUBELET_CONFIG}"
+    );
+    member.node.script("kubeadm init phase kubelet-start", &script).await?;
+    // Only now: where it finds the authority's certificate without its key, kubeadm expects all that the key has signed.
+    let endpoint = format!("https://{}", build.endpoint);
+    let mut files = pki.kubelet_files(build.inputs.cluster, &member.plan.name, &endpoint)?;
+    files.push(pki.ca_file());
+    member.node.put_files(&files).await?;
+    start_kubelet(member).await?;
+    Ok(Instant::now())
+}
+
+async fn start_kubelet(member: &Member) -> Result<(), ClusterError> {
+    member.node.run(&["systemctl", "restart", "--no-block", "kubelet"]).await?;
+    Ok(())
+}
+
+/// Waits until a worker's kubelet has registered the node, and completes it.
+async fn complete_worker(build: &Build<'_>, client: &Client, member: &Member) -> Result<(), ClusterError> {
+    let step = build.context.reporter.step(&member.plan.name, "Joining");
+    let complete = || kubernetes::complete_worker(client, &member.plan, build.inputs.version);
+    if let Ok(completed) = tokio::time::timeout(NOTICE, complete()).await {
+        completed?;
+    } else {
+        // One that has tried in vain for long waits ever longer between tries; a new one does not.
+        start_kubelet(member).await?;
+        complete().await?;
+    }
+    step.done();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_in_manifests() {
+        assert_eq!(image_of("      - image: docker.io/a/b:v1"), Some("docker.io/a/b:v1"));
+        assert_eq!(image_of("        image: \"a/b:v1\""), Some("a/b:v1"));
+        assert_eq!(image_of("        image: $(reboot)"), None);
+        assert_eq!(image_of("        imagePullPolicy: Never"), None);
+    }
+}

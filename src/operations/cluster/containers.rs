@@ -1,0 +1,221 @@
+//! What the containers of a cluster look like from outside: kind's contract, as container specifications.
+//!
+//! Pure: the engine is asked by whoever calls.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use crate::adapters::engine::{ContainerSpec, PublishedPort, Subnet};
+use crate::documents::profile::{Profile, Protocol, Role};
+use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
+
+use super::{LABEL_CLUSTER, LABEL_DIGEST, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, NETWORK, ROLE_LOAD_BALANCER};
+
+/// All that the containers of one cluster have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Frame<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) profile: &'a Profile,
+    /// Where the profile's relative paths start.
+    pub(super) base: &'a Path,
+    pub(super) digest: &'a str,
+    /// The image, by its id or reference.
+    pub(super) image: &'a str,
+    pub(super) api_server_port: u16,
+    /// Whether a load balancer publishes the API server, rather than the control plane.
+    pub(super) load_balancer: bool,
+    pub(super) storage_driver: &'a str,
+    /// Proxy variables with all that must not go through a proxy.
+    pub(super) proxies: &'a [String],
+}
+
+/// The addresses that a container is to have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fixed {
+    pub(super) ipv4: Option<Ipv4Addr>,
+    pub(super) ipv6: Option<Ipv6Addr>,
+}
+
+impl Frame<'_> {
+    fn labels(&self, role: &str) -> Vec<(String, String)> {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        vec![
+            label(LABEL_CLUSTER, self.cluster),
+            label(LABEL_ROLE, role),
+            label(LABEL_OWNER, "kprov"),
+            label(LABEL_PROFILE, &self.profile.metadata.name),
+            label(LABEL_DIGEST, self.digest),
+        ]
+    }
+
+    fn api_server(&self) -> PublishedPort {
+        PublishedPort {
+            container: API_SERVER_PORT,
+            protocol: "tcp",
+            address: self.profile.spec.networking.api_server_address(),
+            host: self.api_server_port,
+        }
+    }
+
+    /// A node's container.
+    pub(super) fn node(&self, plan: &NodePlan, fixed: Fixed) -> ContainerSpec {
+        let mut env = self.proxies.to_vec();
+        let mut ports: Vec<PublishedPort> = plan
+            .ports
+            .iter()
+            .map(|port| PublishedPort {
+                container: port.container_port,
+                protocol: match port.protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                    Protocol::Sctp => "sctp",
+                },
+                address: port.listen_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                host: port.host_port,
+            })
+            .collect();
+        if plan.role == Role::ControlPlane {
+            env.push("KUBECONFIG=/etc/kubernetes/admin.conf".to_owned());
+            if !self.load_balancer {
+                ports.push(self.api_server());
+            }
+        }
+        let mut binds = vec!["/lib/modules:/lib/modules:ro".to_owned()];
+        // kubelet looks for the device behind its folder; these drivers hide it elsewhere (kind issue 1416).
+        if matches!(self.storage_driver, "btrfs" | "zfs" | "xfs") {
+            binds.push("/dev/mapper:/dev/mapper".to_owned());
+        }
+        binds.extend(plan.mounts.iter().map(|mount| {
+            let host = self.base.join(&mount.host_path);
+            let mode = if mount.read_only { ":ro" } else { "" };
+            format!("{}:{}{mode}", host.display(), mount.container_path)
+        }));
+        ContainerSpec {
+            name: plan.name.clone(),
+            hostname: None,
+            image: plan.image.clone().unwrap_or_else(|| self.image.to_owned()),
+            command: None,
+            labels: self.labels(role_name(plan.role)),
+            env,
+            network: NETWORK.to_owned(),
+            ipv4: fixed.ipv4,
+            ipv6: fixed.ipv6,
+            ports,
+            binds,
+            tmpfs: vec!["/tmp".to_owned(), "/run".to_owned()],
+            volumes: vec!["/var".to_owned()],
+            sysctls: Vec::new(),
+            privileged: true,
+        }
+    }
+
+    /// The container in front of several control planes.
+    pub(super) fn load_balancer(&self, image: &str, fixed: Fixed) -> ContainerSpec {
+        ContainerSpec {
+            name: load_balancer_name(self.cluster),
+            image: image.to_owned(),
+            labels: self.labels(ROLE_LOAD_BALANCER),
+            network: NETWORK.to_owned(),
+            ipv4: fixed.ipv4,
+            ipv6: fixed.ipv6,
+            ports: vec![self.api_server()],
+            // Lets the balancer listen on its port without being root.
+            sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
+            ..Default::default()
+        }
+    }
+}
+
+/// The proxy variables of this process for a node, with everything inside the cluster exempt from them.
+pub(super) fn proxies(
+    variable: impl Fn(&str) -> Option<String>,
+    profile: &Profile,
+    nodes: &[NodePlan],
+    subnets: &[Subnet],
+) -> Vec<String> {
+    let get = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty());
+    let set: Vec<_> = ["HTTP_PROXY", "HTTPS_PROXY"].into_iter().filter_map(|name| Some((name, get(name)?))).collect();
+    if set.is_empty() {
+        return Vec::new();
+    }
+    let networking = &profile.spec.networking;
+    let mut exempt: Vec<String> = get("NO_PROXY").into_iter().collect();
+    exempt.extend([networking.service_subnet().to_owned(), networking.pod_subnet().to_owned()]);
+    exempt.extend(subnets.iter().map(ToString::to_string));
+    exempt.extend(nodes.iter().map(|node| node.name.clone()));
+    exempt.extend([".svc", ".svc.cluster", ".svc.cluster.local"].map(str::to_owned));
+    set.into_iter()
+        .chain([("NO_PROXY", exempt.join(","))])
+        .flat_map(|(name, value)| [format!("{name}={value}"), format!("{}={value}", name.to_lowercase())])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::documents::render::plan_nodes;
+
+    use super::*;
+
+    fn profile() -> Profile {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
+            "spec": {"nodes": [
+                {"role": "control-plane", "ports": [{"containerPort": 80, "hostPort": 8080}]},
+                {"role": "worker", "mounts": [{"hostPath": "data", "containerPath": "/data", "readOnly": true}]}
+            ]}
+        }))
+        .unwrap()
+    }
+
+    fn frame(profile: &Profile) -> Frame<'_> {
+        Frame {
+            cluster: "c",
+            profile,
+            base: Path::new("/home/me"),
+            digest: "d",
+            image: "sha256:1",
+            api_server_port: 40000,
+            load_balancer: false,
+            storage_driver: "overlay2",
+            proxies: &[],
+        }
+    }
+
+    #[test]
+    fn a_control_plane_publishes_the_api_server() {
+        let profile = profile();
+        let nodes = plan_nodes(&profile, "c");
+        let spec = frame(&profile).node(&nodes[0], Fixed::default());
+        assert_eq!(spec.name, "c-control-plane");
+        assert!(spec.labels.contains(&(LABEL_ROLE.to_owned(), "control-plane".to_owned())));
+        let ports: Vec<_> = spec.ports.iter().map(|port| (port.container, port.host)).collect();
+        assert_eq!(ports, [(80, 8080), (6443, 40000)]);
+        assert_eq!(spec.ports[1].address, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(spec.env, ["KUBECONFIG=/etc/kubernetes/admin.conf"]);
+    }
+
+    #[test]
+    fn a_worker_publishes_nothing_and_mounts_what_it_is_told() {
+        let profile = profile();
+        let nodes = plan_nodes(&profile, "c");
+        let spec = frame(&profile).node(&nodes[1], Fixed::default());
+        assert!(spec.ports.is_empty());
+        assert_eq!(spec.binds, ["/lib/modules:/lib/modules:ro", "/home/me/data:/data:ro"]);
+        assert!(spec.privileged);
+    }
+
+    #[test]
+    fn what_is_inside_does_not_go_through_a_proxy() {
+        let profile = profile();
+        let nodes = plan_nodes(&profile, "c");
+        let none = proxies(|_| None, &profile, &nodes, &[]);
+        assert!(none.is_empty());
+        let variable = |name: &str| (name == "https_proxy").then(|| "http://p:1".to_owned());
+        let set = proxies(variable, &profile, &nodes, &["172.18.0.0/16".parse().unwrap()]);
+        assert!(set.contains(&"HTTPS_PROXY=http://p:1".to_owned()));
+        assert!(set.contains(
+            &"no_proxy=10.96.0.0/16,10.244.0.0/16,172.18.0.0/16,c-control-plane,c-worker,.svc,.svc.cluster,.svc.cluster.local"
+                .to_owned()
+        ));
+    }
+}

@@ -1,0 +1,97 @@
+//! Taking clusters down, and whatever a killed kprov has left.
+
+use futures_util::future::try_join_all;
+
+use crate::adapters::engine::Engine;
+use crate::adapters::states::States;
+
+use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
+
+/// How old a passing container can be, in seconds, while whoever made it is still at work on it.
+const PASSING: i64 = 60;
+
+/// What was there to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Containers.
+    pub containers: usize,
+    /// Whether kprov had a record of the cluster.
+    pub record: bool,
+    /// kubeconfig files that named it.
+    pub kubeconfigs: usize,
+}
+
+impl Removed {
+    /// Whether there was nothing at all.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Removes a cluster: its containers with their volumes, its kubeconfig entry, kprov's record of it,
+/// and the network if kprov made it and nobody else uses it. Whoever made it, whatever state it is in.
+///
+/// The caller holds the cluster's lock.
+///
+/// # Errors
+/// [`ClusterError`]; what could be removed is gone then, too.
+pub async fn delete(context: &Context, cluster: &str) -> Result<Removed, ClusterError> {
+    let containers = remove_containers(&context.engine, cluster).await?;
+    let kubeconfigs = context.kubeconfig.remove(cluster)?.len();
+    let store = context.store();
+    let record = store.names().iter().any(|name| name == cluster);
+    // Last: as long as something is left, the next command has to know of it.
+    States::at(&context.paths).forget_golden(cluster)?;
+    store.forget(cluster)?;
+    remove_network(&context.engine).await?;
+    Ok(Removed { containers, record, kubeconfigs })
+}
+
+/// Removes a cluster's containers, all at once, and says how many there were.
+pub(super) async fn remove_containers(engine: &Engine, cluster: &str) -> Result<usize, ClusterError> {
+    let containers = engine.containers(LABEL_CLUSTER, Some(cluster)).await?;
+    try_join_all(containers.iter().map(|container| engine.remove_container(&container.id))).await?;
+    Ok(containers.len())
+}
+
+/// Removes what a kprov has made outside any cluster and was killed before it could clean up.
+///
+/// # Errors
+/// [`ClusterError::Engine`].
+pub async fn delete_leftovers(engine: &Engine) -> Result<usize, ClusterError> {
+    let mut removed = 0;
+    let now = k8s_openapi::jiff::Timestamp::now().as_second();
+    for container in engine.containers(LABEL_OWNER, Some("kprov")).await? {
+        // Passing things live for seconds, and longer than their maker only if it was killed. An engine elsewhere may
+        // be used by processes that are not on this host.
+        let maker = container.labels.get(LABEL_PROCESS).and_then(|id| id.parse().ok());
+        let is_stale = now - container.created > PASSING || engine.is_local() && !maker.is_some_and(is_alive);
+        if !container.labels.contains_key(LABEL_CLUSTER) && is_stale {
+            engine.remove_container(&container.id).await?;
+            removed += 1;
+        }
+    }
+    remove_network(engine).await?;
+    Ok(removed)
+}
+
+fn is_alive(process: i32) -> bool {
+    let test = |id| !matches!(rustix::process::test_kill_process(id), Err(rustix::io::Errno::SRCH));
+    rustix::process::Pid::from_raw(process).is_some_and(test)
+}
+
+/// Removes the clusters' network if kprov made it and no container belongs to it, not even a stopped one.
+pub(super) async fn remove_network(engine: &Engine) -> Result<(), ClusterError> {
+    let Some(network) = engine.network(NETWORK).await? else { return Ok(()) };
+    if network.labels.get(LABEL_OWNER).is_none_or(|owner| owner != "kprov") || engine.network_is_used(NETWORK).await? {
+        return Ok(());
+    }
+    match engine.remove_network(&network.id).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        // Somebody has begun to use it this very moment: then it is not left over.
+        Err(_) if engine.network_is_used(NETWORK).await? => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,124 @@
+//! Finding clusters by the labels of their containers, whoever made them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::adapters::engine::{Container, ContainerState, Engine};
+use crate::adapters::node::Node;
+use crate::documents::profile::Role;
+
+use super::restore::{NEXT, OLD};
+use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER};
+
+/// A cluster that is on the engine.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// All its containers, sorted by name.
+    pub containers: Vec<Container>,
+}
+
+impl Found {
+    /// The nodes: all containers but the load balancer. Control planes come first, the first one foremost.
+    #[must_use]
+    pub fn nodes(&self, engine: &Engine) -> Vec<Node> {
+        let mut nodes: Vec<Node> = self
+            .containers
+            .iter()
+            // Left by a killed reset: no nodes yet, or no longer.
+            .filter(|container| !container.name.ends_with(NEXT) && !container.name.ends_with(OLD))
+            .filter_map(|container| {
+                let role = match container.labels.get(LABEL_ROLE)?.as_str() {
+                    "control-plane" => Role::ControlPlane,
+                    "worker" => Role::Worker,
+                    _ => return None,
+                };
+                Some(Node::new(engine.clone(), &container.name, role))
+            })
+            .collect();
+        // Names of a role differ by a number that the first one lacks, so shorter is earlier.
+        nodes.sort_by_key(|node| (node.role, node.name.len(), node.name.clone()));
+        nodes
+    }
+
+    /// The host address and port at which the API server is published.
+    #[must_use]
+    pub fn api_server(&self) -> Option<(IpAddr, u16)> {
+        let role = |container: &&Container| container.labels.get(LABEL_ROLE).cloned().unwrap_or_default();
+        let balancer = self.containers.iter().find(|container| role(container) == ROLE_LOAD_BALANCER);
+        let front = balancer.or_else(|| self.containers.iter().find(|container| role(container) == "control-plane"))?;
+        front.ports.iter().find(|(inside, _, _)| *inside == 6443).map(|&(_, address, port)| (address, port))
+    }
+
+    /// The digest that the cluster was made with, if kprov made it.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.label(LABEL_DIGEST)
+    }
+
+    /// The profile that the cluster was made from, if kprov made it.
+    #[must_use]
+    pub fn profile(&self) -> Option<&str> {
+        self.label(LABEL_PROFILE)
+    }
+
+    fn label(&self, label: &str) -> Option<&str> {
+        self.containers.iter().find_map(|container| container.labels.get(label)).map(String::as_str)
+    }
+
+    /// How many containers run, of how many.
+    #[must_use]
+    pub fn running(&self) -> (usize, usize) {
+        let running = self.containers.iter().filter(|container| container.state == ContainerState::Running).count();
+        (running, self.containers.len())
+    }
+}
+
+/// All clusters on the engine, sorted by name.
+///
+/// # Errors
+/// [`ClusterError::Engine`].
+pub async fn list(engine: &Engine) -> Result<Vec<Found>, ClusterError> {
+    let mut clusters: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+    for container in engine.containers(LABEL_CLUSTER, None).await? {
+        if let Some(name) = container.labels.get(LABEL_CLUSTER) {
+            clusters.entry(name.clone()).or_default().push(container);
+        }
+    }
+    Ok(clusters.into_iter().map(|(name, containers)| Found { name, containers }).collect())
+}
+
+/// The cluster called `name`; without a name, the only one there is.
+///
+/// # Errors
+/// [`ClusterError::Unknown`], [`ClusterError::None`] or [`ClusterError::Ambiguous`] if it cannot be told.
+pub async fn find(engine: &Engine, name: Option<&str>) -> Result<Found, ClusterError> {
+    let mut clusters = list(engine).await?;
+    let known = |clusters: &[Found]| clusters.iter().map(|cluster| cluster.name.clone()).collect();
+    match name {
+        Some(name) => match clusters.iter().position(|cluster| cluster.name == name) {
+            Some(index) => Ok(clusters.swap_remove(index)),
+            None => Err(ClusterError::Unknown { name: name.to_owned(), known: known(&clusters) }),
+        },
+        None if clusters.len() > 1 => Err(ClusterError::Ambiguous { known: known(&clusters) }),
+        None => clusters.pop().ok_or(ClusterError::None),
+    }
+}
+
+/// The node called `name`, of whichever cluster.
+///
+/// # Errors
+/// [`ClusterError::UnknownNode`] if there is none.
+pub async fn node(engine: &Engine, name: &str) -> Result<Node, ClusterError> {
+    let mut known = Vec::new();
+    for cluster in list(engine).await? {
+        for node in cluster.nodes(engine) {
+            if node.name == name {
+                return Ok(node);
+            }
+            known.push(node.name);
+        }
+    }
+    Err(ClusterError::UnknownNode { name: name.to_owned(), known })
+}

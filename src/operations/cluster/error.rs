@@ -1,0 +1,206 @@
+//! Why an operation on a cluster failed.
+
+use std::path::PathBuf;
+
+use crate::adapters::engine::EngineError;
+use crate::adapters::host::HostCheck;
+use crate::adapters::kubeconfig::KubeconfigError;
+use crate::adapters::kubernetes::ApiError;
+use crate::adapters::node::NodeError;
+use crate::adapters::paths::PathsError;
+use crate::adapters::records::RecordError;
+use crate::adapters::states::SnapshotError;
+use crate::documents::certificates::PkiError;
+use crate::documents::keys::KeyError;
+use crate::documents::render::{RenderError, VersionError};
+use crate::operations::verify::VerifyError;
+
+/// A failed operation on a cluster.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ClusterError {
+    /// There is one of that name already.
+    #[error("a cluster called {name:?} exists already ({nodes} containers)")]
+    #[diagnostic(
+        code(kprov::cluster::exists),
+        help("`kprov down {name}` removes it, `kprov reset {name}` makes it anew, `--name` makes another one")
+    )]
+    Exists {
+        /// The cluster's name.
+        name: String,
+        /// How many containers it has.
+        nodes: usize,
+    },
+    /// The host, or its engine, cannot carry it.
+    #[error("this host cannot carry {}:\n{}", count(*nodes), failed.iter().map(|check| format!("  - {check}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(code(kprov::cluster::host), help("`kprov doctor` shows all that was looked at"))]
+    Host {
+        /// How many nodes were to be made.
+        nodes: u32,
+        /// What is short, with what can be done about it.
+        failed: Vec<HostCheck>,
+    },
+    /// There is none of that name.
+    #[error("there is no cluster called {name:?}{}", near(known))]
+    #[diagnostic(code(kprov::cluster::unknown), help("`kprov ls` lists clusters, `kprov up --name {name}` makes one"))]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// There is no node of that name.
+    #[error("there is no node called {name:?}{}", near(known))]
+    #[diagnostic(code(kprov::cluster::unknown_node), help("`kprov status` lists a cluster's nodes"))]
+    UnknownNode {
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// No name was given, and there is not exactly one cluster.
+    #[error("which cluster? There are {}: {}", known.len(), known.join(", "))]
+    #[diagnostic(code(kprov::cluster::ambiguous), help("name one of them"))]
+    Ambiguous {
+        /// The clusters' names.
+        known: Vec<String>,
+    },
+    /// No name was given, and there are none.
+    #[error("there is no cluster")]
+    #[diagnostic(code(kprov::cluster::none), help("`kprov up` makes one"))]
+    None,
+    /// Its API server's port is not published: the container does not run.
+    #[error("the control plane of the cluster {name:?} does not run")]
+    #[diagnostic(
+        code(kprov::cluster::not_running),
+        help(
+            "`kprov status {name}` shows its containers; `docker start` starts one, `kprov reset {name}` makes it anew"
+        )
+    )]
+    NotRunning {
+        /// The cluster's name.
+        name: String,
+    },
+    /// They would not fit.
+    #[error("this host has no memory for {wanted} such clusters, only for {possible}")]
+    #[diagnostic(
+        code(kprov::cluster::too_many),
+        help("ask for fewer (`--count {possible}`), or take others down first")
+    )]
+    TooMany {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many would fit.
+        possible: usize,
+    },
+    /// kprov has no record of it, so does not know how to make it again.
+    #[error("kprov has no record of how the cluster {name:?} was made")]
+    #[diagnostic(
+        code(kprov::cluster::no_record),
+        help("only clusters made by `kprov up` on this account can be reset; make it with `kprov up --profile ...`")
+    )]
+    NoRecord {
+        /// The cluster's name.
+        name: String,
+    },
+    /// The API server did not come up with the configuration that it was given.
+    #[error("{node}: the API server did not come up. Its last lines:\n{last_lines}\n{cause}")]
+    #[diagnostic(
+        code(kprov::cluster::api_server),
+        help(
+            "a flag or value that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given"
+        )
+    )]
+    ApiServer {
+        /// The node.
+        node: String,
+        /// The last lines of the API server's log.
+        last_lines: String,
+        /// What noticed.
+        cause: String,
+    },
+    /// The user, or the system, asked to stop.
+    #[error("interrupted")]
+    #[diagnostic(code(kprov::interrupted))]
+    Interrupted,
+    /// Something failed while a cluster was made; says what is left.
+    #[error("the cluster {name:?} could not be made{}", left.as_deref().map(|left| format!(" ({left})")).unwrap_or_default())]
+    #[diagnostic(code(kprov::cluster::create))]
+    Create {
+        /// The cluster's name.
+        name: String,
+        /// What was kept, if anything.
+        left: Option<String>,
+        /// What failed.
+        #[diagnostic_source]
+        source: Box<dyn miette::Diagnostic + Send + Sync>,
+        /// Where the nodes' logs are kept.
+        #[help]
+        logs: Option<LogFolder>,
+    },
+    /// The engine refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Engine(#[from] EngineError),
+    /// Something failed on a node.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+    /// The API server refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+    /// A document could not be rendered.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Render(#[from] RenderError),
+    /// What kprov keeps of it cannot be used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Records(#[from] RecordError),
+    /// The image's Kubernetes version is not supported.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Version(#[from] VersionError),
+    /// A key could not be had.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Key(#[from] KeyError),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pki(#[from] PkiError),
+    /// The user's kubeconfig could not be changed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// kprov's own files could not be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Paths(#[from] PathsError),
+    /// A snapshot could not be kept or used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The finished cluster is not what was asked for.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Where logs are kept, as a hint.
+#[derive(Debug, Clone)]
+pub struct LogFolder(pub PathBuf);
+
+impl std::fmt::Display for LogFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the nodes' logs are in {}", self.0.display())
+    }
+}
+
+fn count(nodes: u32) -> String {
+    if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+fn near(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are: {}", known.join(", ")) }
+}

@@ -1,0 +1,66 @@
+//! Keeping the logs of nodes that are about to be removed.
+
+use std::path::PathBuf;
+
+use crate::adapters::node::Node;
+use crate::adapters::paths::{self, Paths};
+
+use super::error::LogFolder;
+
+/// Writes each node's logs into a new folder below the user's data folder. What cannot be read is left out:
+/// the nodes are in trouble, or nobody would ask.
+pub(super) async fn keep(paths: &Paths, cluster: &str, nodes: &[Node]) -> Option<LogFolder> {
+    let stamp = k8s_openapi::jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    let folder = paths.logs().join(format!("{cluster}-{stamp}"));
+    let mut kept = false;
+    for node in nodes {
+        for (name, text) in read(node).await {
+            kept |= paths::write_private(&folder.join(&node.name).join(name), text.as_bytes()).is_ok();
+        }
+    }
+    kept.then_some(LogFolder(folder))
+}
+
+async fn read(node: &Node) -> Vec<(PathBuf, String)> {
+    let mut logs = Vec::new();
+    if let Ok(text) = node.engine().last_logs(&node.name, 5000).await {
+        logs.push((PathBuf::from("container.log"), text));
+    }
+    if !node.is_running().await.unwrap_or(false) {
+        return logs;
+    }
+    for unit in ["kubelet", "containerd"] {
+        if let Ok(text) = node.run(&["journalctl", "--no-pager", "--lines=20000", "--unit", unit]).await {
+            logs.push((PathBuf::from(format!("{unit}.log")), text));
+        }
+    }
+    let list = "cd /var/log/containers 2>/dev/null && ls || true";
+    for name in node.script("listing logs", list).await.unwrap_or_default().lines() {
+        let path = format!("/var/log/containers/{name}");
+        if let Ok(text) = node.run(&["tail", "-n", "20000", &path]).await {
+            logs.push((PathBuf::from("containers").join(name), text));
+        }
+    }
+    logs
+}
+
+/// The last lines of the newest log of the API server on `node`; `None` if it never ran.
+pub(super) async fn api_server_last_lines(node: &Node) -> Option<String> {
+    let script = "f=$(ls -t /var/log/containers/kube-apiserver-*.log 2>/dev/null | head -n 1); \
+                  [ -z \"$f\" ] || tail -n 20 \"$f\"";
+    let text = node.script("reading the API server's log", script).await.ok()?;
+    // Each line of a CRI log opens with time, stream and a flag.
+    let bare: Vec<&str> = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).collect();
+    let lines = crate::adapters::node::last_lines(&bare.join("\n"), 12);
+    (!lines.is_empty()).then_some(lines)
+}
+
+/// The last lines of the API server on `node`, if its container has ended more than once: the first end may be due to
+/// etcd's being slower.
+pub(super) async fn api_server_crash_loop(node: &Node) -> Option<String> {
+    let script = "ls /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/ 2>/dev/null | sort -n | tail -n 1";
+    let newest = node.script("counting the API server's starts", script).await.ok()?;
+    // Logs are called 0.log, 1.log and so on, a number a start.
+    let restarts: u32 = newest.trim().trim_end_matches(".log").parse().ok()?;
+    if restarts < 2 { None } else { api_server_last_lines(node).await }
+}

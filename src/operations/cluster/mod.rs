@@ -1,0 +1,87 @@
+//! Clusters: making them, finding them, taking them down.
+//!
+//! Owns the order of things and what a cluster is made of. Leaves documents to `render`,
+//! containers to `engine`, what happens inside a node to `node`, and the API to `kubernetes`.
+
+mod balancer;
+mod bootstrap;
+mod capture;
+mod containers;
+mod create;
+mod delete;
+mod discover;
+mod error;
+mod image;
+mod logs;
+mod many;
+mod network;
+mod preflight;
+mod reset;
+mod restore;
+mod snapshots;
+
+use std::sync::Arc;
+
+use crate::adapters::engine::Engine;
+use crate::adapters::kubeconfig;
+use crate::adapters::paths::Paths;
+use crate::documents::render::Templates;
+use crate::progress::Reporter;
+
+use crate::adapters::records::Store;
+pub use create::{Outcome, Request, create};
+pub use delete::{Removed, delete, delete_leftovers};
+pub use discover::{Found, find, list, node};
+pub use error::ClusterError;
+pub use image::{ImageFacts, resolve_image};
+pub use many::{create_all, delete_all, numbered};
+pub use preflight::checks as host_checks;
+pub use reset::reset;
+pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
+
+/// The network that all clusters share, as in kind.
+pub const NETWORK: &str = "kind";
+
+/// The label that names a container's cluster; kind's tools find clusters by it.
+pub const LABEL_CLUSTER: &str = "io.x-k8s.kind.cluster";
+
+/// The label that names a container's role in its cluster.
+pub const LABEL_ROLE: &str = "io.x-k8s.kind.role";
+
+/// The label with the digest over the rendered documents and the image: what identifies a kprov cluster's make.
+pub const LABEL_DIGEST: &str = "dev.kprov.digest";
+
+/// The label with the name of the profile.
+pub const LABEL_PROFILE: &str = "dev.kprov.profile";
+
+/// The label of things that kprov made and may remove.
+pub const LABEL_OWNER: &str = "dev.kprov.owner";
+
+/// The label with the id of the process that made a passing thing, and removes it unless it is killed.
+const LABEL_PROCESS: &str = "dev.kprov.process";
+
+/// The role of the container in front of several control planes.
+pub const ROLE_LOAD_BALANCER: &str = "external-load-balancer";
+
+/// What every operation on clusters needs.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The Docker Engine.
+    pub engine: Engine,
+    /// Where progress is shown.
+    pub reporter: Reporter,
+    /// The user's folders.
+    pub paths: Paths,
+    /// The templates, with the user's own over the built-in ones.
+    pub templates: Arc<Templates>,
+    /// The user's kubeconfig files.
+    pub kubeconfig: kubeconfig::Files,
+}
+
+impl Context {
+    /// What kprov keeps of its clusters.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store::at(&self.paths)
+    }
+}

@@ -1,0 +1,8 @@
+//! What users ask for, as orders of steps: making and resetting clusters, changing them, proving what they are.
+//!
+//! Decides what is done when, and what is undone; leaves how to `adapters`, and what to write to `documents`.
+
+pub mod api_server;
+pub mod cluster;
+pub mod encryption;
+pub mod verify;

@@ -1,0 +1,161 @@
+//! Evidence that a cluster is what it was meant to be.
+//!
+//! Looks at what runs and at what is stored, never at what was asked for: process command
+//! lines, raw values in etcd, file modes, the kubelets' running configuration. What is
+//! expected comes from the profile where kprov made the cluster, and from the nodes' own
+//! EncryptionConfiguration otherwise.
+
+mod canary;
+mod checks;
+mod expected;
+mod modes;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use serde::Serialize;
+
+use crate::adapters::kubernetes::ApiError;
+use crate::adapters::node::{Node, NodeError};
+use crate::documents::render::{Inputs, RenderError};
+
+pub use canary::Canary;
+pub use expected::{Expected, Resource, WritesWith, etcd_prefix};
+pub use modes::restrict_file_modes;
+
+/// Why there is no evidence, or why it does not suffice.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum VerifyError {
+    /// Something does not hold.
+    #[error("{} of {total} checks failed:\n{}", failed.len(), failed.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(code(kprov::verify::failed), help("`kprov verify` shows every check with its evidence"))]
+    Failed {
+        /// What does not hold, a line each.
+        failed: Vec<String>,
+        /// How many checks there were.
+        total: usize,
+    },
+    /// The EncryptionConfiguration on a node makes no sense.
+    #[error("{node}: the EncryptionConfiguration cannot be read: {reason}")]
+    #[diagnostic(code(kprov::verify::configuration))]
+    Configuration {
+        /// The node.
+        node: String,
+        /// What is wrong, without any of its text.
+        reason: String,
+    },
+    /// A node could not be looked at.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+    /// The API server could not be asked.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+    /// What is expected could not be told.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Render(#[from] RenderError),
+}
+
+/// What to look at.
+pub struct Target<'a> {
+    /// A client for the cluster.
+    pub client: &'a Client,
+    /// The nodes, the first control plane first.
+    pub nodes: &'a [Node],
+    /// What the cluster was made from, if kprov made it.
+    pub inputs: Option<&'a Inputs<'a>>,
+    /// If given, nodes and pods are Ready only on evidence younger than this.
+    pub since: Option<Timestamp>,
+}
+
+/// The outcome of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// What was checked.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What was seen.
+    pub evidence: String,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, ok: bool, evidence: impl Into<String>) -> Self {
+        Self { name: name.into(), ok, evidence: evidence.into() }
+    }
+}
+
+/// How the values of one resource are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Census {
+    /// The resource, as in the EncryptionConfiguration.
+    pub resource: String,
+    /// How a new value is to be stored.
+    pub expected: String,
+    /// Each way in which values are stored, and how many are.
+    pub stored: Vec<(String, usize)>,
+}
+
+/// All evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Every check.
+    pub checks: Vec<Check>,
+    /// The Secret that was written, read back from etcd, and removed.
+    pub canary: Option<Canary>,
+    /// What is stored under each encrypted resource.
+    pub census: Vec<Census>,
+}
+
+impl Report {
+    /// Whether everything holds.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.checks.iter().all(|check| check.ok)
+    }
+
+    /// Nothing, if everything holds.
+    ///
+    /// # Errors
+    /// [`VerifyError::Failed`] with all that does not.
+    pub fn require(&self) -> Result<(), VerifyError> {
+        if self.is_ok() {
+            return Ok(());
+        }
+        let failed = self
+            .checks
+            .iter()
+            .filter(|check| !check.ok)
+            .map(|check| format!("{}: {}", check.name, check.evidence))
+            .collect();
+        Err(VerifyError::Failed { failed, total: self.checks.len() })
+    }
+}
+
+/// Gathers all evidence. Checks that fail are in the report; an error means that something could not be looked at.
+///
+/// # Errors
+/// [`VerifyError`].
+pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
+    let (running, containers) = checks::containers(target.nodes).await?;
+    // Nothing can be seen inside a node that does not run; the others are looked at all the same.
+    let seen = &Target { nodes: &running, ..*target };
+    let expected = Expected::of(seen).await?;
+    let (ready, processes, files, kubelets, stored) = tokio::join!(
+        checks::ready(target),
+        checks::processes(seen, &expected),
+        checks::files(seen, &expected),
+        checks::kubelets(seen, &expected),
+        checks::stored(seen, &expected),
+    );
+    let (stored, canary, census) = stored?;
+    let mut all = Vec::new();
+    for part in [containers, ready?, processes?, files?, kubelets?, stored] {
+        all.extend(part);
+    }
+    Ok(Report { checks: all, canary, census })
+}

@@ -1,0 +1,72 @@
+//! File modes on nodes, as the CIS benchmark asks for them.
+
+use crate::adapters::node::{Node, NodeError};
+
+use super::Check;
+
+/// Files that only root may read, and folders that only root may enter, as the CIS Kubernetes benchmark lists
+/// them (1.1.1 to 1.1.21 and 4.1.1 to 4.1.10): shell patterns, one a line. Those that a node lacks do not count.
+const PRIVATE: &str = "\
+/etc/kubernetes/manifests/*.yaml
+/etc/kubernetes/*.conf
+/etc/kubernetes/pki/*.crt
+/etc/kubernetes/pki/*.key
+/etc/kubernetes/pki/etcd/*.crt
+/etc/kubernetes/pki/etcd/*.key
+/etc/kubernetes/encryption/*
+/etc/kubernetes/audit/*
+/etc/cni/net.d/*
+/var/lib/kubelet/config.yaml
+/var/lib/kubelet/kubeadm-flags.env
+/etc/systemd/system/kubelet.service.d/*.conf
+/usr/lib/systemd/system/kubelet.service.d/*.conf";
+
+/// Takes all permissions of group and others off the files that the benchmark names.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn restrict_file_modes(node: &Node) -> Result<(), NodeError> {
+    let script = format!(
+        "for f in {patterns}; do if [ -f \"$f\" ]; then chmod go-rwx \"$f\"; fi; done\n\
+         if [ -d /var/lib/etcd ]; then chmod 700 /var/lib/etcd; fi",
+        patterns = PRIVATE.replace('\n', " ")
+    );
+    node.script("restricting file modes", &script).await.map(|_| ())
+}
+
+/// Checks what [`restrict_file_modes`] has set: owner root, nothing for group and others.
+pub(super) async fn check(node: &Node) -> Result<Check, NodeError> {
+    let script = format!(
+        "n=0; for f in {patterns}; do if [ -f \"$f\" ]; then n=$((n+1)); stat -L -c '%a %U:%G %n' \"$f\"; fi; done",
+        patterns = PRIVATE.replace('\n', " ")
+    );
+    let listing = node.script("reading file modes", &script).await?;
+    let wrong: Vec<&str> = listing.lines().filter(|line| !is_private(line)).collect();
+    let evidence = if wrong.is_empty() {
+        format!("{} files belong to root alone", listing.lines().count())
+    } else {
+        wrong.join(", ")
+    };
+    Ok(Check::new(format!("{}: file modes", node.name), wrong.is_empty() && !listing.is_empty(), evidence))
+}
+
+/// Whether a line of `mode owner:group path` shows a file that is root's alone.
+pub(super) fn is_private(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let mode = words.next().and_then(|mode| u32::from_str_radix(mode, 8).ok());
+    mode.is_some_and(|mode| mode & 0o077 == 0) && words.next() == Some("root:root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_means_root_alone() {
+        assert!(is_private("600 root:root /etc/kubernetes/admin.conf"));
+        assert!(is_private("400 root:root /x"));
+        assert!(!is_private("644 root:root /x"));
+        assert!(!is_private("600 student:root /x"));
+        assert!(!is_private(""));
+    }
+}

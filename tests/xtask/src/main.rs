@@ -9,6 +9,7 @@ mod demo;
 mod engine;
 mod ground;
 mod node_image;
+mod record;
 mod sh;
 mod test;
 mod tools;
@@ -26,6 +27,8 @@ enum Task {
     Test(test::Options),
     /// Measure kprov beside the real kind; prints a table.
     Bench(bench::Options),
+    /// Record the run that the README shows.
+    Record(record::Options),
     /// Make sure that a fit Docker Engine runs; prints its DOCKER_HOST.
     Engine,
     /// Build the test node image from Debian packages, once; prints its tag.
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         Task::Demo(options) => demo::run(&options)?,
         Task::Test(options) => test::run(&options)?,
         Task::Bench(options) => bench::run(&options)?,
+        Task::Record(options) => record::run(&options)?,
         Task::Engine => println!("{}", engine::ensure()?.host),
         Task::NodeImage(options) => println!("{}", node_image::run(&options)?),
         Task::Kind => println!("{}", tools::kind()?.display()),

@@ -29,6 +29,16 @@ fn a_profile_that_is_no_yaml() {
 }
 
 #[test]
+fn profiles_that_would_take_all_memory() {
+    // Without bounds the first takes 20 GB, and the second never ends.
+    let sandbox = sandbox();
+    let aliases = vec!["*a"; 190_000].join(",");
+    sandbox.write("p.yaml", format!("{HEAD}a: &a {}\nb: [{aliases}]\n", "x".repeat(100 << 10)));
+    up(&sandbox, &["--profile", "p.yaml"]).says("more than 32 MiB once its aliases are expanded");
+    up(&sandbox, &["--profile", "/dev/zero"]).says("/dev/zero has more than 4 MiB");
+}
+
+#[test]
 fn fields_that_are_unknown_or_mistyped_all_at_once() {
     let sandbox = sandbox();
     let spec = "  nodez: []\n  nodes:\n    - role: boss\n      count: many\n  networking:\n    apiServerPort: 99999\n";

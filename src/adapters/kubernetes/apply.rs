@@ -10,7 +10,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use serde::Deserialize;
 
-use crate::documents::profile::{Taint, TaintEffect};
+use crate::documents::profile::{Taint, TaintEffect, check_stream};
 use crate::documents::render::{KubernetesVersion, NodePlan};
 
 use super::ApiError;
@@ -25,9 +25,11 @@ const SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// Applies every document of a YAML text, in order.
 ///
 /// # Errors
-/// [`ApiError::Manifest`] if a document is no object, [`ApiError::Request`] if the API server refuses one.
+/// [`ApiError::Manifest`] if the text is no YAML, is out of bounds, or a document is no object; [`ApiError::Request`]
+/// if the API server refuses one.
 pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiError> {
     let fail = |reason: String| ApiError::Manifest { name: name.to_owned(), reason };
+    check_stream(text).map_err(fail)?;
     for document in serde_yaml::Deserializer::from_str(text) {
         let value = serde_json::Value::deserialize(document).map_err(|error| fail(error.to_string()))?;
         if value.is_null() {

@@ -29,6 +29,7 @@ pub use load::{Loaded, load, to_yaml};
 pub use names::{check_cluster_name, check_image};
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
+pub use tree::check_stream;
 
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";

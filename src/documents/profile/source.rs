@@ -3,6 +3,7 @@
 //! Owns names, folders and the embedded texts. What is in a profile is left to `load`.
 
 use std::fmt;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
@@ -199,10 +200,13 @@ fn read(origin: Origin) -> Result<Found, Box<Problem>> {
             Ok(Found { origin, text, base: PathBuf::new() })
         }
         Origin::File(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
+            let text = bounded(path).map_err(|error| {
                 let message = match error.kind() {
-                    std::io::ErrorKind::NotFound => format!("there is no file {}", path.display()),
-                    std::io::ErrorKind::InvalidData => format!("{} is no text (UTF-8)", path.display()),
+                    ErrorKind::NotFound => format!("there is no file {}", path.display()),
+                    ErrorKind::InvalidData => format!("{} is no text (UTF-8)", path.display()),
+                    ErrorKind::FileTooLarge => {
+                        format!("{} has more than {} MiB", path.display(), tree::MAX_TEXT >> 20)
+                    }
                     _ => format!("{} could not be read: {error}", path.display()),
                 };
                 Box::new(Problem::nowhere("profile::unreadable", message, None))
@@ -211,4 +215,14 @@ fn read(origin: Origin) -> Result<Found, Box<Problem>> {
             Ok(Found { origin, text, base })
         }
     }
+}
+
+/// The text of a file, which is read no further than a profile may be long: it may have no end.
+fn bounded(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(tree::MAX_TEXT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > tree::MAX_TEXT {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    String::from_utf8(bytes).map_err(|_| ErrorKind::InvalidData.into())
 }

@@ -7,13 +7,24 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use granit_parser::{Event, Parser, ScalarStyle, StrInput};
 
 use super::error::{Finding, quoted};
 
-/// Aliases can blow a small file up to any size; no honest profile has this many values.
-const MAX_NODES: usize = 200_000;
+/// The most bytes of a profile's text.
+pub(super) const MAX_TEXT: usize = 4 << 20;
+
+/// The most bytes of memory that a document may take once its aliases are expanded: a small text can grow to any
+/// size by them, by a few values that are long as well as by many short ones.
+const MAX_EXPANDED: usize = 32 << 20;
+
+/// The deepest nesting: every reader of the tree recurses.
+const MAX_DEPTH: usize = 64;
+
+/// The deepest nesting of other YAML, as of its readers: schemas of custom resources go deep.
+const MAX_STREAM_DEPTH: usize = 128;
 
 /// A place in one of the loaded texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,8 +305,15 @@ impl Entry {
 /// Reads the one document of `text`, which lies `offset` bytes into source number `source`.
 /// Everything that is wrong is added to `findings`; there is no tree if the syntax itself is broken.
 pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec<Finding>) -> Option<Node> {
-    let mut reader =
-        Reader { events: Parser::new_from_str(text), source, offset, anchors: HashMap::new(), findings, count: 0 };
+    let mut reader = Reader {
+        events: Parser::new_from_str(text),
+        source,
+        offset,
+        anchors: HashMap::new(),
+        findings,
+        budget: MAX_EXPANDED,
+        depth: 0,
+    };
     match reader.document() {
         Ok(node) => Some(node),
         Err(finding) => {
@@ -305,18 +323,65 @@ pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec
     }
 }
 
-/// Whether `text` is YAML at all, as any number of documents. The error is the parser's own words.
-pub(super) fn check_stream(text: &str) -> Result<(), String> {
-    Parser::new_from_str(text).try_for_each(|event| event.map(drop).map_err(|error| error.to_string()))
+/// Whether `text` is YAML at all, as any number of documents, and stays within bounds when its aliases are expanded.
+///
+/// Only sizes are kept, so that this is safe on any text, before other readers build anything of it.
+///
+/// # Errors
+/// The parser's own words where the syntax is broken; otherwise which bound is exceeded.
+pub fn check_stream(text: &str) -> Result<(), String> {
+    // Bytes of each anchored value; of each open collection its anchor and the bytes so far.
+    let mut anchors: HashMap<usize, usize> = HashMap::new();
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (size, anchor) = match event.map_err(|error| error.to_string())?.0 {
+            Event::Scalar(text, _, anchor, _) => (size_of::<Entry>() + text.len(), anchor),
+            Event::Alias(anchor) => (anchors.get(&anchor).copied().ok_or("an alias contains itself")?, 0),
+            Event::SequenceStart(_, anchor, _) | Event::MappingStart(_, anchor, _) => {
+                open.push((anchor, size_of::<Entry>()));
+                if open.len() > MAX_STREAM_DEPTH {
+                    return Err(too_deep(MAX_STREAM_DEPTH));
+                }
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
+                Some((anchor, size)) => (size, anchor),
+                None => continue,
+            },
+            _ => continue,
+        };
+        if anchor > 0 {
+            anchors.insert(anchor, size);
+        }
+        let total = size.saturating_add(open.last().map_or(0, |(_, size)| *size));
+        if total > MAX_EXPANDED {
+            return Err(too_large());
+        }
+        if let Some((_, size)) = open.last_mut() {
+            *size = total;
+        }
+    }
+    Ok(())
+}
+
+fn too_large() -> String {
+    format!("more than {} MiB once its aliases are expanded", MAX_EXPANDED >> 20)
+}
+
+fn too_deep(most: usize) -> String {
+    format!("nested more than {most} deep")
 }
 
 struct Reader<'a, 'f> {
     events: Parser<'a, StrInput<'a>>,
     source: usize,
     offset: usize,
-    anchors: HashMap<usize, Node>,
+    /// Anchored values and their sizes.
+    anchors: HashMap<usize, (Rc<Node>, usize)>,
     findings: &'f mut Vec<Finding>,
-    count: usize,
+    /// Bytes that the tree and the anchored values may still take.
+    budget: usize,
+    depth: usize,
 }
 
 type Read<T> = Result<T, Box<Finding>>;
@@ -383,12 +448,30 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
-        self.count += 1;
-        if self.count > MAX_NODES {
-            let message = format!("more than {MAX_NODES} values");
-            return Err(Box::new(Finding::error("profile::syntax", message, span).help("are aliases nested?")));
+    /// Takes `bytes` off the budget, before they are allocated.
+    fn charge(&mut self, bytes: usize, span: Span) -> Read<()> {
+        match self.budget.checked_sub(bytes) {
+            Some(rest) => {
+                self.budget = rest;
+                Ok(())
+            }
+            None => Err(Box::new(Finding::error("profile::syntax", too_large(), span).help("are aliases nested?"))),
         }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(Box::new(Finding::error("profile::syntax", too_deep(MAX_DEPTH), span)));
+        }
+        let node = self.node_within(event, span)?;
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    fn node_within(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
+        let text = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        self.charge(size_of::<Node>() + text, span)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = tag.as_deref().map(|tag| tag.core_suffix().map(str::to_owned).ok_or_else(|| tag.original()));
@@ -417,18 +500,20 @@ impl<'a> Reader<'a, '_> {
             }
             Event::MappingStart(_, anchor, _) => (self.mapping()?, anchor),
             Event::Alias(anchor) => {
-                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
                     // Only an anchor that is still open is missing: an alias inside of what it names.
                     return Err(Box::new(Finding::error("profile::syntax", "an alias contains itself", span)));
                 };
-                self.count += size(&node);
-                return Ok(node);
+                self.charge(size, span)?;
+                return Ok(Node::clone(&node));
             }
             _ => (Value::Null, 0),
         };
         let node = Node { value, span, secret: false };
         if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
+            let size = size(&node);
+            self.charge(size, span)?;
+            self.anchors.insert(anchor, (Rc::new(node.clone()), size));
         }
         Ok(node)
     }
@@ -440,7 +525,10 @@ impl<'a> Reader<'a, '_> {
             let (event, key_span) = self.next()?;
             let key = match event {
                 Event::MappingEnd => return Ok(Value::Map(entries)),
-                Event::Scalar(text, ..) => text.into_owned(),
+                Event::Scalar(text, ..) => {
+                    self.charge(size_of::<Entry>() + text.len(), key_span)?;
+                    text.into_owned()
+                }
                 event => {
                     self.node(event, key_span)?;
                     self.findings.push(Finding::error("profile::syntax", "a key has to be a plain word", key_span));
@@ -489,12 +577,17 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
+/// The bytes that a value takes.
 fn size(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::List(items) => items.iter().map(size).sum(),
-        Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
-        _ => 0,
-    }
+    size_of::<Node>()
+        + match &node.value {
+            Value::String(text) => text.len(),
+            Value::List(items) => items.iter().map(size).sum(),
+            Value::Map(entries) => {
+                entries.iter().map(|entry| size_of::<Entry>() + entry.key.len() + size(&entry.node)).sum()
+            }
+            _ => 0,
+        }
 }
 
 fn number(text: &str) -> Option<serde_json::Number> {
@@ -611,10 +704,44 @@ mod tests {
             let (_, findings) = read(text);
             assert_eq!(findings, [want], "{text}");
         }
+        for bomb in [nested_aliases(), long_aliases()] {
+            let (node, findings) = read(&bomb);
+            assert!(node.is_none());
+            assert_eq!(findings, [too_large()]);
+            assert_eq!(check_stream(&bomb), Err(too_large()));
+        }
+        let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(read(&nested(64)).1, [too_deep(64)]);
+        assert_eq!(check_stream(&nested(128)), Ok(()));
+        assert_eq!(check_stream(&nested(129)), Err(too_deep(128)));
+        assert_eq!(check_stream("a: &a [*a]\n").unwrap_err(), "an alias contains itself");
+    }
+
+    /// Nine times nine times nine ... values.
+    fn nested_aliases() -> String {
         let bomb: String =
             (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))).collect();
-        let (node, findings) = read(&format!("a0: &a0 [x]\n{bomb}"));
-        assert!(node.is_none());
-        assert_eq!(findings, ["more than 200000 values"]);
+        format!("a0: &a0 [x]\n{bomb}")
+    }
+
+    /// A megabyte that is 100 KB again and again: 20 GB of few values.
+    fn long_aliases() -> String {
+        format!("a: &a {}\nb: [{}]\n", "x".repeat(100 << 10), vec!["*a"; 199_000].join(","))
+    }
+
+    #[test]
+    fn anchors_count_as_well() {
+        // Each level's copy is kept for aliases that never come.
+        let open: String = (0..60).map(|n| format!("&a{n} [")).collect();
+        let text = format!("{open}{}{}", "x".repeat(1 << 20), "]".repeat(60));
+        assert_eq!(read(&text).1, [too_large()]);
+    }
+
+    #[test]
+    fn what_is_large_and_honest_is_read() {
+        let text = format!("a: &a {}\nb: [*a, *a, *a]\n", "x".repeat(1 << 20));
+        let (node, findings) = read(&text);
+        assert!(node.is_some() && findings.is_empty(), "{findings:?}");
+        assert_eq!(check_stream(&text), Ok(()));
     }
 }

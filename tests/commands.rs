@@ -51,6 +51,25 @@ fn a_bundle_is_private_where_it_holds_keys_and_keeps_them() {
 }
 
 #[test]
+fn a_bundle_is_not_written_through_links_nor_where_kind_cannot_mount_it() {
+    let sandbox = Sandbox::without_engine(KPROV);
+    let render = |out: &str| sandbox.kprov(&["render", "--profile", "hardened", "--out", out]).fails();
+    sandbox.write("theirs/cluster.yaml", "theirs");
+    std::os::unix::fs::symlink(sandbox.path().join("theirs"), sandbox.path().join("linked")).unwrap();
+    render("linked").says("linked is a symbolic link, or no folder");
+    std::fs::create_dir(sandbox.path().join("bundle")).unwrap();
+    for name in ["audit", "cluster.yaml"] {
+        let (theirs, link) = (sandbox.path().join("theirs/cluster.yaml"), sandbox.path().join("bundle").join(name));
+        std::os::unix::fs::symlink(theirs, &link).unwrap();
+        render("bundle").says("nothing is written there");
+        std::fs::remove_file(link).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(sandbox.path().join("theirs/cluster.yaml")).unwrap(), "theirs");
+    render("a:b").says("it has a colon in it");
+    assert!(!sandbox.path().join("a:b").exists());
+}
+
+#[test]
 fn every_shell_gets_its_completions_and_editors_the_schema() {
     let sandbox = Sandbox::without_engine(KPROV);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

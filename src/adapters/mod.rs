@@ -2,6 +2,7 @@
 //!
 //! Each adapter knows one of them and nothing of what it is used for; the order of things is up to `operations`.
 
+pub mod bundle;
 pub mod engine;
 pub mod etcd;
 pub mod host;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::adapters::paths::{self, Paths};
+use crate::adapters::bundle::{self, BundleError};
+use crate::adapters::paths::Paths;
 use crate::commands::grammar::{self, Global, Output};
 use crate::documents::keys::KeyRing;
 use crate::documents::profile::{self, Loaded, SearchPath};
@@ -27,15 +28,6 @@ pub(super) enum ArgumentError {
     #[error("{0}")]
     #[diagnostic(code(kprov::image), help("images are written NAME[:TAG][@sha256:DIGEST]"))]
     Image(String),
-    /// A file could not be written.
-    #[error("{path} could not be written: {error}")]
-    #[diagnostic(code(kprov::render::write))]
-    Write {
-        /// The file.
-        path: String,
-        /// What the system said.
-        error: std::io::Error,
-    },
 }
 
 pub(super) fn schema() -> Result<ExitCode> {
@@ -114,33 +106,18 @@ pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<Exi
         None => None,
     };
     inputs.keys = keys.as_ref();
-    let out = std::path::absolute(out).map_err(|error| write_error(out, error))?;
+    let out = std::path::absolute(out).map_err(|error| BundleError::Write { path: out.clone(), error })?;
     let bundle = render::bundle(&inputs, &out)?;
     let mut files = Vec::new();
-    for document in &bundle.documents {
-        let path = out.join(&document.name);
-        // A bundle that has been used must go on fitting the cluster made from it.
-        if document.secret && path.exists() {
-            reporter.warn(&format!("{} is kept as it is: it holds the keys", path.display()));
-        } else if document.secret {
-            paths::write_private(&path, document.content.as_bytes())?;
-        } else {
-            write(&path, document.content.as_bytes())?;
+    for written in bundle::write(&out, &bundle)? {
+        if written.kept {
+            reporter.warn(&format!("{} is kept as it is: it holds the keys", written.path.display()));
         }
-        files.push(path);
+        files.push(written.path);
     }
     present::result(global.output, &json!({"digest": digest, "files": files}), || {
         let list: String = files.iter().map(|path| format!("{}\n", path.display())).collect();
         format!("{list}\nkind create cluster --config {}\n", out.join("cluster.yaml").display())
     });
     Ok(ExitCode::SUCCESS)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, bytes));
-    Ok(written.map_err(|error| write_error(path, error))?)
-}
-
-fn write_error(path: &Path, error: std::io::Error) -> ArgumentError {
-    ArgumentError::Write { path: path.display().to_string(), error }
 }

@@ -74,7 +74,7 @@ pub fn load(reference: &str, sets: &[String], search: &SearchPath) -> Result<Loa
         fail(located(vec![Finding::error("profile::invalid", message, root.place())], &sources))
     })?;
 
-    semantic::check(&profile, &root, &mut findings);
+    semantic::check(&profile, &root, &base, &mut findings);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|finding| finding.severity == Severity::Error);
     if !errors.is_empty() {

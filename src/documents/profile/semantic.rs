@@ -4,6 +4,7 @@
 //! be it in the profile, in a base or in a `--set`. Rules that depend on the Kubernetes version are `render`'s.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use crate::documents::keys::KeyMaterial;
 
@@ -70,9 +71,10 @@ const KUBELET_FIELDS: Reserved = &[
     ("failSwapOn", ""),
 ];
 
-/// Adds all that is wrong with `profile` to `findings`; `root` is the document that it came from.
-pub(super) fn check(profile: &Profile, root: &Node, findings: &mut Vec<Finding>) {
-    let mut checks = Checks { root, findings };
+/// Adds all that is wrong with `profile` to `findings`; `root` is the document that it came from, and `base` where its
+/// relative paths start.
+pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut Vec<Finding>) {
+    let mut checks = Checks { root, base, findings };
     let spec = &profile.spec;
     checks.cluster_name(profile);
     checks.image(spec.image.as_deref(), &at!["image"]);
@@ -131,6 +133,7 @@ pub(super) fn check(profile: &Profile, root: &Node, findings: &mut Vec<Finding>)
 
 struct Checks<'r, 'f> {
     root: &'r Node,
+    base: &'r Path,
     findings: &'f mut Vec<Finding>,
 }
 
@@ -233,28 +236,43 @@ impl Checks<'_, '_> {
                     None => host_ports.push((port.clone(), path.to_vec())),
                 }
             }
-            let mut targets: BTreeMap<&str, usize> = BTreeMap::new();
-            for (number, mount) in group.mounts.iter().enumerate() {
-                let path = |field: &str| at!["nodes", index, "mounts", number, field];
-                if !mount.container_path.starts_with('/') {
-                    self.error(
-                        "profile::value",
-                        "a path inside a node begins with `/`",
-                        &path("containerPath"),
-                        "relative",
-                    );
+            self.mounts(index, group);
+        }
+    }
+
+    fn mounts(&mut self, index: usize, group: &NodeGroup) {
+        let mut targets: BTreeMap<&str, usize> = BTreeMap::new();
+        for (number, mount) in group.mounts.iter().enumerate() {
+            let path = |field: &str| at!["nodes", index, "mounts", number, field];
+            if !mount.container_path.starts_with('/') {
+                self.error(
+                    "profile::value",
+                    "a path inside a node begins with `/`",
+                    &path("containerPath"),
+                    "relative",
+                );
+            }
+            if mount.host_path.is_empty() {
+                self.error("profile::value", "the host's path is empty", &path("hostPath"), "empty");
+            }
+            // Docker and kind write HOST:NODE:OPTIONS; the rest of a path would be taken for another part of that.
+            let mounted = [self.base.join(&mount.host_path), PathBuf::from(&mount.container_path)];
+            for (field, mounted) in ["hostPath", "containerPath"].into_iter().zip(mounted) {
+                if mounted.to_string_lossy().contains(':') {
+                    let message = format!("the path {} has a colon in it", mounted.display());
+                    let finding = Finding::error("profile::value", message, self.root.place_of(&path(field)))
+                        .label("cannot be mounted")
+                        .help("neither Docker nor kind can mount it; use a folder, or a link to it, without a colon");
+                    self.push(finding);
                 }
-                if mount.host_path.is_empty() {
-                    self.error("profile::value", "the host's path is empty", &path("hostPath"), "empty");
+            }
+            match targets.get(mount.container_path.as_str()) {
+                Some(first) => {
+                    let first = at!["nodes", index, "mounts", *first, "containerPath"];
+                    self.twice(format!("two mounts at {}", mount.container_path), &first, &path("containerPath"));
                 }
-                match targets.get(mount.container_path.as_str()) {
-                    Some(first) => {
-                        let first = at!["nodes", index, "mounts", *first, "containerPath"];
-                        self.twice(format!("two mounts at {}", mount.container_path), &first, &path("containerPath"));
-                    }
-                    None => {
-                        targets.insert(&mount.container_path, number);
-                    }
+                None => {
+                    targets.insert(&mount.container_path, number);
                 }
             }
         }

@@ -510,6 +510,10 @@ fn what_contradicts_itself_or_kubernetes() {
             "  nodes: [{role: control-plane, mounts: [{hostPath: a, containerPath: b}, {hostPath: '', containerPath: b}]}]",
             &["a path inside a node begins with `/`", "the host's path is empty", "a path inside a node begins with `/`", "two mounts at b"],
         ),
+        (
+            "  nodes: [{role: control-plane, mounts: [{hostPath: '/:/etc', containerPath: /a}, {hostPath: /b, containerPath: '/b:ro'}]}]",
+            &["the path /:/etc has a colon in it", "the path /b:ro has a colon in it"],
+        ),
         ("  networking: {podSubnet: 10.244.0.0}", &["`10.244.0.0` is no subnet"]),
         ("  networking: {podSubnet: 10.244.1.0/16}", &["warning: `10.244.1.0/16` names one address, not a subnet"]),
         (

@@ -81,7 +81,11 @@ struct KindNode<'a> {
 /// [`RenderError`]
 pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let spec = &inputs.profile.spec;
+    let mounted = spec.encryption.is_some() || spec.audit.is_some();
     let dir = dir.to_str().ok_or_else(|| RenderError::NotUnicode { path: dir.to_owned() })?;
+    if mounted && dir.contains(':') {
+        return Err(RenderError::Colon { path: dir.to_owned() });
+    }
     let plan = plan_nodes(inputs.profile, inputs.cluster);
     let mut documents = vec![document("cluster.yaml", kind_config(inputs, &plan, dir)?)];
     if let Some(encryption) = &spec.encryption {

@@ -99,6 +99,13 @@ pub enum RenderError {
     /// An overriding template does not print each key once, in order.
     #[error("the EncryptionConfiguration's template does not print each key exactly once, in the order of the profile")]
     KeysMisplaced,
+    /// A folder that kind cannot mount.
+    #[error("kind cannot mount what is in {path}: it has a colon in it")]
+    #[diagnostic(code(kprov::render::colon), help("choose a folder without a colon for `--out`"))]
+    Colon {
+        /// The folder.
+        path: String,
+    },
     /// A path that YAML cannot hold.
     #[error("the path {path} is not valid Unicode", path = path.display())]
     NotUnicode {

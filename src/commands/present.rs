@@ -1,12 +1,15 @@
 //! Printing results and errors, for people or for programs.
 
+use std::error::Error;
+use std::fmt;
 use std::io::Write;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Severity, SourceCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::commands::grammar::Output;
+use crate::progress::{printable, printable_json};
 
 /// Any error that a command ends with.
 #[derive(Debug)]
@@ -25,9 +28,9 @@ pub(super) fn result(output: Output, value: &impl Serialize, text: impl FnOnce()
             let mut text = serde_json::to_string_pretty(value)
                 .unwrap_or_else(|error| json!({"error": error.to_string()}).to_string());
             text.push('\n');
-            text
+            printable_json(&text)
         }
-        Output::Text => text(),
+        Output::Text => printable(&text()),
     };
     print(text.as_bytes());
 }
@@ -55,24 +58,124 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(&head)).chain(rows.iter().map(|row| line(row))).collect()
 }
 
-/// Prints an error to standard error.
+/// Prints an error to standard error, fit to be shown.
 pub fn print_error(output: Output, error: &CommandError) {
     let error = error.0.as_ref();
     let text = match output {
-        Output::Json => format!("{}\n", json!({"error": describe(error)})),
+        Output::Json => printable_json(&format!("{}\n", json!({"error": describe(error)}))),
         Output::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let theme = if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-            let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
-            let mut text = String::new();
-            if handler.render_report(&mut text, error).is_err() {
-                text = format!("{error}\n");
-            }
-            text
+            drawn(error, if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() })
         }
     };
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn drawn(error: &dyn Diagnostic, theme: GraphicalTheme) -> String {
+    let error = Shown::of(error);
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
+    let mut text = String::new();
+    if handler.render_report(&mut text, &error).is_err() {
+        text = format!("{error}\n");
+    }
+    text
+}
+
+/// A diagnostic whose texts are fit to be shown: any of them may have come from a node or a file. The source that it
+/// quotes was made so when it was read, since places in it count bytes.
+#[derive(Debug)]
+struct Shown<'e> {
+    inner: &'e dyn Diagnostic,
+    message: String,
+    help: Option<String>,
+    labels: Option<Vec<LabeledSpan>>,
+    related: Vec<Shown<'e>>,
+    cause: Option<Box<Shown<'e>>>,
+    plain_cause: Option<ShownCause>,
+}
+
+/// A cause that is no diagnostic.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct ShownCause {
+    message: String,
+    source: Option<Box<ShownCause>>,
+}
+
+impl<'e> Shown<'e> {
+    fn of(inner: &'e dyn Diagnostic) -> Self {
+        let label = |label: LabeledSpan| {
+            let text = label.label().map(printable);
+            if label.primary() {
+                LabeledSpan::new_primary_with_span(text, *label.inner())
+            } else {
+                LabeledSpan::new_with_span(text, *label.inner())
+            }
+        };
+        let cause = inner.diagnostic_source();
+        Self {
+            inner,
+            message: printable(&inner.to_string()),
+            help: inner.help().map(|help| printable(&help.to_string())),
+            labels: inner.labels().map(|labels| labels.map(label).collect()),
+            related: inner.related().into_iter().flatten().map(Self::of).collect(),
+            plain_cause: inner.source().filter(|_| cause.is_none()).map(ShownCause::of),
+            cause: cause.map(|cause| Box::new(Self::of(cause))),
+        }
+    }
+}
+
+impl ShownCause {
+    fn of(cause: &(dyn Error + 'static)) -> Self {
+        let source = cause.source().map(|source| Box::new(Self::of(source)));
+        Self { message: printable(&cause.to_string()), source }
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Shown<'_> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.plain_cause.as_ref().map(|cause| cause as &dyn Error)
+    }
+}
+
+impl Diagnostic for Shown<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.inner.code()
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        self.inner.severity()
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.inner.source_code()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.labels.as_ref().map(|labels| Box::new(labels.iter().cloned()) as Box<dyn Iterator<Item = _>>)
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        if self.related.is_empty() {
+            return None;
+        }
+        Some(Box::new(self.related.iter().map(|related| related as &dyn Diagnostic)))
+    }
+
+    fn diagnostic_source(&self) -> Option<&dyn Diagnostic> {
+        self.cause.as_ref().map(|cause| cause.as_ref() as &dyn Diagnostic)
+    }
 }
 
 /// An error as JSON: message, code, help, where in a file, and what caused it.
@@ -119,5 +222,46 @@ mod tests {
         let value = describe(&error);
         assert_eq!(value["code"], "kprov::cluster::none");
         assert_eq!(value["help"], "`kprov up` makes one");
+    }
+
+    #[derive(Debug, thiserror::Error, Diagnostic)]
+    #[error("the node said \x1b[2J{said}\r")]
+    #[diagnostic(code(kprov::test), help("look at \x1b]0;{said}\x07"))]
+    struct Hostile {
+        said: &'static str,
+        #[source_code]
+        text: miette::NamedSource<String>,
+        #[label("here \x1b[31m{said}")]
+        place: miette::SourceSpan,
+        #[related]
+        related: Vec<Hostile>,
+        #[source]
+        cause: std::io::Error,
+    }
+
+    fn hostile(related: Vec<Hostile>) -> Hostile {
+        Hostile {
+            said: "hello\u{9b}31m",
+            text: miette::NamedSource::new("file", "some text\n".to_owned()),
+            place: (5, 4).into(),
+            related,
+            cause: std::io::Error::other("out \x1b[8m of order\u{202e}"),
+        }
+    }
+
+    #[test]
+    fn no_text_of_an_error_steers_the_terminal() {
+        let error = hostile(vec![hostile(Vec::new())]);
+        let text = drawn(&error, GraphicalTheme::unicode_nocolor());
+        assert_eq!(printable(&text), text);
+        for part in
+            ["the node said [2Jhello31m", "look at ]0;hello31m", "here [31mhello31m", "out [8m of order", "some text"]
+        {
+            assert!(text.matches(part).count() == 2, "{part} in {text}");
+        }
+        // With colours, only those of the drawing itself are left.
+        let text = drawn(&error, GraphicalTheme::unicode());
+        assert!(!text.contains("\x1b[2J") && !text.contains("\x1b[8m") && !text.contains('\x07'), "{text}");
+        assert!(!text.contains('\u{9b}') && !text.contains('\u{202e}'), "{text}");
     }
 }

@@ -7,6 +7,7 @@
 
 mod json;
 mod plain;
+mod printable;
 mod recorder;
 mod terminal;
 
@@ -18,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use console::Term;
 
+pub use printable::{printable, printable_in_place, printable_json};
 pub use recorder::{Event, Recorder};
+
+use printable::one_line;
 
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,16 +256,6 @@ impl Drop for Step {
     }
 }
 
-/// `text` without control characters but line ends: it may come from a node, and must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| *c == '\n' || !c.is_control()).collect()
-}
-
-/// The first line of `text` that is not blank, fit to print.
-fn one_line(text: &str) -> String {
-    printable(text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default())
-}
-
 /// A duration for people.
 struct Seconds(Duration);
 
@@ -357,11 +351,5 @@ mod tests {
     fn durations_read_well() {
         assert_eq!(Seconds(Duration::from_millis(7440)).to_string(), "7.4 s");
         assert_eq!(Seconds(Duration::from_secs(125)).to_string(), "2 min 05 s");
-    }
-
-    #[test]
-    fn a_nodes_words_cannot_steer_the_terminal() {
-        assert_eq!(one_line("\n \x1b[2Jgone\r\x07\nsecond"), "[2Jgone");
-        assert_eq!(printable("a\tb\n\u{9b}c"), "a b\nc");
     }
 }

@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 use serde::Serialize;
 
+use crate::progress::{printable, printable_in_place};
+
 use super::tree::{Node, Span};
 
 /// One thing that is wrong with a profile, or that deserves a second look.
@@ -253,7 +255,7 @@ pub(super) struct Source {
     pub(super) name: String,
     /// The folder that its relative paths start at.
     pub(super) base: PathBuf,
-    /// The text, with possible keys hidden behind as many asterisks.
+    /// The text, with possible keys hidden behind as many asterisks, and nothing that steers a terminal.
     masked: Arc<String>,
 }
 
@@ -277,7 +279,8 @@ impl Source {
             }
         }
         // Whole characters were replaced, so this is UTF-8 still.
-        let masked = String::from_utf8_lossy(&bytes).into_owned();
+        let masked = printable_in_place(&String::from_utf8_lossy(&bytes));
+        let name = printable(&name);
         Self { name, base, masked: Arc::new(masked) }
     }
 }

@@ -16,6 +16,8 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
+use crate::progress::{printable, printable_in_place};
+
 use super::yaml;
 
 /// The ending of a template's file name.
@@ -203,7 +205,8 @@ impl Templates {
             // Writing to a String does not fail.
             let _ = write!(message, ": {detail}");
         }
-        TemplateError { excerpt: NamedSource::new(&file, text), file, line, message, span: range.into() }
+        let excerpt = NamedSource::new(printable(&file), printable_in_place(&text).into());
+        TemplateError { excerpt, file, line, message, span: range.into() }
     }
 }
 

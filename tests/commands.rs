@@ -1,6 +1,7 @@
 //! Commands that can be seen through without a cluster.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use test_support::{FakeEngine, Sandbox, Traits};
@@ -24,6 +25,63 @@ fn down_all_takes_what_kprov_made_and_leaves_kinds_clusters() {
     sandbox.kprov(&["down", "--all"]).ok().says("There was nothing to remove.");
     sandbox.kprov(&["down"]).ok().says("Removed kinds.");
     assert_eq!(engine.left(), [""; 0]);
+}
+
+/// All files below a folder, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_no_name_is_refused_before_anything_is_touched() {
+    let engine = FakeEngine::start(Traits::default());
+    engine.hold("bar-control-plane", &json!({"io.x-k8s.kind.cluster": "bar", "io.x-k8s.kind.role": "control-plane"}));
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    for file in ["clusters/bar/cluster.json", "clusters/bar/keys.json", "clusters/foo/keys.json", "states/golden/bar"] {
+        sandbox.write(&format!("data/kprov/{file}"), "kept");
+    }
+    sandbox.write("victim.lock", "kept");
+    let before = files(sandbox.path());
+    for name in ["", ".", "..", "/", "./", "//", "x/bar", "../../../victim", "bar/"] {
+        for command in [
+            &["down", name][..],
+            &["reset", name],
+            &["status", name],
+            &["verify", name],
+            &["wait", name],
+            &["kubeconfig", name],
+            &["up", "--name", name],
+            &["up", "--from", name],
+            &["render", "--name", name],
+            &["etcd", "keys", "--cluster", name],
+            &["encryption", "status", name],
+            &["encryption", "enable", name],
+            &["encryption", "rotate", name],
+            &["encryption", "migrate", "--to", "aesgcm", name],
+            &["encryption", "disable", name],
+            &["encryption", "resume", name],
+            &["encryption", "undo", name],
+            &["snapshot", "save", name],
+            &["snapshot", "save", "a", "--cluster", name],
+            &["snapshot", "restore", name],
+            &["snapshot", "restore", "a", "--cluster", name],
+            &["snapshot", "rm", name],
+            &["snapshot", "export", name, "file"],
+            &["snapshot", "import", "file", "--name", name],
+        ] {
+            let run = sandbox.kprov(command).is_refused();
+            run.says(if name.is_empty() { "name cannot be empty; is the variable" } else { "'s name " });
+        }
+    }
+    sandbox.kprov(&["apiserver", "set", "", "v=4"]).fails().says("name cannot be empty");
+    assert_eq!(files(sandbox.path()), before);
+    assert_eq!(engine.left(), ["bar-control-plane"]);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use etcetera::BaseStrategy as _;
 use etcetera::base_strategy::Xdg;
 use zeroize::Zeroizing;
 
+use crate::documents::names::ClusterName;
+
 /// A folder or file of kprov's own that could not be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum PathsError {
@@ -88,10 +90,10 @@ impl Paths {
         self.data.join("clusters")
     }
 
-    /// The folder of one cluster. `name` is a checked cluster name, thus a single path component.
+    /// The folder of one cluster.
     #[must_use]
-    pub fn cluster(&self, name: &str) -> PathBuf {
-        self.clusters().join(name)
+    pub fn cluster(&self, name: &ClusterName) -> PathBuf {
+        self.clusters().join(name.as_str())
     }
 
     /// The folder where the logs of failed nodes are kept.
@@ -211,7 +213,7 @@ mod tests {
     #[test]
     fn folders_lie_where_they_should() {
         let paths = Paths::at("/d/kprov".into(), "/c/kprov".into());
-        assert_eq!(paths.cluster("demo"), Path::new("/d/kprov/clusters/demo"));
+        assert_eq!(paths.cluster(&"demo".parse().unwrap()), Path::new("/d/kprov/clusters/demo"));
         assert_eq!(paths.logs(), Path::new("/d/kprov/logs"));
         assert_eq!((paths.data(), paths.config()), (Path::new("/d/kprov"), Path::new("/c/kprov")));
     }

@@ -6,13 +6,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::adapters::paths::{self, Paths, PathsError};
 use crate::documents::keys::{KeyError, KeyRing, StoredKeys};
+use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
 
 /// Why a record could not be had or kept.
@@ -82,7 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Locked`] if another process holds it.
-    pub fn lock(&self, cluster: &str) -> Result<Lock, RecordError> {
+    pub fn lock(&self, cluster: &ClusterName) -> Result<Lock, RecordError> {
         paths::create_private_dir(&self.folder)?;
         let path = self.folder.join(format!("{cluster}.lock"));
         let write_error = |error| RecordError::Paths(PathsError::Write { path: path.clone(), error });
@@ -99,7 +100,7 @@ impl Store {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
                 let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
-                return Err(RecordError::Locked { name: cluster.to_owned(), pid });
+                return Err(RecordError::Locked { name: cluster.to_string(), pid });
             }
             // Its last holder may have removed it between our opening and our locking it.
             let ours = file.metadata().map_err(write_error)?;
@@ -132,12 +133,12 @@ impl Store {
 
     /// The names of all clusters that there are records of.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<ClusterName> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
-        let mut names: Vec<String> = entries
+        let mut names: Vec<ClusterName> = entries
             .filter_map(Result::ok)
             .filter(|entry| entry.path().join("cluster.json").is_file())
-            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect();
         names.sort();
         names
@@ -147,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Unreadable`] if it cannot be read.
-    pub fn load(&self, cluster: &str) -> Result<Option<Record>, RecordError> {
+    pub fn load(&self, cluster: &ClusterName) -> Result<Option<Record>, RecordError> {
         self.read_json(cluster, "cluster.json")
     }
 
@@ -155,16 +156,20 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Unreadable`] if they cannot be read.
-    pub fn load_keys(&self, cluster: &str) -> Result<Option<KeyRing>, RecordError> {
+    pub fn load_keys(&self, cluster: &ClusterName) -> Result<Option<KeyRing>, RecordError> {
         let stored: Option<StoredKeys> = self.read_json(cluster, "keys.json")?;
         stored.map(KeyRing::try_from).transpose().map_err(RecordError::Key)
     }
 
-    fn read_json<T: serde::de::DeserializeOwned>(&self, cluster: &str, file: &str) -> Result<Option<T>, RecordError> {
+    fn read_json<T: serde::de::DeserializeOwned>(
+        &self,
+        cluster: &ClusterName,
+        file: &str,
+    ) -> Result<Option<T>, RecordError> {
         let Some(bytes) = paths::read(&self.path(cluster).join(file))? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|error| RecordError::Unreadable { name: cluster.to_owned(), reason: error.to_string() })
+            .map_err(|error| RecordError::Unreadable { name: cluster.to_string(), reason: error.to_string() })
     }
 
     /// Writes the record of a cluster.
@@ -180,7 +185,7 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Paths`].
-    pub fn save_keys(&self, cluster: &str, keys: &KeyRing) -> Result<(), RecordError> {
+    pub fn save_keys(&self, cluster: &ClusterName, keys: &KeyRing) -> Result<(), RecordError> {
         let bytes = json(&StoredKeys::from(keys));
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
     }
@@ -189,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Paths`].
-    pub fn forget_keys(&self, cluster: &str) -> Result<(), RecordError> {
+    pub fn forget_keys(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster).join("keys.json");
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
@@ -201,7 +206,7 @@ impl Store {
     ///
     /// # Errors
     /// [`RecordError::Paths`].
-    pub fn forget(&self, cluster: &str) -> Result<(), RecordError> {
+    pub fn forget(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster);
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
@@ -209,8 +214,8 @@ impl Store {
         }
     }
 
-    fn path(&self, cluster: &str) -> PathBuf {
-        self.folder.join(Path::new(cluster).file_name().unwrap_or_default())
+    fn path(&self, cluster: &ClusterName) -> PathBuf {
+        self.folder.join(cluster.as_str())
     }
 }
 
@@ -228,25 +233,39 @@ mod tests {
         (folder, store)
     }
 
+    fn name(text: &str) -> ClusterName {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_cluster_is_changed_by_one_at_a_time() {
         let (_folder, store) = store();
-        let lock = store.lock("a").unwrap();
-        let error = store.lock("a").unwrap_err();
+        let lock = store.lock(&name("a")).unwrap();
+        let error = store.lock(&name("a")).unwrap_err();
         let here = std::process::id().to_string();
         assert!(matches!(error, RecordError::Locked { pid: Some(pid), .. } if pid == here));
-        drop((store.lock("b").unwrap(), lock));
-        drop(store.lock("a").unwrap());
+        drop((store.lock(&name("b")).unwrap(), lock));
+        drop(store.lock(&name("a")).unwrap());
     }
 
     #[test]
     fn a_lock_of_nothing_is_not_kept() {
         let (_folder, store) = store();
-        drop(store.lock("a").unwrap());
+        drop(store.lock(&name("a")).unwrap());
         assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 0);
-        let lock = store.lock("a").unwrap();
-        std::fs::create_dir(store.path("a")).unwrap();
+        let lock = store.lock(&name("a")).unwrap();
+        std::fs::create_dir(store.path(&name("a"))).unwrap();
         drop(lock);
         assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_record_of_a_name_that_is_none_cannot_be_read() {
+        let (_folder, store) = store();
+        paths::write_private(&store.path(&name("a")).join("cluster.json"), br#"{"name": "../b"}"#).unwrap();
+        assert!(matches!(store.load(&name("a")), Err(RecordError::Unreadable { .. })));
+        std::fs::create_dir(store.folder.join("..b")).unwrap();
+        std::fs::write(store.folder.join("..b/cluster.json"), "").unwrap();
+        assert_eq!(store.names(), [name("a")]);
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::adapters::node::Node;
 use crate::commands::grammar::{ApiServerCommand, Global};
+use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::operations::encryption::{self, EncryptionError};
 use crate::operations::{api_server, cluster};
@@ -20,16 +21,21 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     // A flag has a value, or is not alone; a cluster is there.
     let known = cluster::list(&context.engine).await?;
     let cluster = match words.first() {
-        Some(first) if words.len() > 1 && !first.starts_with('-') && known.iter().any(|found| found.name == *first) => {
-            Some(words.remove(0))
+        // An empty word is the value of a variable that is not set, and was meant to be a name.
+        Some(first) if first.is_empty() => Some(first.parse::<ClusterName>()?),
+        Some(first) if words.len() > 1 && !first.starts_with('-') => {
+            known.into_iter().map(|found| found.name).find(|name| *name == first.as_str())
         }
         _ => None,
     };
+    if cluster.is_some() {
+        words.remove(0);
+    }
     let change = match command {
         ApiServerCommand::Set { .. } => api_server::parse_set(&words)?,
         ApiServerCommand::Unset { .. } => api_server::parse_unset(&words)?,
     };
-    let found = cluster::find(&context.engine, cluster.as_deref()).await?;
+    let found = cluster::find(&context.engine, cluster.as_ref()).await?;
     let _lock = context.store().lock(&found.name)?;
     let mut nodes: Vec<Node> = found.nodes(&context.engine);
     nodes.retain(|node| node.role == Role::ControlPlane);

@@ -12,6 +12,7 @@ use crate::adapters::node::Node;
 use crate::adapters::{kubeconfig, kubernetes};
 use crate::commands::grammar::Global;
 use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
 use crate::documents::render::{Inputs, KubernetesVersion};
@@ -21,9 +22,9 @@ use crate::operations::verify::{self, Report};
 use super::{Result, context, present};
 
 /// The name that was given, or that of the only cluster there is: on the engine, or half made in kprov's records.
-pub(super) async fn name(context: &Context, given: Option<&str>) -> Result<String> {
+pub(super) async fn name(context: &Context, given: Option<&ClusterName>) -> Result<ClusterName> {
     if let Some(given) = given {
-        return Ok(given.to_owned());
+        return Ok(given.clone());
     }
     match cluster::find(&context.engine, None).await {
         Ok(found) => Ok(found.name),
@@ -32,7 +33,7 @@ pub(super) async fn name(context: &Context, given: Option<&str>) -> Result<Strin
             match names.len() {
                 0 => Err(ClusterError::None.into()),
                 1 => Ok(names.remove(0)),
-                _ => Err(ClusterError::Ambiguous { known: names }.into()),
+                _ => Err(ClusterError::Ambiguous { known: names.iter().map(ToString::to_string).collect() }.into()),
             }
         }
         Err(error) => Err(error.into()),
@@ -56,7 +57,7 @@ pub(super) async fn ls(global: &Global) -> Result<ExitCode> {
             .map(|cluster| {
                 let (running, all) = cluster.running();
                 vec![
-                    cluster.name.clone(),
+                    cluster.name.to_string(),
                     cluster.profile().unwrap_or("- (made by kind)").to_owned(),
                     format!("{running}/{all} running"),
                     cluster.api_server().map_or_else(|| "-".to_owned(), |(address, port)| format!("{address}:{port}")),
@@ -87,15 +88,16 @@ impl Opened {
 }
 
 /// Finds a cluster, and its kubeconfig on its first control plane.
-pub(super) async fn open(context: &Context, cluster: Option<&str>) -> Result<Opened> {
+pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Result<Opened> {
     let found = cluster::find(&context.engine, cluster).await?;
     let nodes = found.nodes(&context.engine);
     let first = nodes
         .first()
         .filter(|node| node.role == Role::ControlPlane)
-        .ok_or(ClusterError::Unknown { name: found.name.clone(), known: Vec::new() })?;
+        .ok_or(ClusterError::Unknown { name: found.name.to_string(), known: Vec::new() })?;
     let admin = first.read_text("/etc/kubernetes/admin.conf").await?;
-    let (address, port) = found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.clone() })?;
+    let (address, port) =
+        found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));
     let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
     let store = context.store();
@@ -104,7 +106,7 @@ pub(super) async fn open(context: &Context, cluster: Option<&str>) -> Result<Ope
     Ok(Opened { nodes, record, keys, kubeconfig, found })
 }
 
-pub(super) async fn status(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+pub(super) async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = cluster::find(&context.engine, cluster).await?;
     let record = context.store().load(&found.name)?;
@@ -197,7 +199,7 @@ fn status_text(value: &Value) -> String {
     format!("{lines}\n{}", present::table(&["NODE", "ROLE", "CONTAINER", "READY", "ADDRESS"], &rows))
 }
 
-pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+pub(super) async fn verify(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let opened = open(&context, cluster).await?;
     let client = opened.client().await?;
@@ -227,7 +229,7 @@ pub(super) async fn verify(global: &Global, cluster: Option<&str>) -> Result<Exi
 
 pub(super) async fn wait(
     global: &Global,
-    cluster: Option<&str>,
+    cluster: Option<&ClusterName>,
     nodes_only: bool,
     timeout: std::time::Duration,
 ) -> Result<ExitCode> {
@@ -281,7 +283,7 @@ fn shortened(text: &str) -> String {
     text.chars().take(SHORT).chain(['…']).collect()
 }
 
-pub(super) async fn kubeconfig(global: &Global, cluster: Option<&str>, merge: bool) -> Result<ExitCode> {
+pub(super) async fn kubeconfig(global: &Global, cluster: Option<&ClusterName>, merge: bool) -> Result<ExitCode> {
     let context = context(global).await?;
     let opened = open(&context, cluster).await?;
     if merge {
@@ -306,7 +308,7 @@ struct SomeRemain {
     failed: Vec<ClusterError>,
 }
 
-pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> Result<ExitCode> {
+pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
     // First: a kprov that was killed early may have left something, but no cluster.
     cluster::delete_leftovers(&context.engine).await?;
@@ -315,8 +317,9 @@ pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> R
     for (name, result) in names.iter().zip(cluster::delete_all(&context, &names).await) {
         match result {
             Ok(what) if what.is_nothing() => {
-                let known = cluster::list(&context.engine).await?.into_iter().map(|cluster| cluster.name).collect();
-                failed.push(ClusterError::Unknown { name: name.clone(), known });
+                let known =
+                    cluster::list(&context.engine).await?.into_iter().map(|cluster| cluster.name.to_string()).collect();
+                failed.push(ClusterError::Unknown { name: name.to_string(), known });
             }
             Ok(_) => removed.push(name),
             Err(error) => failed.push(error),
@@ -339,7 +342,7 @@ pub(super) async fn down(global: &Global, cluster: Option<&str>, all: bool) -> R
 }
 
 /// The names of all clusters that kprov made or has a record of. Those of kind itself are not ours to remove.
-async fn ours(context: &Context) -> Result<Vec<String>> {
+async fn ours(context: &Context) -> Result<Vec<ClusterName>> {
     let mut names = context.store().names();
     for cluster in cluster::list(&context.engine).await? {
         if cluster.digest().is_some() && !names.contains(&cluster.name) {

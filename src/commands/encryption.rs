@@ -9,6 +9,7 @@ use crate::adapters::etcd::{Etcd, EtcdEntry};
 use crate::adapters::node::Node;
 use crate::commands::grammar::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
 use crate::documents::encryption::Verb;
+use crate::documents::names::ClusterName;
 use crate::documents::profile::{ProviderKind, Role};
 use crate::documents::stored;
 use crate::operations::encryption::{self, EncryptionStatus, Outcome, Request, Subject};
@@ -20,7 +21,7 @@ const SHOWN: usize = 10;
 
 pub(super) async fn encryption(global: &Global, command: EncryptionCommand) -> Result<ExitCode> {
     match command {
-        EncryptionCommand::Status { cluster } => status(global, cluster.as_deref()).await,
+        EncryptionCommand::Status { cluster } => status(global, cluster.as_ref()).await,
         EncryptionCommand::Enable { provider, resources, key, how } => {
             let request = Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key };
             change(global, &how, Some(request)).await
@@ -56,7 +57,7 @@ fn control_planes(nodes: &[Node]) -> Vec<Node> {
     nodes.iter().filter(|node| node.role == Role::ControlPlane).cloned().collect()
 }
 
-async fn status(global: &Global, cluster: Option<&str>) -> Result<ExitCode> {
+async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = crate::operations::cluster::find(&context.engine, cluster).await?;
     let status = encryption::status(&control_planes(&found.nodes(&context.engine))).await?;
@@ -110,7 +111,7 @@ async fn run(
 ) -> Result<ExitCode> {
     let start = Instant::now();
     let context = context(global).await?;
-    let name = clusters::name(&context, how.cluster.as_deref()).await?;
+    let name = clusters::name(&context, how.cluster.as_ref()).await?;
     let _lock = context.store().lock(&name)?;
     let opened = clusters::open(&context, Some(&name)).await?;
     let client = opened.client().await?;

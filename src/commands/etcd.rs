@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::adapters::etcd::{Etcd, EtcdEntry};
 use crate::commands::grammar::{EtcdCommand, Global};
+use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::stored;
 
@@ -27,14 +28,14 @@ enum EtcdError {
     NoControlPlane(String),
 }
 
-pub(super) async fn etcd(global: &Global, cluster: Option<&str>, command: EtcdCommand) -> Result<ExitCode> {
+pub(super) async fn etcd(global: &Global, cluster: Option<&ClusterName>, command: EtcdCommand) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = crate::operations::cluster::find(&context.engine, cluster).await?;
     let node = found
         .nodes(&context.engine)
         .into_iter()
         .find(|node| node.role == Role::ControlPlane)
-        .ok_or_else(|| EtcdError::NoControlPlane(found.name.clone()))?;
+        .ok_or_else(|| EtcdError::NoControlPlane(found.name.to_string()))?;
     let etcd = Etcd::on(node);
     match command {
         EtcdCommand::Keys { prefix } => {

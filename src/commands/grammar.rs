@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::documents::names::{ClusterName, SnapshotName};
+
 /// Declarative provisioner of kind clusters: one command from a YAML profile to a running, hardened, proven cluster.
 #[derive(Debug, Parser)]
 #[command(name = "kprov", version, about, max_term_width = 100, propagate_version = true)]
@@ -47,7 +49,7 @@ pub enum Command {
     /// Remove a cluster, leaving nothing behind
     Down {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Remove every cluster that kprov made, and what killed commands have left
         #[arg(long, conflicts_with = "cluster")]
         all: bool,
@@ -57,12 +59,12 @@ pub enum Command {
     /// Show what a cluster is and how it is doing
     Status {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
     },
     /// Make a cluster anew, as it was on its first day: same profile, name, port and keys
     Reset {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Leave everything as it is when something fails
         #[arg(long)]
         retain: bool,
@@ -76,12 +78,12 @@ pub enum Command {
     /// Gather evidence that a cluster is what it was meant to be; exits 0 only if all of it holds
     Verify {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
     },
     /// Wait until every node and every system pod is Ready, whoever made the cluster
     Wait {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Wait for the nodes only
         #[arg(long)]
         nodes: bool,
@@ -96,7 +98,7 @@ pub enum Command {
         command: EtcdCommand,
         /// The cluster; may be left out if there is but one
         #[arg(long, global = true, value_name = "CLUSTER")]
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
     },
     /// Change the API server of a cluster that runs, and take the change back if it does not come up with it
     #[command(name = "apiserver")]
@@ -121,7 +123,7 @@ pub enum Command {
     /// Print a cluster's kubeconfig
     Kubeconfig {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Merge it into your own instead
         #[arg(long)]
         merge: bool,
@@ -159,7 +161,7 @@ pub struct Up {
     pub count: Option<u16>,
     /// Start from a snapshot instead of a profile
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
-    pub from: Option<String>,
+    pub from: Option<SnapshotName>,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,
@@ -187,7 +189,7 @@ pub struct Source {
     pub profile: String,
     /// The cluster's name, instead of the profile's
     #[arg(short, long, value_name = "CLUSTER")]
-    pub name: Option<String>,
+    pub name: Option<ClusterName>,
     /// The node image, instead of the profile's
     #[arg(long, value_name = "IMAGE", env = "KPROV_IMAGE")]
     pub image: Option<String>,
@@ -219,7 +221,7 @@ pub enum EncryptionCommand {
     /// Show what each resource is stored under, counted in etcd, and any unfinished change
     Status {
         /// The cluster; may be left out if there is but one
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
     },
     /// Turn encryption on, or encrypt further resources
     Enable {
@@ -281,7 +283,7 @@ pub enum EncryptionCommand {
 #[derive(Debug, Args)]
 pub struct EncryptionHow {
     /// The cluster; may be left out if there is but one
-    pub cluster: Option<String>,
+    pub cluster: Option<ClusterName>,
     /// Restart API servers even where they could read new keys without it, which takes up to a minute each time
     #[arg(long)]
     pub restart: bool,
@@ -307,10 +309,10 @@ pub enum SnapshotCommand {
     /// Keep the state of a running cluster under a name
     Save {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
         /// The cluster; may be left out if there is but one
         #[arg(long, value_name = "CLUSTER")]
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Also keep the images that were loaded into its nodes
         #[arg(long)]
         with_images: bool,
@@ -320,10 +322,10 @@ pub enum SnapshotCommand {
     /// Bring a snapshot's cluster back to it, or make it if it is no more
     Restore {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
         /// Make sure that it is this cluster's
         #[arg(long, value_name = "CLUSTER")]
-        cluster: Option<String>,
+        cluster: Option<ClusterName>,
         /// Leave everything as it is when something fails
         #[arg(long)]
         retain: bool,
@@ -331,12 +333,12 @@ pub enum SnapshotCommand {
     /// Forget a snapshot
     Rm {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
     },
     /// Write a snapshot to a file, encrypted by a passphrase: it holds the cluster's CA and keys
     Export {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
         /// The file, which must not exist
         file: PathBuf,
         /// Write it unencrypted
@@ -352,7 +354,7 @@ pub enum SnapshotCommand {
         file: PathBuf,
         /// Its name here, if not the one that it had
         #[arg(long)]
-        name: Option<String>,
+        name: Option<SnapshotName>,
         /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,

@@ -67,20 +67,20 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => up::up(global, &arguments).await,
-        Command::Down { cluster, all } => clusters::down(global, cluster.as_deref(), all).await,
+        Command::Down { cluster, all } => clusters::down(global, cluster.as_ref(), all).await,
         Command::Ls => clusters::ls(global).await,
-        Command::Status { cluster } => clusters::status(global, cluster.as_deref()).await,
-        Command::Reset { cluster, retain } => up::reset(global, cluster.as_deref(), retain).await,
+        Command::Status { cluster } => clusters::status(global, cluster.as_ref()).await,
+        Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,
         Command::Snapshot { command } => snapshot::snapshot(global, command).await,
-        Command::Verify { cluster } => clusters::verify(global, cluster.as_deref()).await,
+        Command::Verify { cluster } => clusters::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);
-            clusters::wait(global, cluster.as_deref(), nodes, timeout).await
+            clusters::wait(global, cluster.as_ref(), nodes, timeout).await
         }
-        Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_deref(), command).await,
+        Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_ref(), command).await,
         Command::ApiServer { command } => api_server::api_server(global, command).await,
         Command::Encryption { command } => encryption::encryption(global, command).await,
-        Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_deref(), merge).await,
+        Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_ref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,
         Command::Completions { .. } | Command::Schema | Command::Profiles { .. } | Command::Render(_) => {

@@ -9,6 +9,7 @@ use crate::adapters::bundle::{self, BundleError};
 use crate::adapters::paths::Paths;
 use crate::commands::grammar::{self, Global, Output};
 use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, Loaded, SearchPath};
 use crate::documents::render::{self, Inputs, KubernetesVersion};
 
@@ -16,14 +17,7 @@ use super::{Result, present, reporter, templates};
 
 /// What is wrong with the arguments of a rendering.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub(super) enum ArgumentError {
-    /// The cluster's name cannot be one.
-    #[error("{0}")]
-    #[diagnostic(
-        code(kprov::cluster::name),
-        help("names are of lower-case letters, digits, dots and dashes, such as `class-3`")
-    )]
-    Name(String),
+enum ArgumentError {
     /// The image's reference cannot be one.
     #[error("{0}")]
     #[diagnostic(code(kprov::image), help("images are written NAME[:TAG][@sha256:DIGEST]"))]
@@ -56,13 +50,13 @@ pub(super) fn profiles(global: &Global, name: Option<&str>) -> Result<ExitCode> 
 }
 
 /// The cluster's name: what was typed, or the profile's.
-pub(super) fn cluster_name(source: &grammar::Source, loaded: &Loaded) -> Result<String> {
+pub(super) fn cluster_name(source: &grammar::Source, loaded: &Loaded) -> Result<ClusterName> {
     let name = source.name.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
-    profile::check_cluster_name(name, &loaded.profile.spec).map_err(ArgumentError::Name)?;
+    let name = profile::check_cluster_name(name, &loaded.profile.spec)?;
     if let Some(image) = &source.image {
         profile::check_image(image).map_err(ArgumentError::Image)?;
     }
-    Ok(name.to_owned())
+    Ok(name)
 }
 
 pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<ExitCode> {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::adapters::paths::{self, Paths, PathsError};
 use crate::adapters::states::{Listed, States};
 use crate::commands::grammar::{Global, SnapshotCommand};
+use crate::documents::names::SnapshotName;
 use crate::documents::snapshot::{self, PortableError, StateManifest};
 use crate::operations::cluster;
 
@@ -42,7 +43,7 @@ pub(super) async fn snapshot(global: &Global, command: SnapshotCommand) -> Resul
     match command {
         SnapshotCommand::Save { name, cluster, with_images } => {
             let context = context(global).await?;
-            let cluster = clusters::name(&context, cluster.as_deref()).await?;
+            let cluster = clusters::name(&context, cluster.as_ref()).await?;
             let saved = cluster::save_snapshot(&context, &cluster, &name, with_images).await;
             context.reporter.close();
             let manifest = saved?;
@@ -53,7 +54,7 @@ pub(super) async fn snapshot(global: &Global, command: SnapshotCommand) -> Resul
         SnapshotCommand::Restore { name, cluster, retain } => {
             let start = Instant::now();
             let context = context(global).await?;
-            let outcome = cluster::restore_snapshot(&context, &name, cluster.as_deref(), retain).await;
+            let outcome = cluster::restore_snapshot(&context, &name, cluster.as_ref(), retain).await;
             context.reporter.close();
             up::show(global, &outcome?, start);
         }
@@ -76,7 +77,7 @@ fn states() -> Result<States> {
     Ok(States::at(&Paths::from_process()?))
 }
 
-fn describe(name: Option<&str>, manifest: &StateManifest) -> Value {
+fn describe(name: Option<&SnapshotName>, manifest: &StateManifest) -> Value {
     json!({
         "name": name,
         "cluster": manifest.record.name,
@@ -97,7 +98,7 @@ fn list(global: &Global) -> Result<()> {
     for error in damaged {
         reporter.warn(&error.to_string());
     }
-    let value: Vec<Value> = listed.iter().map(|one| describe(one.name.as_deref(), &one.manifest)).collect();
+    let value: Vec<Value> = listed.iter().map(|one| describe(one.name.as_ref(), &one.manifest)).collect();
     present::result(global.output, &value, || {
         if listed.is_empty() {
             return "No snapshots. `kprov snapshot save NAME` takes one.\n".to_owned();
@@ -105,8 +106,8 @@ fn list(global: &Global) -> Result<()> {
         let row = |one: &Listed| {
             let time = k8s_openapi::jiff::Timestamp::from_second(one.manifest.created);
             vec![
-                one.name.clone().unwrap_or_else(|| "- (golden)".to_owned()),
-                one.manifest.record.name.clone(),
+                one.name.as_ref().map_or("- (golden)", SnapshotName::as_str).to_owned(),
+                one.manifest.record.name.to_string(),
                 one.manifest.record.version.clone(),
                 time.map(|time| time.strftime("%Y-%m-%d %H:%M").to_string()).unwrap_or_default(),
                 size(one.manifest.size()),
@@ -118,7 +119,13 @@ fn list(global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn export(global: &Global, name: &str, file: &Path, plain: bool, passphrase_file: Option<&Path>) -> Result<()> {
+fn export(
+    global: &Global,
+    name: &SnapshotName,
+    file: &Path,
+    plain: bool,
+    passphrase_file: Option<&Path>,
+) -> Result<()> {
     let draft = states()?.draft(name)?;
     if file.exists() {
         return Err(FileError::Exists(file.to_owned()).into());
@@ -150,7 +157,7 @@ fn export(global: &Global, name: &str, file: &Path, plain: bool, passphrase_file
     Ok(())
 }
 
-fn import(global: &Global, file: &Path, name: Option<String>, passphrase_file: Option<&Path>) -> Result<()> {
+fn import(global: &Global, file: &Path, name: Option<SnapshotName>, passphrase_file: Option<&Path>) -> Result<()> {
     let bytes = paths::read(file)?.ok_or_else(|| FileError::Missing(file.to_owned()))?;
     let states = states()?;
     if let Some(name) = &name {

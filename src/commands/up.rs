@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::adapters::kubeconfig;
 use crate::commands::grammar::{self, Global};
+use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, SearchPath};
 use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
 
@@ -17,7 +18,7 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
     let source = &arguments.source;
     if let Some(snapshot) = &arguments.from {
         let context = context(global).await?;
-        let outcome = cluster::create_from(&context, snapshot, source.name.as_deref(), arguments.retain).await;
+        let outcome = cluster::create_from(&context, snapshot, source.name.as_ref(), arguments.retain).await;
         context.reporter.close();
         show(global, &outcome?, start);
         return Ok(ExitCode::SUCCESS);
@@ -66,10 +67,9 @@ async fn several(
     count: u16,
     start: Instant,
 ) -> Result<ExitCode> {
-    let requests = cluster::numbered(request, count);
+    let requests = cluster::numbered(request, count)?;
     for request in &requests {
-        profile::check_cluster_name(&request.name, &request.profile.spec)
-            .map_err(super::profiles::ArgumentError::Name)?;
+        profile::check_cluster_name(&request.name, &request.profile.spec)?;
     }
     let results = cluster::create_all(context, &requests).await;
     context.reporter.close();
@@ -80,12 +80,12 @@ async fn several(
         .zip(&results)
         .map(|(request, result)| match result {
             Ok(outcome) => vec![
-                request.name.clone(),
+                request.name.to_string(),
                 "up".to_owned(),
                 kubeconfig::entry_name(&request.name),
                 outcome.record.api_server_port.to_string(),
             ],
-            Err(_) => vec![request.name.clone(), "failed".to_owned(), "-".to_owned(), "-".to_owned()],
+            Err(_) => vec![request.name.to_string(), "failed".to_owned(), "-".to_owned(), "-".to_owned()],
         })
         .collect();
     let value: Vec<_> = rows.iter().map(|row| json!({"cluster": row[0], "state": row[1], "context": row[2]})).collect();
@@ -96,7 +96,7 @@ async fn several(
     if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(SomeFailed { total: requests.len(), failed }.into()) }
 }
 
-pub(super) async fn reset(global: &Global, cluster: Option<&str>, retain: bool) -> Result<ExitCode> {
+pub(super) async fn reset(global: &Global, cluster: Option<&ClusterName>, retain: bool) -> Result<ExitCode> {
     let start = Instant::now();
     let context = context(global).await?;
     let name = clusters::name(&context, cluster).await?;

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod encryption;
 pub mod files;
 pub mod keys;
+pub mod names;
 pub mod profile;
 pub mod record;
 pub mod render;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::documents::names::ClusterName;
 use crate::documents::profile::Profile;
 
 /// How far the making of a cluster has come.
@@ -24,7 +25,7 @@ pub enum RecordStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The cluster's name.
-    pub name: String,
+    pub name: ClusterName,
     /// How far it has come.
     pub status: RecordStatus,
     /// The resolved profile.

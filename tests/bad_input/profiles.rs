@@ -72,8 +72,18 @@ fn no_control_plane() {
 
 #[test]
 fn names_that_cannot_be_names() {
-    up(&sandbox(), &["--name", "Bad_Name"]).says("only lower-case letters, digits, `-` and `.`");
-    up(&sandbox(), &["--name", &"a".repeat(60)]).says("has a name of at most 49 characters");
+    for (name, why) in [
+        ("", "a cluster's name cannot be empty"),
+        ("Bad_Name", "only lower-case letters, digits, `-` and `.`"),
+        ("../x", "only lower-case letters, digits, `-` and `.`, not '/'"),
+        (&"a".repeat(60), "has a name of at most 49 characters"),
+    ] {
+        let sandbox = sandbox();
+        sandbox.kprov(&["up", "--name", name]).is_refused().says(why);
+        sandbox.assert_clean();
+    }
+    let three = ["--set", "nodes=[{role: control-plane, count: 3}]"];
+    up(&sandbox(), &[&["--name", &"a".repeat(41)][..], &three].concat()).says("has a name of at most 40 characters");
     up(&sandbox(), &["--image", "a b"]).says("`a b` is no image reference");
     let sandbox = sandbox();
     sandbox.write("p.yaml", profile("  clusterName: -x-\n"));

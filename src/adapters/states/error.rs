@@ -29,16 +29,6 @@ pub enum SnapshotError {
         /// The name.
         name: String,
     },
-    /// The name is none that a snapshot can have.
-    #[error("{name:?} is no name for a snapshot")]
-    #[diagnostic(
-        code(kprov::snapshot::name),
-        help("names are of lower-case letters, digits, dots and dashes, such as `lesson-3`, up to 63 of them")
-    )]
-    Name {
-        /// The name.
-        name: String,
-    },
     /// The cluster has parts that a state does not hold.
     #[error(
         "the cluster {cluster:?} has a load balancer in front of several control planes, which no snapshot can hold yet"

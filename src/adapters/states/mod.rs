@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
 use crate::adapters::paths::{self, Paths, PathsError};
+use crate::documents::names::{ClusterName, SnapshotName};
 use crate::documents::snapshot::{Blob, Draft, ParseError, StateManifest, sha256};
 
 pub use error::SnapshotError;
@@ -35,7 +36,7 @@ const KEEP_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// Its name; `None` for a cluster's golden state.
-    pub name: Option<String>,
+    pub name: Option<SnapshotName>,
     /// The sha256 of its manifest.
     pub id: String,
     /// What it is.
@@ -71,29 +72,19 @@ impl States {
     /// Keeps a state under a name.
     ///
     /// # Errors
-    /// [`SnapshotError::Name`], [`SnapshotError::Exists`] or [`SnapshotError::Paths`].
-    pub fn keep_named(&self, draft: &Draft, name: &str) -> Result<String, SnapshotError> {
+    /// [`SnapshotError::Exists`] or [`SnapshotError::Paths`].
+    pub fn keep_named(&self, draft: &Draft, name: &SnapshotName) -> Result<String, SnapshotError> {
         self.check_free(name)?;
         self.keep(draft, &self.named_path(name))
     }
 
-    /// Nothing, if a snapshot can be called so.
+    /// Nothing, if no snapshot is called so.
     ///
     /// # Errors
-    /// [`SnapshotError::Name`] or [`SnapshotError::Exists`].
-    pub fn check_free(&self, name: &str) -> Result<(), SnapshotError> {
-        let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-        let alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        let bytes = name.as_bytes();
-        if bytes.len() > 63
-            || !bytes.iter().all(|&byte| fine(byte))
-            || !alphanumeric(bytes.first())
-            || !alphanumeric(bytes.last())
-        {
-            return Err(SnapshotError::Name { name: name.to_owned() });
-        }
+    /// [`SnapshotError::Exists`].
+    pub fn check_free(&self, name: &SnapshotName) -> Result<(), SnapshotError> {
         if self.named_path(name).exists() {
-            return Err(SnapshotError::Exists { name: name.to_owned() });
+            return Err(SnapshotError::Exists { name: name.to_string() });
         }
         Ok(())
     }
@@ -120,7 +111,7 @@ impl States {
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
-    pub fn golden(&self, cluster: &str) -> Result<Option<StateManifest>, SnapshotError> {
+    pub fn golden(&self, cluster: &ClusterName) -> Result<Option<StateManifest>, SnapshotError> {
         let Some(id) = self.pointer(&self.golden_path(cluster))? else { return Ok(None) };
         self.manifest(&id).map(Some)
     }
@@ -129,7 +120,7 @@ impl States {
     ///
     /// # Errors
     /// [`SnapshotError::Paths`].
-    pub fn set_golden(&self, cluster: &str, id: &str) -> Result<(), SnapshotError> {
+    pub fn set_golden(&self, cluster: &ClusterName, id: &str) -> Result<(), SnapshotError> {
         let _guard = self.guard()?;
         paths::write_private(&self.golden_path(cluster), id.as_bytes())?;
         self.prune();
@@ -140,19 +131,25 @@ impl States {
     ///
     /// # Errors
     /// [`SnapshotError::Unknown`], [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
-    pub fn named(&self, name: &str) -> Result<(String, StateManifest), SnapshotError> {
+    pub fn named(&self, name: &SnapshotName) -> Result<(String, StateManifest), SnapshotError> {
         match self.pointer(&self.named_path(name))? {
             Some(id) => self.manifest(&id).map(|manifest| (id, manifest)),
-            None => Err(SnapshotError::Unknown { name: name.to_owned(), known: self.names() }),
+            None => Err(SnapshotError::Unknown { name: name.to_string(), known: self.known() }),
         }
     }
 
     /// The names of all snapshots.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = entries(&self.folder.join("named")).filter_map(|path| file_name(&path)).collect();
+    pub fn names(&self) -> Vec<SnapshotName> {
+        let files = entries(&self.folder.join("named"));
+        let mut names: Vec<SnapshotName> = files.filter_map(|path| file_name(&path)?.parse().ok()).collect();
         names.sort();
         names
+    }
+
+    /// The names of all snapshots, as errors show them.
+    fn known(&self) -> Vec<String> {
+        self.names().iter().map(ToString::to_string).collect()
     }
 
     /// All snapshots, and all golden states. Damaged ones are left out of the second list, and their errors are in it.
@@ -178,9 +175,9 @@ impl States {
     ///
     /// # Errors
     /// [`SnapshotError::Unknown`] or [`SnapshotError::Paths`].
-    pub fn remove(&self, name: &str) -> Result<(), SnapshotError> {
+    pub fn remove(&self, name: &SnapshotName) -> Result<(), SnapshotError> {
         if !self.names().iter().any(|known| known == name) {
-            return Err(SnapshotError::Unknown { name: name.to_owned(), known: self.names() });
+            return Err(SnapshotError::Unknown { name: name.to_string(), known: self.known() });
         }
         let id = self.pointer(&self.named_path(name))?;
         self.forget(&self.named_path(name), id)
@@ -190,7 +187,7 @@ impl States {
     ///
     /// # Errors
     /// [`SnapshotError::Paths`].
-    pub fn forget_golden(&self, cluster: &str) -> Result<(), SnapshotError> {
+    pub fn forget_golden(&self, cluster: &ClusterName) -> Result<(), SnapshotError> {
         let path = self.golden_path(cluster);
         if !path.exists() {
             return Ok(());
@@ -214,7 +211,7 @@ impl States {
     ///
     /// # Errors
     /// As [`Self::named`].
-    pub fn draft(&self, name: &str) -> Result<Draft, SnapshotError> {
+    pub fn draft(&self, name: &SnapshotName) -> Result<Draft, SnapshotError> {
         let (_, manifest) = self.named(name)?;
         let blobs = manifest.blobs().map(|blob| Ok((blob.clone(), self.read(blob)?)));
         Ok(Draft { blobs: blobs.collect::<Result<_, SnapshotError>>()?, manifest })
@@ -305,12 +302,12 @@ impl States {
             .map_err(|error| PathsError::Write { path, error }.into())
     }
 
-    fn golden_path(&self, cluster: &str) -> PathBuf {
-        self.folder.join("golden").join(component(cluster))
+    fn golden_path(&self, cluster: &ClusterName) -> PathBuf {
+        self.folder.join("golden").join(cluster.as_str())
     }
 
-    fn named_path(&self, name: &str) -> PathBuf {
-        self.folder.join("named").join(component(name))
+    fn named_path(&self, name: &SnapshotName) -> PathBuf {
+        self.folder.join("named").join(name.as_str())
     }
 
     fn manifest_path(&self, id: &str) -> PathBuf {
@@ -359,6 +356,14 @@ mod tests {
         (folder, states)
     }
 
+    fn cluster(name: &str) -> ClusterName {
+        name.parse().unwrap()
+    }
+
+    fn snapshot(name: &str) -> SnapshotName {
+        name.parse().unwrap()
+    }
+
     fn count(states: &States, kind: &str) -> usize {
         entries(&states.folder.join(kind)).count()
     }
@@ -367,12 +372,12 @@ mod tests {
     fn equal_states_are_stored_once_and_privately() {
         let (_folder, states) = states();
         states.keep_golden(&draft("a", b"same", 1)).unwrap();
-        states.keep_named(&draft("a", b"same", 2), "lesson-1").unwrap();
+        states.keep_named(&draft("a", b"same", 2), &snapshot("lesson-1")).unwrap();
         assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (1, 2));
         let path = states.blob_path(&Blob::of(b"same"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
-        let manifest = states.golden("a").unwrap().unwrap();
+        let manifest = states.golden(&cluster("a")).unwrap().unwrap();
         assert_eq!(states.read(&manifest.nodes[0].archive).unwrap().as_slice(), b"same");
     }
 
@@ -384,20 +389,20 @@ mod tests {
         fs::write(states.blob_path(&blob), b"samE").unwrap();
         assert!(matches!(states.read(&blob), Err(SnapshotError::Damaged { .. })));
         fs::write(states.manifest_path(&id), b"{}").unwrap();
-        assert!(matches!(states.golden("a"), Err(SnapshotError::Damaged { .. })));
+        assert!(matches!(states.golden(&cluster("a")), Err(SnapshotError::Damaged { .. })));
     }
 
     #[test]
     fn a_name_is_taken_once() {
         let (_folder, states) = states();
-        states.keep_named(&draft("a", b"1", 1), "lesson").unwrap();
-        assert!(matches!(states.keep_named(&draft("a", b"2", 2), "lesson"), Err(SnapshotError::Exists { .. })));
-        assert_eq!(states.named("lesson").unwrap().1.created, 1);
-        for name in ["", "../x", "A", "-a", "a/b", ".a"] {
-            assert!(matches!(states.check_free(name), Err(SnapshotError::Name { .. })), "{name}");
-        }
-        states.remove("lesson").unwrap();
-        assert!(matches!(states.remove("lesson"), Err(SnapshotError::Unknown { .. })));
+        states.keep_named(&draft("a", b"1", 1), &snapshot("lesson")).unwrap();
+        assert!(matches!(
+            states.keep_named(&draft("a", b"2", 2), &snapshot("lesson")),
+            Err(SnapshotError::Exists { .. })
+        ));
+        assert_eq!(states.named(&snapshot("lesson")).unwrap().1.created, 1);
+        states.remove(&snapshot("lesson")).unwrap();
+        assert!(matches!(states.remove(&snapshot("lesson")), Err(SnapshotError::Unknown { .. })));
         assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (0, 0));
     }
 
@@ -409,7 +414,7 @@ mod tests {
         }
         assert_eq!(count(&states, "manifests"), KEEP_COUNT + 1);
         assert_eq!(count(&states, "blobs"), KEEP_COUNT + 1);
-        assert_eq!(states.golden("a").unwrap().unwrap().created, 9);
+        assert_eq!(states.golden(&cluster("a")).unwrap().unwrap().created, 9);
     }
 
     #[test]
@@ -429,9 +434,9 @@ mod tests {
     fn a_clusters_golden_state_goes_with_it() {
         let (_folder, states) = states();
         states.keep_golden(&draft("a", b"1", 1)).unwrap();
-        states.forget_golden("a").unwrap();
-        states.forget_golden("a").unwrap();
+        states.forget_golden(&cluster("a")).unwrap();
+        states.forget_golden(&cluster("a")).unwrap();
         assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (0, 0));
-        assert!(states.golden("a").unwrap().is_none());
+        assert!(states.golden(&cluster("a")).unwrap().is_none());
     }
 }

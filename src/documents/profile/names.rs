@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use crate::documents::names::{ClusterName, NameError};
+
 use super::{Role, Spec};
 
 /// The longest name that a node, being a host, can have.
@@ -12,24 +14,18 @@ const LONGEST_NODE_NAME: usize = 63;
 /// Checks `name` as the name of a cluster of `spec`, whose nodes are called after it.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
-pub fn check_cluster_name(name: &str, spec: &Spec) -> Result<(), String> {
-    let (Some(first), Some(last)) = (name.bytes().next(), name.bytes().last()) else {
-        return Err("a cluster's name cannot be empty".to_owned());
-    };
-    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    if !name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'.' | b'-')) {
-        return Err("a cluster's name has only lower-case letters, digits, `-` and `.`".to_owned());
+/// [`NameError`] if no cluster of kprov's can have it, [`NameError::Room`] if one of these nodes cannot.
+pub fn check_cluster_name(name: &str, spec: &Spec) -> Result<ClusterName, NameError> {
+    let name: ClusterName = name.parse()?;
+    if name.ends_with(['.', '-']) {
+        return Err(NameError::Edge { of: "cluster" });
     }
-    if !alphanumeric(first) || !alphanumeric(last) {
-        return Err("a cluster's name begins and ends with a lower-case letter or a digit".to_owned());
+    let suffix = longest_suffix(spec);
+    let most = LONGEST_NODE_NAME - suffix.len();
+    if name.len() > most {
+        return Err(NameError::Room { suffix, most });
     }
-    let longest = longest_suffix(spec);
-    if name.len() + longest.len() > LONGEST_NODE_NAME {
-        let most = LONGEST_NODE_NAME - longest.len();
-        return Err(format!("a cluster with a node NAME{longest} has a name of at most {most} characters"));
-    }
-    Ok(())
+    Ok(name)
 }
 
 /// What the longest of the nodes' names has behind the cluster's.
@@ -236,7 +232,7 @@ mod tests {
     fn cluster_names_leave_room_for_the_nodes() {
         let spec = Spec::default();
         for good in ["kind", "a", "a.b-c", "0", &"a".repeat(49)] {
-            assert_eq!(check_cluster_name(good, &spec), Ok(()), "{good}");
+            assert_eq!(check_cluster_name(good, &spec).unwrap(), *good, "{good}");
         }
         for bad in ["", "A", "a_b", "-a", "a-", "a.", "ä", &"a".repeat(50)] {
             assert!(check_cluster_name(bad, &spec).is_err(), "{bad}");
@@ -244,7 +240,7 @@ mod tests {
         let three = NodeGroup { count: 3, ..NodeGroup::new(Role::ControlPlane) };
         let ha = Spec { nodes: vec![three], ..Spec::default() };
         assert_eq!(
-            check_cluster_name(&"a".repeat(41), &ha).unwrap_err(),
+            check_cluster_name(&"a".repeat(41), &ha).unwrap_err().to_string(),
             "a cluster with a node NAME-external-load-balancer has a name of at most 40 characters"
         );
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::documents::keys::KeyMaterial;
+use crate::documents::names::NameError;
 
 use super::error::{Finding, near};
 use super::names::{self, Cidr};
@@ -166,14 +167,14 @@ impl Checks<'_, '_> {
             None => (vec!["metadata".into(), "name".into()], &profile.metadata.name),
         };
         if let Err(why) = names::check_cluster_name(name, &profile.spec) {
-            self.error("profile::name", why, &path, "not a cluster's name");
+            self.error("profile::name", why.to_string(), &path, "not a cluster's name");
         }
         // The profile's own name is looked for among files, whatever the cluster is called.
         if profile.spec.cluster_name.is_some()
             && let Err(why) = names::check_cluster_name(&profile.metadata.name, &profile.spec)
-            && !why.contains("at most")
+            && !matches!(why, NameError::Long { .. } | NameError::Room { .. })
         {
-            let why = why.replace("cluster", "profile");
+            let why = why.to_string().replace("cluster", "profile");
             self.error("profile::name", why, &["metadata".into(), "name".into()], "not a profile's name");
         }
     }

@@ -490,7 +490,7 @@ fn what_contradicts_itself_or_kubernetes() {
     let cases: &[(&str, &[&str])] = &[
         ("  nodes: [{role: worker}]", &["the cluster has no control plane"]),
         ("  nodes: [{role: control-plane, count: 2}]", &["warning: 2 control planes are no safer than 1"]),
-        ("  clusterName: Up", &["a cluster's name has only lower-case letters, digits, `-` and `.`"]),
+        ("  clusterName: Up", &["a cluster's name has only lower-case letters, digits, `-` and `.`, not 'U'"]),
         ("  image: kindest/Node", &["this is no image reference"]),
         ("  nodes: [{role: control-plane, image: \"a b\"}]", &["this is no image reference"]),
         (

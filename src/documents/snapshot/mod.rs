@@ -30,7 +30,7 @@ pub(crate) mod tests {
         }))
         .unwrap();
         let record = Record {
-            name: cluster.to_owned(),
+            name: cluster.parse().unwrap(),
             status: RecordStatus::Ready,
             profile,
             base: PathBuf::new(),

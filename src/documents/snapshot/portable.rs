@@ -9,6 +9,8 @@ use std::io::Read;
 use age::secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use crate::documents::names::{NameError, SnapshotName};
+
 use super::manifest::{Blob, Draft, StateManifest};
 
 /// What every age file begins with.
@@ -70,7 +72,7 @@ pub fn is_encrypted(file: &[u8]) -> bool {
 /// # Errors
 /// [`PortableError::EmptyPassphrase`] or [`PortableError::Encrypt`].
 pub fn write(
-    name: &str,
+    name: &SnapshotName,
     draft: &Draft,
     passphrase: Option<&SecretString>,
 ) -> Result<Zeroizing<Vec<u8>>, PortableError> {
@@ -104,7 +106,7 @@ pub fn write(
 ///
 /// # Errors
 /// [`PortableError`].
-pub fn read(file: &[u8], passphrase: Option<&SecretString>) -> Result<(String, Draft), PortableError> {
+pub fn read(file: &[u8], passphrase: Option<&SecretString>) -> Result<(SnapshotName, Draft), PortableError> {
     let opened;
     let tar = if is_encrypted(file) {
         let mut identity = age::scrypt::Identity::new(passphrase.ok_or(PortableError::NoPassphrase)?.clone());
@@ -142,6 +144,7 @@ pub fn read(file: &[u8], passphrase: Option<&SecretString>) -> Result<(String, D
         blobs.push((blob.clone(), bytes.clone()));
     }
     let name = files.get(NAME).map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+    let name = name.parse().map_err(|error: NameError| damaged(error.to_string()))?;
     Ok((name, Draft { manifest, blobs }))
 }
 
@@ -151,9 +154,13 @@ mod tests {
 
     use super::*;
 
+    fn lesson() -> SnapshotName {
+        "lesson".parse().unwrap()
+    }
+
     #[test]
     fn a_plain_file_is_read_back() {
-        let file = write("lesson", &draft("a", b"state", 1), None).unwrap();
+        let file = write(&lesson(), &draft("a", b"state", 1), None).unwrap();
         assert!(!is_encrypted(&file));
         let (name, back) = read(&file, None).unwrap();
         assert_eq!((name.as_str(), back.manifest.created, back.blobs[0].1.as_slice()), ("lesson", 1, &b"state"[..]));
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_an_error() {
-        let mut file = write("lesson", &draft("a", b"state", 1), None).unwrap();
+        let mut file = write(&lesson(), &draft("a", b"state", 1), None).unwrap();
         let at = file.windows(5).rposition(|window| window == b"state").unwrap();
         file[at] ^= 1;
         assert!(matches!(read(&file, None), Err(PortableError::Damaged(_))));
@@ -169,14 +176,29 @@ mod tests {
     }
 
     #[test]
+    fn names_that_could_be_paths_are_refused() {
+        let file = write(&lesson(), &draft("abc", b"state", 1), None).unwrap();
+        for (name, forged) in [("lesson", "../les"), ("\"name\": \"abc\"", "\"name\": \"../\"")] {
+            let mut file = file.clone();
+            let at = file.windows(name.len()).rposition(|window| window == name.as_bytes()).unwrap();
+            file[at..at + name.len()].copy_from_slice(forged.as_bytes());
+            let Err(error) = read(&file, None) else { panic!("{forged}") };
+            assert!(error.to_string().contains("name has only lower-case letters"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_encrypted_file_needs_its_passphrase() {
         let secret = |text: &str| SecretString::from(text.to_owned());
-        let file = write("lesson", &draft("a", b"state", 1), Some(&secret("open sesame"))).unwrap();
+        let file = write(&lesson(), &draft("a", b"state", 1), Some(&secret("open sesame"))).unwrap();
         assert!(is_encrypted(&file));
         assert!(!file.windows(5).any(|window| window == b"state"));
         assert!(matches!(read(&file, None), Err(PortableError::NoPassphrase)));
         assert!(matches!(read(&file, Some(&secret("open"))), Err(PortableError::WrongPassphrase)));
         assert_eq!(read(&file, Some(&secret("open sesame"))).unwrap().0, "lesson");
-        assert!(matches!(write("x", &draft("a", b"s", 1), Some(&secret(""))), Err(PortableError::EmptyPassphrase)));
+        assert!(matches!(
+            write(&lesson(), &draft("a", b"s", 1), Some(&secret(""))),
+            Err(PortableError::EmptyPassphrase)
+        ));
     }
 }

@@ -16,6 +16,7 @@ use crate::adapters::records::{Lock, RecordError};
 use crate::adapters::states::States;
 use crate::documents::files::{FileEntry, pack};
 use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
 use crate::documents::profile::{DEFAULT_IMAGE, FileModes, IpFamily, Profile, Role};
 use crate::documents::record::{Record, RecordStatus};
 use crate::documents::render::{self, Inputs, NodePlan};
@@ -36,7 +37,7 @@ pub(super) const READY: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The cluster's name.
-    pub name: String,
+    pub name: ClusterName,
     /// The resolved profile.
     pub profile: Profile,
     /// Where its relative paths start.
@@ -87,13 +88,13 @@ pub async fn create(context: &Context, request: &Request) -> Result<Outcome, Clu
 }
 
 /// Makes sure that a name is free. What a killed kprov left half made under it is removed.
-pub(super) async fn make_way(context: &Context, name: &str) -> Result<(), ClusterError> {
+pub(super) async fn make_way(context: &Context, name: &ClusterName) -> Result<(), ClusterError> {
     let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?.len();
     match context.store().load(name) {
         Ok(Some(record)) if existing > 0 && record.status == RecordStatus::Ready => {
-            Err(ClusterError::Exists { name: name.to_owned(), nodes: existing })
+            Err(ClusterError::Exists { name: name.to_string(), nodes: existing })
         }
-        Ok(None) if existing > 0 => Err(ClusterError::Exists { name: name.to_owned(), nodes: existing }),
+        Ok(None) if existing > 0 => Err(ClusterError::Exists { name: name.to_string(), nodes: existing }),
         Ok(None) => Ok(()),
         // Half made, or gone by another tool's hand; an unreadable record is no use to anybody either.
         Ok(Some(_)) | Err(RecordError::Unreadable { .. }) => {
@@ -120,7 +121,7 @@ pub(super) async fn make(
 /// What is being made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct What<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: &'a ClusterName,
     pub(super) profile: &'a Profile,
     pub(super) retain: bool,
     /// Whether there was such a cluster before, so that what is known of it has to stay.
@@ -162,10 +163,10 @@ pub(super) async fn or_clean_up(
         // Nothing had been made: the error itself says all.
         return Err(error);
     }
-    Err(ClusterError::Create { name: name.to_owned(), left, source: Box::new(error), logs })
+    Err(ClusterError::Create { name: name.to_string(), left, source: Box::new(error), logs })
 }
 
-async fn clean_up(context: &Context, cluster: &str, keep_record: bool) -> Result<(), ClusterError> {
+async fn clean_up(context: &Context, cluster: &ClusterName, keep_record: bool) -> Result<(), ClusterError> {
     if keep_record {
         // A reset that failed can be tried again: profile and keys stay.
         super::delete::remove_containers(&context.engine, cluster).await?;

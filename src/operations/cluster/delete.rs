@@ -4,6 +4,7 @@ use futures_util::future::try_join_all;
 
 use crate::adapters::engine::Engine;
 use crate::adapters::states::States;
+use crate::documents::names::ClusterName;
 
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
 
@@ -36,7 +37,7 @@ impl Removed {
 ///
 /// # Errors
 /// [`ClusterError`]; what could be removed is gone then, too.
-pub async fn delete(context: &Context, cluster: &str) -> Result<Removed, ClusterError> {
+pub async fn delete(context: &Context, cluster: &ClusterName) -> Result<Removed, ClusterError> {
     let containers = remove_containers(&context.engine, cluster).await?;
     let kubeconfigs = context.kubeconfig.remove(cluster)?.len();
     let store = context.store();
@@ -49,7 +50,7 @@ pub async fn delete(context: &Context, cluster: &str) -> Result<Removed, Cluster
 }
 
 /// Removes a cluster's containers, all at once, and says how many there were.
-pub(super) async fn remove_containers(engine: &Engine, cluster: &str) -> Result<usize, ClusterError> {
+pub(super) async fn remove_containers(engine: &Engine, cluster: &ClusterName) -> Result<usize, ClusterError> {
     let containers = engine.containers(LABEL_CLUSTER, Some(cluster)).await?;
     try_join_all(containers.iter().map(|container| engine.remove_container(&container.id))).await?;
     Ok(containers.len())

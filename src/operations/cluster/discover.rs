@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::adapters::engine::{Container, ContainerState, Engine};
 use crate::adapters::node::Node;
+use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 
 use super::restore::{NEXT, OLD};
@@ -14,7 +15,7 @@ use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE
 #[derive(Debug, Clone)]
 pub struct Found {
     /// Its name.
-    pub name: String,
+    pub name: ClusterName,
     /// All its containers, sorted by name.
     pub containers: Vec<Container>,
 }
@@ -75,15 +76,15 @@ impl Found {
     }
 }
 
-/// All clusters on the engine, sorted by name.
+/// All clusters on the engine, sorted by name. What is labelled with something that cannot be a cluster's name is none.
 ///
 /// # Errors
 /// [`ClusterError::Engine`].
 pub async fn list(engine: &Engine) -> Result<Vec<Found>, ClusterError> {
-    let mut clusters: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+    let mut clusters: BTreeMap<ClusterName, Vec<Container>> = BTreeMap::new();
     for container in engine.containers(LABEL_CLUSTER, None).await? {
-        if let Some(name) = container.labels.get(LABEL_CLUSTER) {
-            clusters.entry(name.clone()).or_default().push(container);
+        if let Some(Ok(name)) = container.labels.get(LABEL_CLUSTER).map(|name| name.parse()) {
+            clusters.entry(name).or_default().push(container);
         }
     }
     Ok(clusters.into_iter().map(|(name, containers)| Found { name, containers }).collect())
@@ -93,13 +94,13 @@ pub async fn list(engine: &Engine) -> Result<Vec<Found>, ClusterError> {
 ///
 /// # Errors
 /// [`ClusterError::Unknown`], [`ClusterError::None`] or [`ClusterError::Ambiguous`] if it cannot be told.
-pub async fn find(engine: &Engine, name: Option<&str>) -> Result<Found, ClusterError> {
+pub async fn find(engine: &Engine, name: Option<&ClusterName>) -> Result<Found, ClusterError> {
     let mut clusters = list(engine).await?;
-    let known = |clusters: &[Found]| clusters.iter().map(|cluster| cluster.name.clone()).collect();
+    let known = |clusters: &[Found]| clusters.iter().map(|cluster| cluster.name.to_string()).collect();
     match name {
-        Some(name) => match clusters.iter().position(|cluster| cluster.name == name) {
+        Some(name) => match clusters.iter().position(|cluster| cluster.name == *name) {
             Some(index) => Ok(clusters.swap_remove(index)),
-            None => Err(ClusterError::Unknown { name: name.to_owned(), known: known(&clusters) }),
+            None => Err(ClusterError::Unknown { name: name.to_string(), known: known(&clusters) }),
         },
         None if clusters.len() > 1 => Err(ClusterError::Ambiguous { known: known(&clusters) }),
         None => clusters.pop().ok_or(ClusterError::None),

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use crate::adapters::node::Node;
 use crate::adapters::paths::{self, Paths};
+use crate::documents::names::ClusterName;
 
 use super::error::LogFolder;
 
 /// Writes each node's logs into a new folder below the user's data folder. What cannot be read is left out:
 /// the nodes are in trouble, or nobody would ask.
-pub(super) async fn keep(paths: &Paths, cluster: &str, nodes: &[Node]) -> Option<LogFolder> {
+pub(super) async fn keep(paths: &Paths, cluster: &ClusterName, nodes: &[Node]) -> Option<LogFolder> {
     let stamp = k8s_openapi::jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     let folder = paths.logs().join(format!("{cluster}-{stamp}"));
     let mut kept = false;

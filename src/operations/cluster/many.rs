@@ -5,6 +5,7 @@ use tokio::sync::Semaphore;
 
 use crate::adapters::engine::EngineInfo;
 use crate::adapters::host::{Host, Load, Verdict};
+use crate::documents::names::{ClusterName, NameError};
 use crate::documents::profile::Role;
 
 use super::create::interrupted;
@@ -18,19 +19,21 @@ const DOWN_AT_A_TIME: usize = 4;
 
 /// The requests for `count` clusters like `request`, called NAME-1, NAME-2 and so on. Fixed host ports are counted
 /// up as well, so that no two clusters want the same.
-#[must_use]
-pub fn numbered(request: &Request, count: u16) -> Vec<Request> {
+///
+/// # Errors
+/// [`NameError`] if the numbers make the name too long.
+pub fn numbered(request: &Request, count: u16) -> Result<Vec<Request>, NameError> {
     let shift = |port: u16, by: u16| if port == 0 { 0 } else { port.saturating_add(by) };
     (0..count)
         .map(|index| {
             let mut one = request.clone();
-            one.name = format!("{}-{}", request.name, index + 1);
+            one.name = request.name.numbered(index + 1)?;
             let spec = &mut one.profile.spec;
             spec.networking.api_server_port = shift(spec.networking.api_server_port, index);
             for port in spec.nodes.iter_mut().flat_map(|node| &mut node.ports) {
                 port.host_port = shift(port.host_port, index);
             }
-            one
+            Ok(one)
         })
         .collect()
 }
@@ -64,7 +67,7 @@ pub async fn create_all(
 }
 
 /// Removes several clusters. The failure of one does not keep the others.
-pub async fn delete_all(context: &Context, names: &[String]) -> Vec<Result<Removed, ClusterError>> {
+pub async fn delete_all(context: &Context, names: &[ClusterName]) -> Vec<Result<Removed, ClusterError>> {
     let permits = Semaphore::new(DOWN_AT_A_TIME);
     let permits = &permits;
     join_all(names.iter().map(|name| async move {
@@ -124,9 +127,15 @@ mod tests {
         }))
         .unwrap();
         let base = PathBuf::new();
-        let request =
-            Request { name: "class".to_owned(), profile, base, image: None, load_balancer_image: None, retain: false };
-        let requests = numbered(&request, 3);
+        let request = Request {
+            name: "class".parse().unwrap(),
+            profile,
+            base,
+            image: None,
+            load_balancer_image: None,
+            retain: false,
+        };
+        let requests = numbered(&request, 3).unwrap();
         let seen: Vec<_> = requests
             .iter()
             .map(|one| {

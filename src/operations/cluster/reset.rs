@@ -3,6 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::states::States;
+use crate::documents::names::ClusterName;
 
 use super::create::{Before, make};
 use super::{ClusterError, Context, Outcome, Request, delete, restore};
@@ -15,12 +16,12 @@ use super::{ClusterError, Context, Outcome, Request, delete, restore};
 ///
 /// # Errors
 /// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone.
-pub async fn reset(context: &Context, cluster: &str, retain: bool) -> Result<Outcome, ClusterError> {
+pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();
     let store = context.store();
     let lock = store.lock(cluster)?;
     let Some(record) = store.load(cluster)? else {
-        return Err(ClusterError::NoRecord { name: cluster.to_owned() });
+        return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
     let state = async {
         match States::at(&context.paths).golden(cluster)? {

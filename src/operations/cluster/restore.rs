@@ -99,8 +99,10 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         None => None,
         Some(blob) => {
             let bytes = states.read(blob)?;
-            let stored: StoredKeys = serde_json::from_slice(&bytes)
-                .map_err(|error| RecordError::Unreadable { name: record.name.clone(), reason: error.to_string() })?;
+            let stored: StoredKeys = serde_json::from_slice(&bytes).map_err(|error| RecordError::Unreadable {
+                name: record.name.to_string(),
+                reason: error.to_string(),
+            })?;
             Some(KeyRing::try_from(stored)?)
         }
     };

@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::node::Node;
 use crate::adapters::states::{SnapshotError, States};
+use crate::documents::names::{ClusterName, SnapshotName};
 use crate::documents::snapshot::{Blob, StateManifest};
 
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
@@ -16,8 +17,8 @@ use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image,
 /// others as they come. The cluster and all other snapshots are as before.
 pub async fn save(
     context: &Context,
-    cluster: &str,
-    name: &str,
+    cluster: &ClusterName,
+    name: &SnapshotName,
     with_images: bool,
 ) -> Result<StateManifest, ClusterError> {
     let states = States::at(&context.paths);
@@ -26,10 +27,10 @@ pub async fn save(
     let _lock = store.lock(cluster)?;
     let found = find(&context.engine, Some(cluster)).await?;
     let Some(record) = store.load(cluster)? else {
-        return Err(ClusterError::NoRecord { name: cluster.to_owned() });
+        return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
     if record.load_balancer_image.is_some() {
-        return Err(SnapshotError::LoadBalancer { cluster: cluster.to_owned() }.into());
+        return Err(SnapshotError::LoadBalancer { cluster: cluster.to_string() }.into());
     }
     let keys = store.load_keys(cluster)?;
     let nodes = found.nodes(&context.engine);
@@ -56,10 +57,16 @@ pub async fn save(
 }
 
 /// A snapshot's identity and manifest. With `cluster`, it has to be of that cluster.
-fn open(states: &States, name: &str, cluster: Option<&str>) -> Result<(String, StateManifest), SnapshotError> {
+fn open(
+    states: &States,
+    name: &SnapshotName,
+    cluster: Option<&ClusterName>,
+) -> Result<(String, StateManifest), SnapshotError> {
     let (id, manifest) = states.named(name)?;
-    match cluster.filter(|wanted| *wanted != manifest.record.name) {
-        Some(wanted) => Err(SnapshotError::Cluster { found: manifest.record.name.clone(), wanted: wanted.to_owned() }),
+    match cluster.filter(|wanted| **wanted != manifest.record.name) {
+        Some(wanted) => {
+            Err(SnapshotError::Cluster { found: manifest.record.name.to_string(), wanted: wanted.to_string() })
+        }
         None => Ok((id, manifest)),
     }
 }
@@ -70,8 +77,8 @@ fn open(states: &States, name: &str, cluster: Option<&str>) -> Result<(String, S
 /// [`ClusterError`]; nothing has been changed if the snapshot cannot be used.
 pub async fn restore_snapshot(
     context: &Context,
-    name: &str,
-    cluster: Option<&str>,
+    name: &SnapshotName,
+    cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();
@@ -84,7 +91,7 @@ pub async fn restore_snapshot(
     let existing = context.engine.containers(LABEL_CLUSTER, Some(&found)).await?.len();
     if existing > 0 && record.is_none() {
         // Somebody else's.
-        return Err(ClusterError::Exists { name: found, nodes: existing });
+        return Err(ClusterError::Exists { name: found.to_string(), nodes: existing });
     }
     match record {
         // What its user's kubeconfig says goes on holding.
@@ -105,8 +112,8 @@ pub async fn restore_snapshot(
 /// [`ClusterError::Exists`] if it is there; others as they come.
 pub async fn create_from(
     context: &Context,
-    name: &str,
-    cluster: Option<&str>,
+    name: &SnapshotName,
+    cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();

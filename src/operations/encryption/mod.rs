@@ -20,6 +20,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::adapters::records::Store;
 use crate::documents::encryption::{Config, Journal, KeyId, Move, NewKeys, Phase, PlanError, Verb, moves};
 use crate::documents::keys::{KeyError, KeyMaterial};
+use crate::documents::names::ClusterName;
 use crate::documents::profile::{Encryption, EncryptionProvider, Key, KeySource, ProviderKind};
 use crate::operations::api_server::SETTLE;
 use crate::operations::cluster::{ClusterError, Context};
@@ -225,7 +226,7 @@ pub struct Subject<'a> {
     /// What every operation needs.
     pub context: &'a Context,
     /// The cluster's name. Its lock is the caller's.
-    pub cluster: &'a str,
+    pub cluster: &'a ClusterName,
     /// Its control planes, the first one first.
     pub control_planes: &'a [Node],
     /// A client for it.
@@ -667,7 +668,7 @@ fn turns_back(error: &EncryptionError) -> bool {
     matches!(error, EncryptionError::Rejected { .. } | EncryptionError::Node(NodeError::Command { .. }))
 }
 
-fn record(store: &Store, cluster: &str, config: Option<&Config>) -> Result<(), ClusterError> {
+fn record(store: &Store, cluster: &ClusterName, config: Option<&Config>) -> Result<(), ClusterError> {
     let Some(mut record) = store.load(cluster)? else { return Ok(()) };
     let simple = config.map(Config::simple);
     let (encryption, ring) = match simple {

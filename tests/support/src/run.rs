@@ -67,6 +67,16 @@ impl Run {
         self
     }
 
+    /// The same run, which must have been refused for its command line, before anything was done.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[track_caller]
+    pub fn is_refused(self) -> Self {
+        assert_eq!(self.code, Some(2), "{self}");
+        self
+    }
+
     /// The same run, which must have printed `text`, wherever lines may have been broken.
     ///
     /// # Panics

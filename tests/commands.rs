@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use test_support::{FakeEngine, Sandbox, Traits};
 
 const KPROV: &str = env!("CARGO_BIN_EXE_kprov");
@@ -82,6 +82,48 @@ fn what_is_no_name_is_refused_before_anything_is_touched() {
     sandbox.kprov(&["apiserver", "set", "", "v=4"]).fails().says("name cannot be empty");
     assert_eq!(files(sandbox.path()), before);
     assert_eq!(engine.left(), ["bar-control-plane"]);
+}
+
+#[test]
+fn a_control_plane_that_is_gone_is_named_and_nothing_is_said_to_be_done() {
+    let engine = FakeEngine::start(Traits::default());
+    engine.hold("lab-worker", &json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "worker"}));
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    for command in [
+        &["apiserver", "set", "lab", "v=4"][..],
+        &["apiserver", "unset", "lab", "v"],
+        &["encryption", "status", "lab"],
+        &["encryption", "enable", "lab"],
+        &["etcd", "keys", "--cluster", "lab"],
+        &["verify", "lab"],
+        &["kubeconfig", "lab"],
+    ] {
+        let run = sandbox.kprov(command).fails();
+        run.says("the control plane lab-control-plane of the cluster \"lab\" is gone").says("`kprov reset lab`");
+    }
+}
+
+/// The record of a cluster, as kprov writes it.
+fn record(name: &str, status: &str, control_planes: u32) -> Value {
+    json!({
+        "name": name, "status": status, "base": "/", "image": "i", "imageId": "sha256:1234", "version": "v1.33.1",
+        "digest": "d", "apiServerPort": 1, "nodes": [],
+        "profile": {"apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
+            "spec": {"nodes": [{"role": "control-plane", "count": control_planes}]}},
+    })
+}
+
+#[test]
+fn what_is_done_on_every_control_plane_needs_every_one() {
+    let engine = FakeEngine::start(Traits::default());
+    for node in ["ha-control-plane", "ha-control-plane3"] {
+        engine.hold(node, &json!({"io.x-k8s.kind.cluster": "ha", "io.x-k8s.kind.role": "control-plane"}));
+    }
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    sandbox.write("data/kprov/clusters/ha/cluster.json", record("ha", "ready", 3).to_string());
+    for command in [&["apiserver", "set", "ha", "v=4"][..], &["encryption", "status", "ha"]] {
+        sandbox.kprov(command).fails().says("the control plane ha-control-plane2 of the cluster \"ha\" is gone");
+    }
 }
 
 #[test]

@@ -5,10 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::adapters::node::Node;
 use crate::commands::grammar::{ApiServerCommand, Global};
 use crate::documents::names::ClusterName;
-use crate::documents::profile::Role;
 use crate::operations::encryption::{self, EncryptionError};
 use crate::operations::{api_server, cluster};
 
@@ -37,8 +35,7 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     };
     let found = cluster::find(&context.engine, cluster.as_ref()).await?;
     let _lock = context.store().lock(&found.name)?;
-    let mut nodes: Vec<Node> = found.nodes(&context.engine);
-    nodes.retain(|node| node.role == Role::ControlPlane);
+    let nodes = found.all_control_planes(&context.engine, context.store().load(&found.name)?.as_ref())?;
     if let Some(journal) = encryption::unfinished(&nodes).await? {
         return Err(EncryptionError::Unfinished(Box::new(journal)).into());
     }

@@ -91,11 +91,8 @@ impl Opened {
 pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Result<Opened> {
     let found = cluster::find(&context.engine, cluster).await?;
     let nodes = found.nodes(&context.engine);
-    let first = nodes
-        .first()
-        .filter(|node| node.role == Role::ControlPlane)
-        .ok_or(ClusterError::Unknown { name: found.name.to_string(), known: Vec::new() })?;
-    let admin = first.read_text("/etc/kubernetes/admin.conf").await?;
+    let control_planes = found.control_planes(&context.engine)?;
+    let admin = control_planes.first().read_text("/etc/kubernetes/admin.conf").await?;
     let (address, port) =
         found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));

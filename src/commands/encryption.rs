@@ -10,7 +10,7 @@ use crate::adapters::node::Node;
 use crate::commands::grammar::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
 use crate::documents::encryption::Verb;
 use crate::documents::names::ClusterName;
-use crate::documents::profile::{ProviderKind, Role};
+use crate::documents::profile::ProviderKind;
 use crate::documents::stored;
 use crate::operations::encryption::{self, EncryptionStatus, Outcome, Request, Subject};
 
@@ -53,14 +53,11 @@ impl From<EncryptWith> for ProviderKind {
     }
 }
 
-fn control_planes(nodes: &[Node]) -> Vec<Node> {
-    nodes.iter().filter(|node| node.role == Role::ControlPlane).cloned().collect()
-}
-
 async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = crate::operations::cluster::find(&context.engine, cluster).await?;
-    let status = encryption::status(&control_planes(&found.nodes(&context.engine))).await?;
+    let record = context.store().load(&found.name)?;
+    let status = encryption::status(&found.all_control_planes(&context.engine, record.as_ref())?).await?;
     present::result(global.output, &json!({"cluster": found.name, "encryption": status}), || status_text(&status));
     Ok(ExitCode::SUCCESS)
 }
@@ -115,7 +112,7 @@ async fn run(
     let _lock = context.store().lock(&name)?;
     let opened = clusters::open(&context, Some(&name)).await?;
     let client = opened.client().await?;
-    let nodes = control_planes(&opened.nodes);
+    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
     let subject =
         Subject { context: &context, cluster: &name, control_planes: &nodes, client: &client, restart: how.restart };
     let shown = how.show.as_deref().map(super::etcd::absolute);

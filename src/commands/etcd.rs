@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::adapters::etcd::{Etcd, EtcdEntry};
 use crate::commands::grammar::{EtcdCommand, Global};
 use crate::documents::names::ClusterName;
-use crate::documents::profile::Role;
 use crate::documents::stored;
 
 use super::{Result, context, present};
@@ -22,21 +21,12 @@ enum EtcdError {
         help("`kprov etcd keys PREFIX` lists keys, such as `kprov etcd keys secrets/default`")
     )]
     NoKey(String),
-    /// The cluster has no control plane that could be asked.
-    #[error("the cluster {0:?} has no control plane")]
-    #[diagnostic(code(kprov::etcd::no_control_plane))]
-    NoControlPlane(String),
 }
 
 pub(super) async fn etcd(global: &Global, cluster: Option<&ClusterName>, command: EtcdCommand) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = crate::operations::cluster::find(&context.engine, cluster).await?;
-    let node = found
-        .nodes(&context.engine)
-        .into_iter()
-        .find(|node| node.role == Role::ControlPlane)
-        .ok_or_else(|| EtcdError::NoControlPlane(found.name.to_string()))?;
-    let etcd = Etcd::on(node);
+    let etcd = Etcd::on(found.control_planes(&context.engine)?.first().clone());
     match command {
         EtcdCommand::Keys { prefix } => {
             let keys = etcd.keys(&absolute(&prefix)).await?;

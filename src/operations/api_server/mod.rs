@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::static_pod::{Change, StaticPod, named_paths};
+use crate::operations::cluster::ControlPlanes;
 use crate::progress::Reporter;
 
 use restart::{BACKUP, BEFORE, Failure, MANIFEST};
@@ -275,7 +276,7 @@ pub const SETTLE: Duration = Duration::from_millis(3500);
 /// [`ApiServerError`].
 pub async fn change_all(
     reporter: &Reporter,
-    control_planes: &[Node],
+    control_planes: &ControlPlanes,
     change: &Change,
 ) -> Result<Vec<String>, ApiServerError> {
     let servers: Vec<ApiServer> = control_planes.iter().cloned().map(ApiServer::on).collect();

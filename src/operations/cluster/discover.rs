@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use crate::adapters::engine::{Container, ContainerState, Engine};
 use crate::adapters::node::Node;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
+use crate::documents::record::Record;
+use crate::documents::render;
 
 use super::restore::{NEXT, OLD};
 use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER};
@@ -18,6 +21,28 @@ pub struct Found {
     pub name: ClusterName,
     /// All its containers, sorted by name.
     pub containers: Vec<Container>,
+}
+
+/// The control planes of a cluster: never none, the first one foremost.
+#[derive(Debug, Clone)]
+pub struct ControlPlanes {
+    nodes: Vec<Node>,
+}
+
+impl ControlPlanes {
+    /// The first one.
+    #[must_use]
+    pub fn first(&self) -> &Node {
+        &self.nodes[0]
+    }
+}
+
+impl Deref for ControlPlanes {
+    type Target = [Node];
+
+    fn deref(&self) -> &[Node] {
+        &self.nodes
+    }
 }
 
 impl Found {
@@ -41,6 +66,43 @@ impl Found {
         // Names of a role differ by a number that the first one lacks, so shorter is earlier.
         nodes.sort_by_key(|node| (node.role, node.name.len(), node.name.clone()));
         nodes
+    }
+
+    /// The control planes that there are, for what can do with any of them.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoControlPlane`] if there is none.
+    pub fn control_planes(&self, engine: &Engine) -> Result<ControlPlanes, ClusterError> {
+        self.control_planes_of(engine, &[format!("{}-control-plane", self.name)], false)
+    }
+
+    /// All control planes that the cluster was made with, as its record tells, for what has to be done on each of
+    /// them. Without a record: those that there are.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoControlPlane`] if one is missing; it names the first such one.
+    pub fn all_control_planes(&self, engine: &Engine, record: Option<&Record>) -> Result<ControlPlanes, ClusterError> {
+        let Some(record) = record else { return self.control_planes(engine) };
+        let plan = render::plan_nodes(&record.profile, &record.name);
+        let planned = plan.into_iter().filter(|plan| plan.role == Role::ControlPlane).map(|plan| plan.name);
+        self.control_planes_of(engine, &planned.collect::<Vec<_>>(), true)
+    }
+
+    fn control_planes_of(
+        &self,
+        engine: &Engine,
+        planned: &[String],
+        needs_all: bool,
+    ) -> Result<ControlPlanes, ClusterError> {
+        let mut nodes = self.nodes(engine);
+        nodes.retain(|node| node.role == Role::ControlPlane);
+        let missing = planned.iter().find(|name| !nodes.iter().any(|node| node.name == **name));
+        match missing {
+            Some(node) if needs_all || nodes.is_empty() => {
+                Err(ClusterError::NoControlPlane { cluster: self.name.to_string(), node: node.clone() })
+            }
+            _ => Ok(ControlPlanes { nodes }),
+        }
     }
 
     /// The host address and port at which the API server is published.

@@ -68,6 +68,20 @@ pub enum ClusterError {
     #[error("there is no cluster")]
     #[diagnostic(code(kprov::cluster::none), help("`kprov up` makes one"))]
     None,
+    /// The container of a control plane is gone.
+    #[error("the control plane {node} of the cluster {cluster:?} is gone: there is no such container")]
+    #[diagnostic(
+        code(kprov::cluster::no_control_plane),
+        help(
+            "nothing has been changed; `kprov reset {cluster}` makes the cluster anew, `kprov down {cluster}` removes what is left of it"
+        )
+    )]
+    NoControlPlane {
+        /// The cluster's name.
+        cluster: String,
+        /// The missing node.
+        node: String,
+    },
     /// Its API server's port is not published: the container does not run.
     #[error("the control plane of the cluster {name:?} does not run")]
     #[diagnostic(

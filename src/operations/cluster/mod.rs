@@ -31,7 +31,7 @@ use crate::progress::Reporter;
 use crate::adapters::records::Store;
 pub use create::{Outcome, Request, create};
 pub use delete::{Removed, delete, delete_leftovers};
-pub use discover::{Found, find, list, node};
+pub use discover::{ControlPlanes, Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
 pub use many::{create_all, delete_all, numbered};

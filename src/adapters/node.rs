@@ -19,6 +19,10 @@ const BOOT: Duration = Duration::from_secs(30);
 /// How many lines of a failed command's output an error carries.
 const LAST_LINES: usize = 20;
 
+/// Shell functions that find the containers of static pods and their processes: `static_pod COMPONENT` prints
+/// `CONTAINER PID`, `static_pod_pids COMPONENT...` prints process ids. To be put before a script.
+pub const STATIC_POD: &str = include_str!("node/scripts/static_pod.sh");
+
 /// What went wrong on a node.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum NodeError {
@@ -303,18 +307,17 @@ impl Node {
         Ok(self.engine.exit_code(&self.name).await?.is_none())
     }
 
-    /// The command line of the running process called `name`, as a list of words; `None` if there is none.
+    /// The command line of the static pod `component`, such as `kube-apiserver`, as a list of words; `None` if it
+    /// does not run.
     ///
     /// # Errors
-    /// [`NodeError`] if the node cannot be asked.
-    pub async fn command_line(&self, name: &str) -> Result<Option<Vec<String>>, NodeError> {
-        // The kernel cuts a process's name to 15 bytes.
-        let comm: String = name.chars().take(15).collect();
+    /// [`NodeError::Command`] if containerd does not answer, [`NodeError::Engine`] if the node cannot be asked.
+    pub async fn command_line(&self, component: &str) -> Result<Option<Vec<String>>, NodeError> {
         let script = format!(
-            "for p in /proc/[0-9]*; do c=; {{ read -r c < $p/comm; }} 2>/dev/null || true; \
-               if [ \"$c\" = '{comm}' ]; then cat $p/cmdline; exit; fi; done"
+            "{STATIC_POD}\npids=$(static_pod_pids '{component}')\n\
+             for pid in $pids; do cat \"/proc/$pid/cmdline\" 2>/dev/null || true; break; done"
         );
-        let text = self.script(&format!("finding the process {name}"), &script).await?;
+        let text = self.script(&format!("finding the static pod {component}"), &script).await?;
         let words: Vec<String> = text.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(if words.is_empty() { None } else { Some(words) })
     }
@@ -326,11 +329,9 @@ impl Node {
     /// [`NodeError::Command`] if there is no such container or the command fails.
     pub async fn run_in_container(&self, container: &str, command: &[&str]) -> Result<ExecOutput, NodeError> {
         let script = format!(
-            "for c in $(ctr -n k8s.io containers ls -q 'labels.\"io.kubernetes.container.name\"=={container}'); do \
-               if ctr -n k8s.io tasks ls | grep -q \"^$c .*RUNNING\"; then \
-                 exec ctr -n k8s.io tasks exec --exec-id \"kprov-$(cat /proc/sys/kernel/random/uuid)\" \"$c\" \"$@\"; \
-               fi; \
-             done; echo 'the container {container} does not run' >&2; exit 69"
+            "{STATIC_POD}\nfound=$(static_pod '{container}'); c=${{found%% *}}\n\
+             [ -n \"$c\" ] || {{ echo 'the container {container} does not run' >&2; exit 69; }}\n\
+             exec ctr --namespace k8s.io tasks exec --exec-id \"kprov-$(cat /proc/sys/kernel/random/uuid)\" \"$c\" \"$@\""
         );
         let mut words = vec!["sh", "-c", script.as_str(), "sh"];
         words.extend(command);
@@ -362,6 +363,37 @@ mod tests {
         assert!(has_booted("INFO: detected cgroup v1\n"));
         assert!(has_booted("[  OK  ] Reached target \u{1b}[0;1;39mMulti-User System\u{1b}[0m.\n"));
         assert!(!has_booted("[  OK  ] Reached target Basic System.\n"));
+    }
+
+    /// Containerd's tool, as far as finding static pods needs it, for a control plane that runs an API server beside
+    /// somebody's own pod.
+    const CTR: &str = r#"#!/bin/sh
+case "$*" in
+*'containers ls -q '*kube-apiserver*'"io.kubernetes.pod.namespace"==kube-system,'*'"io.kubernetes.pod.name"==kube-apiserver-'*)
+  printf 'ended\nours\n' ;;
+*'containers ls -q '*kube-apiserver*) printf 'ended\nours\ntheirs\n' ;;
+*'tasks ls') printf 'TASK PID STATUS\nended 11 STOPPED\ntheirs 22 RUNNING\nours 33 RUNNING\n' ;;
+esac
+"#;
+
+    #[test]
+    fn static_pods_are_found_by_container_and_not_by_name() {
+        use std::os::unix::fs::PermissionsExt as _;
+        use std::process::Command;
+
+        let folder = tempfile::tempdir().unwrap();
+        let ctr = folder.path().join("ctr");
+        std::fs::write(&ctr, CTR).unwrap();
+        std::fs::set_permissions(&ctr, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let run = |command: &str| {
+            let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+            let script = format!("{STATIC_POD}\n{command}");
+            let output = Command::new("sh").args(["-euc", &script]).env("PATH", path).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(run("static_pod kube-apiserver"), "ours 33\n");
+        assert_eq!(run("static_pod_pids kube-apiserver etcd"), "33\n", "etcd does not run");
     }
 
     #[test]

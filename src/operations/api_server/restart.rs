@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError, last_lines};
+use crate::adapters::node::{Node, NodeError, STATIC_POD, last_lines};
 use crate::documents::static_pod::StaticPod;
 
 /// kubeadm's manifest of the API server.
@@ -31,34 +31,11 @@ const GONE: Duration = Duration::from_secs(5);
 /// The pause between two looks at a node; a look itself takes about as long.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Ends the API server's processes: politely, so that requests under way are answered, but not for long. Then its
-/// sandbox, which makes the kubelet start the pod rather than look after it. By containerd's own tool, which every
-/// node image has.
-const END_OLD: &str = r#"
-find_process() {
-  found=
-  for p in /proc/[0-9]*; do
-    c=; { read -r c < "$p/comm"; } 2>/dev/null || true
-    if [ "$c" = kube-apiserver ]; then found="$found ${p#/proc/}"; fi
-  done
-}
-end_old() {
-  find_process
-  if [ -n "$found" ]; then
-    kill -TERM $found 2>/dev/null || true
-    n=0
-    while [ $n -lt 8 ]; do
-      find_process
-      if [ -z "$found" ]; then break; fi
-      n=$((n+1)); sleep 0.05
-    done
-    if [ -n "$found" ]; then kill -KILL $found 2>/dev/null || true; fi
-  fi
-  for box in $(ctr --namespace k8s.io containers ls -q "labels.\"io.cri-containerd.kind\"==sandbox,labels.\"io.kubernetes.pod.name\"==kube-apiserver-$(hostname)"); do
-    ctr --namespace k8s.io tasks kill --signal SIGKILL "$box" >/dev/null 2>&1 || true
-  done
-}
-"#;
+/// Prints what is to be known of the API server; `port` is where it listens.
+const OBSERVE: &str = include_str!("scripts/observe.sh");
+
+/// Defines `end_old`, which ends the API server.
+const END_OLD: &str = include_str!("scripts/end_old.sh");
 
 /// A running API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,25 +116,7 @@ impl Judge {
 
 /// Looks at the API server on its node. Readiness is asked for on the node itself, past any load balancer.
 pub(super) async fn observe(node: &Node, port: &str) -> Result<Observation, NodeError> {
-    // kubeadm's certificates always name kubernetes.default; not all of them name 127.0.0.1.
-    let script = format!(
-        r#"for p in /proc/[0-9]*; do
-  c=; {{ read -r c < "$p/comm"; }} 2>/dev/null || true
-  if [ "$c" = kube-apiserver ] && {{ read -r stat < "$p/stat"; }} 2>/dev/null; then
-    set -- $stat
-    echo "process $1/${{22}}"
-    tr '\0' '\n' < "$p/cmdline" 2>/dev/null | sed 's/^/word /' || true
-    if answer=$(kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:{port} \
-        --tls-server-name=kubernetes.default --request-timeout=3s get --raw=/readyz 2>/dev/null) && [ "$answer" = ok ]; then
-      echo ready
-    fi
-    break
-  fi
-done
-for f in /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log; do
-  if [ -e "$f" ]; then echo "log $f"; fi
-done"#
-    );
+    let script = format!("port={port}\n{STATIC_POD}\n{OBSERVE}");
     Ok(parse(&node.script("looking at the API server", &script).await?))
 }
 
@@ -194,6 +153,7 @@ pub(super) async fn exchange(node: &Node, manifest: &StaticPod, keep_before: boo
     let size = content.len();
     let script = format!(
         r#"trap '' HUP PIPE TERM
+{STATIC_POD}
 {END_OLD}
 umask 077
 new=/etc/kubernetes/manifests/.kube-apiserver.yaml.kprov

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError};
+use crate::adapters::node::{Node, NodeError, STATIC_POD};
 use crate::documents::encryption::{Config, Journal};
 use crate::documents::render::{ENCRYPTION_FILE, ENCRYPTION_FOLDER, KubernetesVersion};
 use crate::documents::static_pod::{Change, StaticPod, volume_name};
@@ -123,13 +123,11 @@ impl ControlPlane {
         }
         // Started well after the file was written, it has read that file.
         let script = format!(
-            r#"boot=$(sed -n 's/^btime //p' /proc/stat)
-for p in /proc/[0-9]*; do
-  c=; {{ read -r c < "$p/comm"; }} 2>/dev/null || true
-  if [ "$c" = kube-apiserver ]; then
-    read -r stat < "$p/stat"; set -- $stat
-    echo $((boot + ${{22}} / $(getconf CLK_TCK 2>/dev/null || echo 100) - $(stat -c %Y '{}')))
-  fi
+            r#"{STATIC_POD}
+boot=$(sed -n 's/^btime //p' /proc/stat)
+for pid in $(static_pod_pids kube-apiserver); do
+  read -r stat < "/proc/$pid/stat"; set -- $stat
+  echo $((boot + ${{22}} / $(getconf CLK_TCK 2>/dev/null || echo 100) - $(stat -c %Y '{}')))
 done"#,
             self.file()
         );

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_support::{FakeEngine, Sandbox, Traits};
+use test_support::{FakeEngine, Job, Sandbox, Traits};
 
 const KPROV: &str = env!("CARGO_BIN_EXE_kprov");
 
@@ -124,6 +125,51 @@ fn what_is_done_on_every_control_plane_needs_every_one() {
     for command in [&["apiserver", "set", "ha", "v=4"][..], &["encryption", "status", "ha"]] {
         sandbox.kprov(command).fails().says("the control plane ha-control-plane2 of the cluster \"ha\" is gone");
     }
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    // Its nodes do not boot, and cleaning up never ends.
+    let engine = FakeEngine::start(Traits { silent: Some("DELETE /containers/lab"), ..Traits::default() });
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    let mut job = Job::start(&mut sandbox.kprov_command(&["up", "--name", "lab"]));
+    while !engine.was_asked("DELETE /containers/lab") {
+        assert!(!job.ends_within(Duration::from_millis(5)), "{}", job.wait());
+    }
+    job.press_ctrl_c();
+    assert!(!job.ends_within(Duration::from_millis(300)), "the first one lets it clean up");
+    job.press_ctrl_c();
+    assert!(job.ends_within(Duration::from_secs(10)));
+    assert_eq!(job.wait().code, Some(130));
+}
+
+#[test]
+fn the_network_is_not_taken_from_under_an_up() {
+    let engine = FakeEngine::start(Traits::default());
+    engine.hold_network();
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    // As an `up` does that has found the network and has no node on it yet.
+    let lock = std::fs::File::create(sandbox.write("data/kprov/clusters/.network.lock", "")).unwrap();
+    lock.lock().unwrap();
+    let mut job = Job::start(&mut sandbox.kprov_command(&["down", "--all"]));
+    assert!(!job.ends_within(Duration::from_millis(500)));
+    assert_eq!(engine.left(), ["a network"]);
+    lock.unlock().unwrap();
+    job.wait().done();
+    assert_eq!(engine.left(), [""; 0]);
+}
+
+#[test]
+fn reset_finds_out_what_is_wrong_before_a_node_goes() {
+    let engine = FakeEngine::start(Traits::default());
+    let ours =
+        json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane", "dev.kprov.owner": "kprov"});
+    engine.hold("lab-control-plane", &ours);
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    sandbox.write("data/kprov/clusters/lab/cluster.json", record("lab", "ready", 1).to_string());
+    sandbox.write("templates/kubeadm.yaml.j2", "{{ nonsense | unknown }}");
+    sandbox.kprov(&["reset", "lab", "--templates", "templates"]).fails().says("unknown");
+    assert_eq!(engine.left(), ["lab-control-plane"]);
 }
 
 #[test]

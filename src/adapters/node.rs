@@ -16,6 +16,12 @@ use crate::documents::profile::Role;
 /// How long a container may take to boot its init system, as in kind.
 const BOOT: Duration = Duration::from_secs(30);
 
+/// How long a command on a node may take, unless its caller knows that it takes longer.
+const COMMAND: Duration = Duration::from_secs(300);
+
+/// How much of a command an error shows that has not waited for its end.
+const SHOWN: usize = 80;
+
 /// How many lines of a failed command's output an error carries.
 const LAST_LINES: usize = 20;
 
@@ -54,6 +60,22 @@ pub enum NodeError {
         reason: String,
         /// The last lines of the container's log.
         last_lines: String,
+    },
+    /// A command did not end in time.
+    #[error("{node}: `{command}` has not ended within {seconds} s")]
+    #[diagnostic(
+        code(kprov::node::timeout),
+        help(
+            "the node may be starved of processor or disk, or stand still: `docker stats`, `docker logs {node}`; what was started there may still run"
+        )
+    )]
+    TimedOut {
+        /// The node.
+        node: String,
+        /// The command, without its input.
+        command: String,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// A file that every node image has is missing.
     #[error("{image} is no kind node image: it has no {path}")]
@@ -104,6 +126,8 @@ pub struct Node {
     pub name: String,
     /// Its role.
     pub role: Role,
+    /// How long a command may take.
+    deadline: Duration,
 }
 
 impl fmt::Debug for Node {
@@ -116,7 +140,13 @@ impl Node {
     /// The node in the container `name`.
     #[must_use]
     pub fn new(engine: Engine, name: impl Into<String>, role: Role) -> Self {
-        Self { engine, name: name.into(), role }
+        Self { engine, name: name.into(), role, deadline: COMMAND }
+    }
+
+    /// The same node, whose commands may take as long as `deadline`.
+    #[must_use]
+    pub fn patient(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
     }
 
     /// The engine that the node runs on.
@@ -155,14 +185,22 @@ impl Node {
     /// Runs a command and gives its output whatever its exit code.
     ///
     /// # Errors
-    /// [`NodeError::Engine`] if it could not be run.
+    /// [`NodeError::TimedOut`] if it does not end in time, [`NodeError::Engine`] if it could not be run.
     pub async fn try_output(
         &self,
         command: &[&str],
         stdin: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<ExecOutput, NodeError> {
         let spec = ExecSpec { command: command.iter().map(|&word| word.to_owned()).collect(), env: Vec::new(), stdin };
-        Ok(self.engine.exec(&self.name, spec).await?)
+        match tokio::time::timeout(self.deadline, self.engine.exec(&self.name, spec)).await {
+            Ok(output) => Ok(output?),
+            Err(_) => Err(NodeError::TimedOut {
+                node: self.name.clone(),
+                // Of a script, its beginning.
+                command: command.join(" ").chars().take(SHOWN).collect(),
+                seconds: self.deadline.as_secs(),
+            }),
+        }
     }
 
     /// Runs a shell script. The script comes in by standard input, so that no other process sees it.
@@ -174,6 +212,9 @@ impl Node {
             Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(NodeError::Command { node, code, last_lines, .. }) => {
                 Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
+            }
+            Err(NodeError::TimedOut { node, seconds, .. }) => {
+                Err(NodeError::TimedOut { node, command: what.to_owned(), seconds })
             }
             Err(other) => Err(other),
         }
@@ -188,6 +229,9 @@ impl Node {
             Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(NodeError::Command { node, code, last_lines, .. }) => {
                 Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
+            }
+            Err(NodeError::TimedOut { node, seconds, .. }) => {
+                Err(NodeError::TimedOut { node, command: what.to_owned(), seconds })
             }
             Err(other) => Err(other),
         }
@@ -394,6 +438,16 @@ esac
         };
         assert_eq!(run("static_pod kube-apiserver"), "ours 33\n");
         assert_eq!(run("static_pod_pids kube-apiserver etcd"), "33\n", "etcd does not run");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_does_not_end_is_given_up_by_name() {
+        let (_folder, engine) = Engine::silent();
+        let node = Node::new(engine, "a-worker", Role::Worker).patient(Duration::from_secs(7));
+        let error = node.run(&["sleep", "1"]).await.unwrap_err();
+        assert_eq!(error.to_string(), "a-worker: `sleep 1` has not ended within 7 s");
+        let error = node.script("looking around", "sleep 1").await.unwrap_err();
+        assert_eq!(error.to_string(), "a-worker: `looking around` has not ended within 7 s");
     }
 
     #[test]

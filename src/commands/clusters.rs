@@ -308,7 +308,7 @@ struct SomeRemain {
 pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
     // First: a kprov that was killed early may have left something, but no cluster.
-    cluster::delete_leftovers(&context.engine).await?;
+    cluster::delete_leftovers(&context).await?;
     let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
     let (mut removed, mut failed) = (Vec::new(), Vec::new());
     for (name, result) in names.iter().zip(cluster::delete_all(&context, &names).await) {

@@ -55,6 +55,19 @@ impl Engine {
         &self.host
     }
 
+    /// An engine that takes every request and never answers, and the folder of its socket.
+    #[cfg(test)]
+    pub(crate) fn silent() -> (tempfile::TempDir, Self) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        // Kept open for as long as the tests run.
+        std::mem::forget(listener);
+        let host = format!("unix://{}", socket.display());
+        let docker = Docker::connect_with_unix(&host, 3600, bollard::API_DEFAULT_VERSION).unwrap();
+        (folder, Self { docker, host })
+    }
+
     /// Whether the engine runs on this host, so that its published ports and disks are ours to look at.
     #[must_use]
     pub fn is_local(&self) -> bool {

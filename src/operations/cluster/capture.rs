@@ -3,6 +3,8 @@
 //! Consistent because etcd stands still while it is copied, on all control planes at once: what is
 //! read is what a power failure would have left at that moment, which etcd is made to start from.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use zeroize::Zeroizing;
 
@@ -39,6 +41,9 @@ opt/local-path-provisioner";
 
 /// For how long a control plane may stand still before it goes on by itself, should kprov be gone.
 const STANDSTILL_SECONDS: u32 = 8;
+
+/// How long reading a node's files or images may take: they may be many gigabytes.
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 /// Finds processes by name without starting any.
 const PIDS: &str = "pids() { for p in /proc/[0-9]*; do read -r name < $p/comm || continue; \
@@ -137,7 +142,7 @@ async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, ClusterEr
     let several = control_planes.len() > 1;
     let run = async |node: &Node, script: String| -> Result<Zeroizing<Vec<u8>>, NodeError> {
         let script = format!("set -eu; {script}");
-        match node.output(&["sh", "-c", &script], None).await {
+        match node.patient(LONG).output(&["sh", "-c", &script], None).await {
             Ok(output) => Ok(output.stdout),
             // The script itself says nothing to a reader.
             Err(NodeError::Command { node, code, last_lines, .. }) => {
@@ -181,7 +186,7 @@ pub(super) async fn loaded_images(node: &Node, built_in: &[u8]) -> Result<Option
     }
     let mut command = vec!["ctr", "--namespace", "k8s.io", "images", "export", "-"];
     command.extend(loaded);
-    let tar = node.output(&command, None).await?.stdout;
+    let tar = node.patient(LONG).output(&command, None).await?.stdout;
     let packed = tokio::task::spawn_blocking(move || pack(&tar)).await.map_err(|error| error.to_string());
     let packed = packed
         .and_then(|packed| packed)

@@ -25,6 +25,7 @@ use crate::operations::verify;
 use super::balancer::{self, Balancer};
 use super::bootstrap::{self, Build, Member, Up};
 use super::containers::{Fixed, Frame, proxies};
+use super::interrupt::interrupted;
 use super::network::ServiceRoute;
 use super::{
     ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, capture, delete::delete, logs, preflight, resolve_image,
@@ -142,6 +143,9 @@ pub(super) async fn or_clean_up(
         Ok(outcome) => return Ok(outcome),
         Err(error) => error,
     };
+    if matches!(error, ClusterError::Interrupted) && !what.retain {
+        context.reporter.info("Cleaning up; Ctrl-C again ends at once, and `kprov down` cleans up later.");
+    }
     let name = what.name;
     let plan = render::plan_nodes(what.profile, name);
     let nodes: Vec<Node> = plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
@@ -170,21 +174,9 @@ async fn clean_up(context: &Context, cluster: &ClusterName, keep_record: bool) -
     if keep_record {
         // A reset that failed can be tried again: profile and keys stay.
         super::delete::remove_containers(&context.engine, cluster).await?;
-        super::delete::remove_network(&context.engine).await
+        super::delete::remove_network(context).await
     } else {
         delete(context, cluster).await.map(|_| ())
-    }
-}
-
-/// Ends when the user or the system asks kprov to stop.
-pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    let Ok(mut hang_up) = signal(SignalKind::hangup()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use futures_util::future::try_join_all;
 
-use crate::adapters::engine::Engine;
+use crate::adapters::engine::{Engine, Network};
 use crate::adapters::states::States;
 use crate::documents::names::ClusterName;
 
@@ -45,7 +45,7 @@ pub async fn delete(context: &Context, cluster: &ClusterName) -> Result<Removed,
     // Last: as long as something is left, the next command has to know of it.
     States::at(&context.paths).forget_golden(cluster)?;
     store.forget(cluster)?;
-    remove_network(&context.engine).await?;
+    remove_network(context).await?;
     Ok(Removed { containers, record, kubeconfigs })
 }
 
@@ -60,7 +60,8 @@ pub(super) async fn remove_containers(engine: &Engine, cluster: &ClusterName) ->
 ///
 /// # Errors
 /// [`ClusterError::Engine`].
-pub async fn delete_leftovers(engine: &Engine) -> Result<usize, ClusterError> {
+pub async fn delete_leftovers(context: &Context) -> Result<usize, ClusterError> {
+    let engine = &context.engine;
     let mut removed = 0;
     let now = k8s_openapi::jiff::Timestamp::now().as_second();
     for container in engine.containers(LABEL_OWNER, Some("kprov")).await? {
@@ -73,7 +74,7 @@ pub async fn delete_leftovers(engine: &Engine) -> Result<usize, ClusterError> {
             removed += 1;
         }
     }
-    remove_network(engine).await?;
+    remove_network(context).await?;
     Ok(removed)
 }
 
@@ -83,11 +84,14 @@ fn is_alive(process: i32) -> bool {
 }
 
 /// Removes the clusters' network if kprov made it and no container belongs to it, not even a stopped one.
-pub(super) async fn remove_network(engine: &Engine) -> Result<(), ClusterError> {
-    let Some(network) = engine.network(NETWORK).await? else { return Ok(()) };
-    if network.labels.get(LABEL_OWNER).is_none_or(|owner| owner != "kprov") || engine.network_is_used(NETWORK).await? {
+pub(super) async fn remove_network(context: &Context) -> Result<(), ClusterError> {
+    let engine = &context.engine;
+    if left_over_network(engine).await?.is_none() {
         return Ok(());
     }
+    // Whoever makes nodes holds it from looking for the network until they belong to it.
+    let _lock = context.store().network_lock().await?;
+    let Some(network) = left_over_network(engine).await? else { return Ok(()) };
     match engine.remove_network(&network.id).await {
         Ok(()) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
@@ -95,4 +99,11 @@ pub(super) async fn remove_network(engine: &Engine) -> Result<(), ClusterError> 
         Err(_) if engine.network_is_used(NETWORK).await? => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The clusters' network, if kprov made it and nobody uses it.
+async fn left_over_network(engine: &Engine) -> Result<Option<Network>, ClusterError> {
+    let Some(network) = engine.network(NETWORK).await? else { return Ok(None) };
+    let is_ours = network.labels.get(LABEL_OWNER).is_some_and(|owner| owner == "kprov");
+    Ok(if is_ours && !engine.network_is_used(NETWORK).await? { Some(network) } else { None })
 }

@@ -201,6 +201,27 @@ pub enum ClusterError {
     Verify(#[from] VerifyError),
 }
 
+impl ClusterError {
+    /// Whether this says that a kept state cannot be used, rather than that something is wrong now that would be as
+    /// wrong with any other way.
+    pub(super) fn is_unfit_state(&self) -> bool {
+        use SnapshotError as State;
+        match self {
+            Self::Snapshot(error) => matches!(
+                error,
+                State::Damaged { .. }
+                    | State::Archive { .. }
+                    | State::Format { .. }
+                    | State::Image { .. }
+                    | State::Version { .. }
+                    | State::Addresses { .. }
+                    | State::LoadBalancer { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Where logs are kept, as a hint.
 #[derive(Debug, Clone)]
 pub struct LogFolder(pub PathBuf);

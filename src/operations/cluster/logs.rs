@@ -1,6 +1,10 @@
 //! Keeping the logs of nodes that are about to be removed.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use crate::adapters::node::Node;
 use crate::adapters::paths::{self, Paths};
@@ -8,27 +12,38 @@ use crate::documents::names::ClusterName;
 
 use super::error::LogFolder;
 
+/// How long the logs of one node may take: they are kept while somebody waits for an error.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Writes each node's logs into a new folder below the user's data folder. What cannot be read is left out:
 /// the nodes are in trouble, or nobody would ask.
 pub(super) async fn keep(paths: &Paths, cluster: &ClusterName, nodes: &[Node]) -> Option<LogFolder> {
     let stamp = k8s_openapi::jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
     let folder = paths.logs().join(format!("{cluster}-{stamp}"));
     let mut kept = false;
-    for node in nodes {
-        for (name, text) in read(node).await {
+    let logs = join_all(nodes.iter().map(read)).await;
+    for (node, logs) in nodes.iter().zip(logs) {
+        for (name, text) in logs {
             kept |= paths::write_private(&folder.join(&node.name).join(name), text.as_bytes()).is_ok();
         }
     }
     kept.then_some(LogFolder(folder))
 }
 
+/// What can be read of a node's logs in good time.
 async fn read(node: &Node) -> Vec<(PathBuf, String)> {
     let mut logs = Vec::new();
+    // What has been read until then is worth keeping.
+    let _ = timeout(PATIENCE, read_into(node, &mut logs)).await;
+    logs
+}
+
+async fn read_into(node: &Node, logs: &mut Vec<(PathBuf, String)>) {
     if let Ok(text) = node.engine().last_logs(&node.name, 5000).await {
         logs.push((PathBuf::from("container.log"), text));
     }
     if !node.is_running().await.unwrap_or(false) {
-        return logs;
+        return;
     }
     for unit in ["kubelet", "containerd"] {
         if let Ok(text) = node.run(&["journalctl", "--no-pager", "--lines=20000", "--unit", unit]).await {
@@ -36,13 +51,14 @@ async fn read(node: &Node) -> Vec<(PathBuf, String)> {
         }
     }
     let list = "cd /var/log/containers 2>/dev/null && ls || true";
-    for name in node.script("listing logs", list).await.unwrap_or_default().lines() {
+    let names = node.script("listing logs", list).await.unwrap_or_default();
+    // What a node says is no path of ours.
+    for name in names.lines().filter(|name| !name.starts_with('.') && !name.contains('/')) {
         let path = format!("/var/log/containers/{name}");
         if let Ok(text) = node.run(&["tail", "-n", "20000", &path]).await {
             logs.push((PathBuf::from("containers").join(name), text));
         }
     }
-    logs
 }
 
 /// The last lines of the newest log of the API server on `node`; `None` if it never ran.
@@ -64,4 +80,22 @@ pub(super) async fn api_server_crash_loop(node: &Node) -> Option<String> {
     // Logs are called 0.log, 1.log and so on, a number a start.
     let restarts: u32 = newest.trim().trim_end_matches(".log").parse().ok()?;
     if restarts < 2 { None } else { api_server_last_lines(node).await }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::adapters::engine::Engine;
+    use crate::documents::profile::Role;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_that_do_not_answer_hold_nobody_up() {
+        let (folder, engine) = Engine::silent();
+        let paths = Paths::at(folder.path().join("data"), folder.path().join("config"));
+        let nodes = ["a-control-plane", "a-worker"].map(|name| Node::new(engine.clone(), name, Role::Worker));
+        let start = tokio::time::Instant::now();
+        assert!(keep(&paths, &"a".parse().unwrap(), &nodes).await.is_none());
+        assert!(start.elapsed() <= PATIENCE + Duration::from_secs(1), "{:?}", start.elapsed());
+    }
 }

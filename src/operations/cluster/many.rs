@@ -8,7 +8,7 @@ use crate::adapters::host::{Host, Load, Verdict};
 use crate::documents::names::{ClusterName, NameError};
 use crate::documents::profile::Role;
 
-use super::create::interrupted;
+use super::interrupt::interrupted;
 use super::{ClusterError, Context, Outcome, Removed, Request, create, delete, resolve_image};
 
 /// How many clusters come up at a time on each core: most of a bring-up is waiting, but not all.

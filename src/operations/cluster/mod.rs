@@ -12,6 +12,7 @@ mod delete;
 mod discover;
 mod error;
 mod image;
+mod interrupt;
 mod logs;
 mod many;
 mod network;

@@ -3,10 +3,13 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::states::States;
+use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
+use crate::documents::record::Record;
+use crate::documents::render::{self, Inputs};
 
 use super::create::{Before, make};
-use super::{ClusterError, Context, Outcome, Request, delete, restore};
+use super::{ClusterError, Context, Outcome, Request, delete, resolve_image, restore};
 
 /// Brings a cluster back to its golden state: what it was when its making had been proven. Whatever was done to
 /// it meanwhile is gone. Also completes a cluster whose making, or an earlier reset, was killed.
@@ -15,7 +18,8 @@ use super::{ClusterError, Context, Outcome, Request, delete, restore};
 /// profile, image, name, port and keys.
 ///
 /// # Errors
-/// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone.
+/// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone. Nodes go only once the state, or the
+/// image, the keys and the templates that they are made of again, have been found fit.
 pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Result<Outcome, ClusterError> {
     let since = Timestamp::now();
     let store = context.store();
@@ -34,11 +38,15 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
             return restore::restore(context, &state, since, retain).await;
         }
         Ok(None) => context.reporter.info("There is no golden state: making the cluster again from its profile."),
+        Err(error) if !error.is_unfit_state() => return Err(error),
         Err(error) => context
             .reporter
             .warn(&format!("The golden state cannot be used ({error}): making the cluster again from its profile.")),
     }
-    let keys = store.load_keys(cluster)?;
+    let keys = match (store.load_keys(cluster)?, &record.profile.spec.encryption) {
+        (None, Some(encryption)) => Some(KeyRing::resolve(encryption, &record.base)?),
+        (keys, _) => keys,
+    };
     let request = Request {
         name: record.name.clone(),
         profile: record.profile.clone(),
@@ -47,8 +55,46 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
         load_balancer_image: record.load_balancer_image.clone(),
         retain,
     };
+    check(context, &record, keys.as_ref()).await?;
     let step = context.reporter.stage("Removing the old nodes");
     delete::remove_containers(&context.engine, cluster).await?;
     step.done();
     make(context, &request, Some(&Before { record, keys }), &lock).await
+}
+
+/// Finds out whatever would keep a cluster from being made again, before its nodes go: the image and every document.
+async fn check(context: &Context, record: &Record, keys: Option<&KeyRing>) -> Result<(), ClusterError> {
+    let (_, facts) = resolve_image(context, &record.image).await?;
+    let version = facts.kubernetes()?;
+    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+    let inputs = Inputs {
+        profile: &record.profile,
+        cluster: &record.name,
+        image: &record.image,
+        version: &version,
+        keys,
+        templates: &context.templates,
+        cgroup_v1,
+    };
+    render::documents_digest(&inputs)?;
+    render::control_plane_files(&inputs)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::adapters::engine::EngineError;
+    use crate::adapters::states::SnapshotError;
+
+    use super::*;
+
+    #[test]
+    fn only_an_unfit_state_makes_reset_take_the_long_way() {
+        let damaged = SnapshotError::Damaged { path: "a".into(), reason: "it is missing".to_owned() };
+        assert!(ClusterError::from(damaged).is_unfit_state());
+        let gone = EngineError::Unreachable { host: "unix:///s".to_owned(), reason: "gone".to_owned() };
+        assert!(!ClusterError::from(gone).is_unfit_state());
+        let full = EngineError::DiskFull { doing: "a".to_owned(), reason: "full".to_owned() };
+        assert!(!ClusterError::from(full).is_unfit_state());
+    }
 }

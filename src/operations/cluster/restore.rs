@@ -26,7 +26,8 @@ use crate::documents::snapshot::{Edit, StateManifest, edit, file, unpack};
 use crate::operations::verify;
 
 use super::containers::{Fixed, Frame, proxies};
-use super::create::{READY, What, expectation, interrupted, or_clean_up, server_url};
+use super::create::{READY, What, expectation, or_clean_up, server_url};
+use super::interrupt::interrupted;
 use super::network::{ServiceRoute, connect_pods};
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, Outcome, resolve_image};
 

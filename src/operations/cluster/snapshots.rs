@@ -134,6 +134,7 @@ pub async fn create_from(
 pub(super) async fn import_images(node: &Node, archive: &[u8]) -> Result<(), ClusterError> {
     let tar = crate::documents::snapshot::unpack(archive)
         .map_err(|reason| SnapshotError::Archive { node: node.name.clone(), reason })?;
+    let node = node.patient(capture::LONG);
     node.output(&["ctr", "--namespace", "k8s.io", "images", "import", "-"], Some(tar)).await?;
     Ok(())
 }

@@ -21,11 +21,13 @@ pub struct Traits {
     pub start: (u16, &'static str),
     /// What lies in its only image at `/kind/version`; without it, the engine never ends sending the file.
     pub version: Option<&'static str>,
+    /// Requests that hold this, such as `DELETE /containers`, are never answered.
+    pub silent: Option<&'static str>,
 }
 
 impl Default for Traits {
     fn default() -> Self {
-        Self { api: "1.45", root_dir: "/", start: (204, ""), version: Some("v1.33.1") }
+        Self { api: "1.45", root_dir: "/", start: (204, ""), version: Some("v1.33.1"), silent: None }
     }
 }
 
@@ -77,6 +79,12 @@ impl FakeEngine {
         state.containers.insert(name.to_owned(), labels.clone());
     }
 
+    /// Puts the clusters' network there, as kprov makes it.
+    pub fn hold_network(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.network = Some(json!({"Id": "n1", "Name": "kind", "Labels": {"dev.kprov.owner": "kprov"}}));
+    }
+
     /// Everything that is there and not removed.
     #[must_use]
     pub fn left(&self) -> Vec<String> {
@@ -107,7 +115,10 @@ fn converse(stream: &UnixStream, traits: &Traits, state: &Mutex<State>) -> Optio
         let (code, content) = {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             state.requests.push(format!("{method} {path}"));
-            answer(&mut state, traits, method, &path, query, &body)
+            match traits.silent {
+                Some(silent) if format!("{method} {path}").contains(silent) => (200, None),
+                _ => answer(&mut state, traits, method, &path, query, &body),
+            }
         };
         let Some(content) = content else {
             // Never answered; ends when the client does.

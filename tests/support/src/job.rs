@@ -102,6 +102,11 @@ impl Job {
         }
     }
 
+    /// Asks it to stop, as Ctrl-C does, and lets it go on with what it makes of that.
+    pub fn press_ctrl_c(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Kills it, so that it can do nothing about it.
     ///
     /// # Panics

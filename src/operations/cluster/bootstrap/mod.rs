@@ -6,6 +6,8 @@
 mod kubeadm;
 mod phased;
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use kube::Client;
 
@@ -19,6 +21,9 @@ use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart}
 use super::image::ImageFacts;
 use super::network::{ServiceRoute, connect_pods};
 use super::{ClusterError, Context, NETWORK, logs};
+
+/// How long kubeadm may take: it waits itself, for several minutes each, for several things.
+const KUBEADM: Duration = Duration::from_secs(1200);
 
 /// Where kubeadm's configuration lies on a node.
 const KUBEADM_CONFIG: &str = "/kind/kubeadm.conf";
@@ -153,7 +158,7 @@ impl Build<'_> {
     /// Runs kubeadm; if it fails because the API server did not come up, says what the API server said.
     async fn kubeadm(&self, member: &Member, arguments: &[&str]) -> Result<(), ClusterError> {
         let command: Vec<&str> = std::iter::once("kubeadm").chain(arguments.iter().copied()).collect();
-        match member.node.output(&command, None).await {
+        match member.node.patient(KUBEADM).output(&command, None).await {
             Ok(_) => Ok(()),
             Err(error @ NodeError::Command { .. }) if member.plan.start() == NodeStart::Init => {
                 Err(self.explain(member, error).await)

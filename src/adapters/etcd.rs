@@ -10,7 +10,8 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::adapters::node::{Node, NodeError};
-use crate::documents::stored::{Stored, classify};
+use crate::documents::encryption::{GroupResource, Layout};
+use crate::documents::stored::classify;
 
 /// How often etcd is asked before an answer that breaks off counts as none.
 const TRIES: u8 = 3;
@@ -101,13 +102,36 @@ impl Etcd {
         }
     }
 
-    /// How many values under `prefix` are stored in which way.
+    /// How the values of each rule are stored, by their first bytes, and how many so. A value belongs to the rule that
+    /// names its resource most exactly.
     ///
     /// # Errors
     /// [`NodeError`] if etcd cannot be asked.
-    pub async fn census(&self, prefix: &str) -> Result<BTreeMap<Stored, usize>, NodeError> {
-        let mut counts = BTreeMap::new();
-        self.scan(prefix, |entry| *counts.entry(classify(&entry.value)).or_insert(0) += 1).await?;
+    pub async fn census(
+        &self,
+        layout: &Layout,
+        rules: &[GroupResource],
+    ) -> Result<Vec<BTreeMap<String, usize>>, NodeError> {
+        let of = |resource: &GroupResource| {
+            let exactly = |index: &usize| rules[*index].names(resource);
+            // The first of equals.
+            (0..rules.len()).rev().filter(|index| exactly(index).is_some()).max_by_key(exactly)
+        };
+        let resources = layout.resources().iter();
+        let wanted: Vec<(&str, usize)> =
+            resources.filter_map(|known| Some((known.prefix.as_str(), of(&known.name)?))).collect();
+        let all = rules.iter().any(GroupResource::is_wildcard);
+        let each = wanted.iter().map(|(prefix, _)| *prefix);
+        let prefixes: Vec<&str> = if all { vec![layout.root()] } else { each.collect() };
+        let mut counts = vec![BTreeMap::new(); rules.len()];
+        for prefix in prefixes {
+            let visit = |entry: &EtcdEntry| {
+                if let Some((_, index)) = wanted.iter().find(|(prefix, _)| entry.key.starts_with(prefix)) {
+                    *counts[*index].entry(classify(&entry.value).to_string()).or_insert(0) += 1;
+                }
+            };
+            self.scan(prefix, visit).await?;
+        }
         Ok(counts)
     }
 

@@ -12,7 +12,7 @@ use crate::documents::encryption::Verb;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::ProviderKind;
 use crate::documents::stored;
-use crate::operations::encryption::{self, EncryptionStatus, Outcome, Request, Subject};
+use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Subject};
 
 use super::{Result, clusters, context, present};
 
@@ -55,10 +55,13 @@ impl From<EncryptWith> for ProviderKind {
 
 async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
-    let found = crate::operations::cluster::find(&context.engine, cluster).await?;
-    let record = context.store().load(&found.name)?;
-    let status = encryption::status(&found.all_control_planes(&context.engine, record.as_ref())?).await?;
-    present::result(global.output, &json!({"cluster": found.name, "encryption": status}), || status_text(&status));
+    let opened = clusters::open(&context, cluster).await?;
+    let client = opened.client().await?;
+    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
+    let status = encryption::status(&nodes, &client).await?;
+    present::result(global.output, &json!({"cluster": opened.found.name, "encryption": status}), || {
+        status_text(&status)
+    });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -121,7 +124,7 @@ async fn run(
     context.reporter.close();
     let outcome = outcome?;
     let after = look(&nodes, shown.as_deref()).await?;
-    let status = encryption::status(&nodes).await?;
+    let status = encryption::status(&nodes, &client).await?;
     let seconds = start.elapsed().as_secs_f64();
     let entry = |entry: &Option<EtcdEntry>| {
         let entry = entry.as_ref()?;
@@ -133,19 +136,32 @@ async fn run(
         "cluster": name,
         "done": outcome.walk.as_ref().map(ToString::to_string),
         "rewritten": outcome.rewritten,
+        "proof": outcome.proof,
         "seconds": (seconds * 10.0).round() / 10.0,
         "key": shown, "before": entry(&before), "after": entry(&after),
         "encryption": status,
     });
     present::result(global.output, &value, || {
         let done = match &outcome.walk {
-            Some(walk) => format!("Done: {walk}. {} values rewritten, {seconds:.1} s.\n", outcome.rewritten),
+            Some(walk) => {
+                let proof = outcome.proof.map(proof_text).unwrap_or_default();
+                format!("Done: {walk}. {} values rewritten, {seconds:.1} s.{proof}\n", outcome.rewritten)
+            }
             None => "Everything is as asked for already.\n".to_owned(),
         };
         let compared = shown.as_deref().map(|key| compared(key, before.as_ref(), after.as_ref())).unwrap_or_default();
         format!("{compared}{}\n{done}", status_text(&status))
     });
     Ok(ExitCode::SUCCESS)
+}
+
+fn proof_text(proof: Proof) -> String {
+    let Proof { values, concerned } = proof;
+    let seen = format!(" All {values} values in etcd were looked through: none needs a key that went.");
+    match concerned {
+        0 => format!("{seen} Nothing is stored of these resources, so nothing is proven for them."),
+        _ => format!("{seen} {concerned} are of these resources."),
+    }
 }
 
 async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<EtcdEntry>> {

@@ -9,6 +9,7 @@ mod controllers;
 mod network;
 mod probes;
 pub mod ready;
+mod stored;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use certificates::approve_serving_certificates;
 pub use controllers::make_service_accounts;
 pub use network::pod_subnets;
 pub use probes::hasten_probes;
+pub use stored::{layout, touch};
 
 /// A failed conversation with a cluster's API server.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKeys};
 use crate::documents::profile::ProviderKind;
 
+use super::layout::{GroupResource, Precision};
+
 /// A key, told by its provider and name: what stored values carry. `identity` has no name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,7 +87,7 @@ pub struct Group {
 /// An EncryptionConfiguration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// The groups; the first one that names a resource decides.
+    /// The groups, in order. Those that name a resource most exactly decide on it: see [`Config::deciding`].
     pub groups: Vec<Group>,
 }
 
@@ -167,6 +169,31 @@ impl Group {
     #[must_use]
     pub fn reads(&self, id: &KeyId) -> bool {
         self.place(id).is_some()
+    }
+
+    /// The first bytes of all that it reads; of one that `identity` reads, "plain text".
+    #[must_use]
+    pub fn readable(&self) -> Vec<String> {
+        let of = |provider: &Provider| match provider {
+            Provider::Local(local) if local.kind == ProviderKind::Identity => vec![KeyId::identity().stored()],
+            Provider::Local(local) => {
+                let key = |(name, _): &(String, KeyMaterial)| KeyId { provider: local.kind, key: name.clone() };
+                local.keys.iter().map(|entry| key(entry).stored()).collect()
+            }
+            Provider::Kms(kms) => ["v1", "v2"].map(|version| format!("k8s:enc:kms:{version}:{}:", kms.name)).to_vec(),
+        };
+        self.providers.iter().flat_map(of).collect()
+    }
+
+    /// The first bytes of what it writes, or "plain text".
+    #[must_use]
+    pub fn writes(&self) -> String {
+        match self.providers.first() {
+            Some(Provider::Kms(kms)) => {
+                format!("k8s:enc:kms:{}:{}:", kms.api_version.as_deref().unwrap_or("v1"), kms.name)
+            }
+            _ => self.writer().unwrap_or_else(KeyId::identity).stored(),
+        }
     }
 
     /// Index of the provider, and of the key in it.
@@ -329,14 +356,71 @@ impl Config {
         self.groups.iter().find(|group| group.resources == resources)
     }
 
+    /// The groups that decide on a resource, or on all that a narrower wildcard names.
+    ///
+    /// The API server's rules (k8s.io/apiserver/pkg/server/options/encryptionconfig, `transformerFromOverrides`): groups
+    /// that name the resource; else those with `*.GROUP`; else those with `*.*`; never a mixture. The first one writes,
+    /// all of them read.
+    #[must_use]
+    pub fn deciding(&self, resource: &GroupResource) -> Vec<&Group> {
+        let precision = |group: &Group| {
+            let names = |rule: &String| GroupResource::parse(rule).names(resource);
+            group.resources.iter().filter_map(names).max()
+        };
+        let best: Option<Precision> = self.groups.iter().filter_map(precision).max();
+        self.groups.iter().filter(|group| best.is_some() && precision(group) == best).collect()
+    }
+
+    /// Whether a value of a resource can be read, by its first bytes. What no group decides on is in the clear.
+    #[must_use]
+    pub fn reads(&self, resource: &GroupResource, stored: &str) -> bool {
+        let deciding = self.deciding(resource);
+        if deciding.is_empty() {
+            return stored == KeyId::identity().stored();
+        }
+        deciding.iter().any(|group| group.readable().iter().any(|readable| readable == stored))
+    }
+
+    /// Whether any group reads such values, whatever they are.
+    #[must_use]
+    pub fn knows(&self, stored: &str) -> bool {
+        self.groups.iter().any(|group| group.readable().iter().any(|readable| readable == stored))
+    }
+
     fn group_mut(&mut self, resources: &[String]) -> &mut Group {
         let index = self.groups.iter().position(|group| group.resources == resources).unwrap_or_else(|| {
-            // First, lest a wildcard of a later group decides.
-            let identity = Provider::Local(ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() });
-            self.groups.insert(0, Group { resources: resources.to_vec(), providers: vec![identity] });
-            0
+            let group = Group { resources: resources.to_vec(), providers: self.inherited(resources) };
+            // An API server refuses a rule behind a wildcard that covers it. `*.*` is always the last one.
+            let named = |rules: &[String], all: bool| {
+                let rules = rules.iter().map(|rule| GroupResource::parse(rule));
+                rules.filter(|rule| rule.is_wildcard() && (!all || rule.group == "*")).count() > 0
+            };
+            let last = self.groups.last().is_some_and(|group| named(&group.resources, true));
+            let index = match (named(resources, false), named(resources, true)) {
+                (false, _) => 0,
+                (true, false) => self.groups.len() - usize::from(last),
+                (true, true) => self.groups.len(),
+            };
+            self.groups.insert(index, group);
+            index
         });
         &mut self.groups[index]
+    }
+
+    /// What a new group begins with: it writes in the clear, and reads all that those which have decided until now can read.
+    fn inherited(&self, resources: &[String]) -> Vec<Provider> {
+        let identity = Provider::Local(ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() });
+        let mut providers = vec![identity];
+        for resource in resources {
+            for group in self.deciding(&GroupResource::parse(resource)) {
+                for provider in &group.providers {
+                    if !providers.contains(provider) {
+                        providers.push(provider.clone());
+                    }
+                }
+            }
+        }
+        providers
     }
 
     /// Whether `id` writes these resources from within larger groups: they have been put together already.
@@ -371,11 +455,14 @@ impl Config {
         }
     }
 
-    /// Puts neighbouring groups with the same providers and keys together.
+    /// Puts neighbouring groups with the same providers and keys together. Wildcards stay alone: an API server
+    /// refuses a group whose rules overlap.
     pub fn merge_groups(&mut self) {
         let mut merged: Vec<Group> = Vec::new();
         for group in self.groups.drain(..).rev() {
-            match merged.first_mut().filter(|known| known.providers == group.providers) {
+            let alone = |group: &Group| group.resources.iter().any(|rule| GroupResource::parse(rule).is_wildcard());
+            let same = |known: &&mut Group| known.providers == group.providers && !alone(known) && !alone(&group);
+            match merged.first_mut().filter(same) {
                 Some(known) => {
                     let new = group.resources.into_iter().filter(|resource| !known.resources.contains(resource));
                     known.resources.extend(new.collect::<Vec<_>>());
@@ -530,6 +617,72 @@ resources:
         config.merge_groups();
         assert_eq!(config.groups.len(), 1);
         assert_eq!(config.groups[0].resources, ["secrets", "configmaps"]);
+    }
+
+    /// `[RULES]` written by secretbox with each of the keys named.
+    fn with(groups: &[(&[&str], &[&str])]) -> Config {
+        let group = |(rules, keys): &(&[&str], &[&str])| {
+            let keys = keys.iter().map(|&name| (name.to_owned(), KeyMaterial::generate().unwrap())).collect();
+            Group {
+                resources: rules.iter().map(|&rule| rule.to_owned()).collect(),
+                providers: vec![Provider::Local(ProviderKeys { kind: ProviderKind::Secretbox, keys })],
+            }
+        };
+        Config { groups: groups.iter().map(group).collect() }
+    }
+
+    fn rules(config: &Config) -> Vec<String> {
+        config.groups.iter().map(|group| group.resources.join(",")).collect()
+    }
+
+    #[test]
+    fn the_most_exact_rule_decides_alone() {
+        let config =
+            with(&[(&["secrets"], &["a"]), (&["*.apps"], &["b"]), (&["secrets", "pods"], &["c"]), (&["*.*"], &["d"])]);
+        let reads = |name: &str| {
+            let keys = ["a", "b", "c", "d"].into_iter();
+            let stored = |key: &&str| id(ProviderKind::Secretbox, key).stored();
+            keys.filter(|key| config.reads(&GroupResource::parse(name), &stored(key))).collect::<String>()
+        };
+        // Groups that name the same resource add up, as in the API server.
+        assert_eq!(reads("secrets"), "ac");
+        assert_eq!(reads("deployments.apps"), "b");
+        assert_eq!(reads("configmaps"), "d");
+        assert_eq!(config.deciding(&GroupResource::parse("secrets"))[0].writes(), "k8s:enc:secretbox:v1:a:");
+        assert!(!config.reads(&GroupResource::parse("configmaps"), "plain text"));
+        assert!(with(&[]).reads(&GroupResource::parse("configmaps"), "plain text"));
+    }
+
+    #[test]
+    fn a_new_group_reads_what_the_wildcard_before_it_has_written() {
+        let mut config = with(&[(&["*.*"], &["old"])]);
+        let (old, new) = (id(ProviderKind::Secretbox, "old"), id(ProviderKind::Aescbc, "new"));
+        config.add(&secrets(), &new, Some(KeyMaterial::generate().unwrap()));
+        config.promote(&secrets(), &new);
+        let secrets = GroupResource::parse("secrets");
+        assert!(config.reads(&secrets, &old.stored()) && config.reads(&secrets, &new.stored()));
+        assert!(config.reads(&secrets, "plain text"));
+    }
+
+    #[test]
+    fn no_rule_comes_behind_a_wildcard_that_covers_it() {
+        let mut config = with(&[(&["deployments.apps"], &["a"]), (&["*.*"], &["d"])]);
+        let key = id(ProviderKind::Aescbc, "new");
+        for rule in ["*.apps", "secrets", "*."] {
+            config.add(&[rule.to_owned()], &key, Some(KeyMaterial::generate().unwrap()));
+        }
+        assert_eq!(rules(&config), ["secrets", "deployments.apps", "*.apps", "*.", "*.*"]);
+        let mut config = with(&[(&["secrets"], &["a"])]);
+        config.add(&["*.*".to_owned()], &key, Some(KeyMaterial::generate().unwrap()));
+        assert_eq!(rules(&config), ["secrets", "*.*"]);
+    }
+
+    #[test]
+    fn wildcards_are_not_put_together_with_what_they_cover() {
+        let mut config = with(&[(&["secrets"], &["a"]), (&["*.*"], &["b"])]);
+        config.groups[1].providers = config.groups[0].providers.clone();
+        config.merge_groups();
+        assert_eq!(rules(&config), ["secrets", "*.*"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::documents::profile::ProviderKind;
 
 use super::config::{Config, KeyId};
+use super::layout::{GroupResource, Precision};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +107,9 @@ pub struct Journal {
     pub phase: Phase,
     /// The ways of all groups that it concerns.
     pub moves: Vec<Move>,
+    /// Where the configuration lies on the control plane that this copy is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 impl std::fmt::Display for Journal {
@@ -153,6 +157,22 @@ impl Journal {
         };
         found.sort_by_key(known);
         found.pop().flatten().unwrap_or_default()
+    }
+
+    /// The key that is to write a resource, if this walk decides on it: the most exact rule does, be it one of the walk's
+    /// or one of `base` that the walk leaves alone.
+    #[must_use]
+    pub fn destination(&self, base: &Config, resource: &GroupResource) -> Option<&KeyId> {
+        let best = |rules: &[String]| rules.iter().filter_map(|rule| GroupResource::parse(rule).names(resource)).max();
+        let (precision, to): (Precision, &KeyId) = self
+            .moves
+            .iter()
+            .filter_map(|way| Some((best(&way.resources)?, &way.to)))
+            // The first of equals.
+            .rev()
+            .max_by_key(|(precision, _)| *precision)?;
+        let others = base.groups.iter().filter_map(|group| best(&group.resources)).max();
+        (others <= Some(precision)).then_some(to)
     }
 
     /// The configuration that a phase gives every control plane; `None` for none at all.
@@ -238,8 +258,8 @@ pub enum PlanError {
     },
 }
 
-/// The name of a new key: the one that was given, or the next number.
-fn new_name(config: &Config, given: Option<&str>) -> Result<String, PlanError> {
+/// The name of a new key: the one that was given, or the next number, or one so much behind it.
+fn new_name(config: &Config, given: Option<&str>, behind: u64) -> Result<String, PlanError> {
     let taken = config.key_names();
     match given {
         Some(name) if taken.iter().any(|known| known == name) => Err(PlanError::NameTaken(name.to_owned())),
@@ -250,7 +270,7 @@ fn new_name(config: &Config, given: Option<&str>) -> Result<String, PlanError> {
         }
         None => {
             let number = |name: &String| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok();
-            Ok(format!("key{}", taken.iter().filter_map(number).max().unwrap_or(0) + 1))
+            Ok(format!("key{}", taken.iter().filter_map(number).max().unwrap_or(0) + 1 + behind))
         }
     }
 }
@@ -272,19 +292,27 @@ pub fn moves(
     if config.groups.is_empty() {
         return Err(PlanError::NotEnabled);
     }
-    let name = if verb == Verb::Disable { String::new() } else { new_name(config, key)? };
+    let mut names: Vec<(KeyId, String)> = Vec::new();
     let mut moves = Vec::new();
     for group in &config.groups {
         let from = group.writer().ok_or_else(|| PlanError::Kms(group.resources.clone()))?;
-        let to = match (verb, provider) {
-            (Verb::Disable, _) => KeyId::identity(),
-            (Verb::Migrate, Some(provider)) if provider != from.provider => KeyId { provider, key: name.clone() },
-            (Verb::Rotate, _) if from.provider != ProviderKind::Identity => {
-                KeyId { provider: from.provider, key: name.clone() }
-            }
+        let provider = match (verb, provider) {
+            (Verb::Disable, _) => ProviderKind::Identity,
+            (Verb::Migrate, Some(provider)) if provider != from.provider => provider,
+            (Verb::Rotate, _) if from.provider != ProviderKind::Identity => from.provider,
             _ => continue,
         };
-        moves.push(Move { resources: group.resources.clone(), from, to });
+        let key = match names.iter().find(|(known, _)| *known == from) {
+            _ if provider == ProviderKind::Identity => String::new(),
+            Some((_, name)) => name.clone(),
+            // Groups with keys of their own get new ones of their own.
+            None => {
+                let name = new_name(config, key, u64::try_from(names.len()).unwrap_or_default())?;
+                names.push((from.clone(), name.clone()));
+                name
+            }
+        };
+        moves.push(Move { resources: group.resources.clone(), from, to: KeyId { provider, key } });
     }
     Ok(moves)
 }
@@ -295,15 +323,17 @@ fn enable(
     resources: &[String],
     key: Option<&str>,
 ) -> Result<Vec<Move>, PlanError> {
-    let known = config.resources();
-    let decided = |resource: &str| known.iter().find(|(name, _)| *name == resource).map(|(_, group)| group.writer());
-    let mut new = Vec::new();
+    let mut new: Vec<String> = Vec::new();
     for resource in resources {
-        match decided(resource) {
-            None => new.push(resource.clone()),
+        // Whether by its name or by a wildcard.
+        let deciding = config.deciding(&GroupResource::parse(resource));
+        match deciding.first().map(|group| group.writer()) {
+            // What nothing decides on, or a group that writes in the clear.
+            None | Some(Some(KeyId { provider: ProviderKind::Identity, .. })) if !new.contains(resource) => {
+                new.push(resource.clone());
+            }
+            None | Some(Some(KeyId { provider: ProviderKind::Identity, .. })) => {}
             Some(Some(writer)) if writer.provider == provider => {}
-            // A group that is there, and writes in the clear.
-            Some(Some(writer)) if writer.provider == ProviderKind::Identity => new.push(resource.clone()),
             Some(Some(writer)) => {
                 return Err(PlanError::OtherProvider { resources: vec![resource.clone()], writer, wanted: provider });
             }
@@ -317,9 +347,14 @@ fn enable(
     let writers = config.groups.iter().filter_map(super::config::Group::writer);
     let to = match writers.into_iter().find(|writer| writer.provider == provider) {
         Some(writer) if key.is_none() => writer,
-        _ => KeyId { provider, key: new_name(config, key)? },
+        _ => KeyId { provider, key: new_name(config, key, 0)? },
     };
-    Ok(vec![Move { resources: new, from: KeyId::identity(), to }])
+    // Wildcards have their own places in the configuration, so each is a group by itself.
+    let (wildcards, exact): (Vec<String>, Vec<String>) =
+        new.into_iter().partition(|rule| GroupResource::parse(rule).is_wildcard());
+    let exact = (!exact.is_empty()).then_some(exact);
+    let groups = exact.into_iter().chain(wildcards.into_iter().map(|rule| vec![rule]));
+    Ok(groups.map(|resources| Move { resources, from: KeyId::identity(), to: to.clone() }).collect())
 }
 
 #[cfg(test)]
@@ -346,7 +381,7 @@ mod tests {
 
     fn journal(verb: Verb, config: &Config, provider: Option<ProviderKind>, phase: Phase) -> Journal {
         let moves = moves(verb, config, provider, &secrets(), None).unwrap();
-        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves }
+        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves, file: None }
     }
 
     fn new_keys() -> NewKeys {
@@ -438,10 +473,10 @@ mod tests {
     #[test]
     fn names_are_counted_up() {
         let config = encrypted();
-        assert_eq!(new_name(&config, None).unwrap(), "key2");
-        assert_eq!(new_name(&Config::default(), None).unwrap(), "key1");
-        assert_eq!(new_name(&config, Some("key1")), Err(PlanError::NameTaken("key1".to_owned())));
-        assert_eq!(new_name(&config, Some("a:b")), Err(PlanError::BadName("a:b".to_owned())));
+        assert_eq!(new_name(&config, None, 0).unwrap(), "key2");
+        assert_eq!(new_name(&Config::default(), None, 0).unwrap(), "key1");
+        assert_eq!(new_name(&config, Some("key1"), 0), Err(PlanError::NameTaken("key1".to_owned())));
+        assert_eq!(new_name(&config, Some("a:b"), 0), Err(PlanError::BadName("a:b".to_owned())));
     }
 
     #[test]
@@ -457,6 +492,77 @@ mod tests {
         assert_eq!(moves(Verb::Disable, &Config::default(), None, &[], None), Err(PlanError::NotEnabled));
     }
 
+    /// A configuration of these rules, each with a key of its own.
+    fn config_of(rules: &[(&str, ProviderKind, &str)]) -> Config {
+        let mut config = Config::default();
+        for (rule, provider, key) in rules.iter().rev() {
+            let (rule, key) = (vec![(*rule).to_owned()], id(*provider, key));
+            config.add(&rule, &key, Some(KeyMaterial::generate().unwrap()));
+            config.promote(&rule, &key);
+            config.keep_only(&rule, &key);
+        }
+        config
+    }
+
+    #[test]
+    fn what_a_wildcard_covers_is_encrypted_already() {
+        use ProviderKind::{Aescbc, Secretbox};
+        let config = config_of(&[("*.*", Secretbox, "key1")]);
+        for resource in ["secrets", "*.apps", "*."] {
+            let rules = [resource.to_owned()];
+            assert_eq!(moves(Verb::Enable, &config, Some(Secretbox), &rules, None), Ok(Vec::new()), "{resource}");
+            let other = moves(Verb::Enable, &config, Some(Aescbc), &rules, None);
+            assert!(matches!(other, Err(PlanError::OtherProvider { .. })), "{resource}");
+        }
+    }
+
+    /// A wildcard that writes in the clear and still reads an old key: the new group in front of it has to read it, too,
+    /// on the way forth and on the way back.
+    #[test]
+    fn a_group_in_front_of_a_wildcard_keeps_its_old_readers() {
+        let old = id(ProviderKind::Aescbc, "old");
+        let mut start = config_of(&[("*.*", ProviderKind::Aescbc, "old")]);
+        let everything = ["*.*".to_owned()];
+        start.add(&everything, &KeyId::identity(), None);
+        start.promote(&everything, &KeyId::identity());
+        let moves = moves(Verb::Enable, &start, Some(ProviderKind::Secretbox), &secrets(), None).unwrap();
+        let journal = Journal {
+            id: "1".into(),
+            began: 1,
+            verb: Verb::Enable,
+            undoing: false,
+            phase: Phase::Add,
+            moves,
+            file: None,
+        };
+        let secrets = GroupResource::parse("secrets");
+        let add = journal.target(Phase::Add, &start, &new_keys()).unwrap();
+        let promote = journal.target(Phase::Promote, &add, &NewKeys::default()).unwrap();
+        let back = journal.turned_back().unwrap();
+        let turned = back.target(Phase::Promote, &promote, &NewKeys::default()).unwrap();
+        for config in [&start, &add, &promote, &turned] {
+            assert!(config.reads(&secrets, &old.stored()) && config.reads(&secrets, "plain text"));
+        }
+        assert_eq!(back.target(Phase::Remove, &turned, &NewKeys::default()), Some(start));
+    }
+
+    #[test]
+    fn the_most_exact_rule_says_where_a_resource_goes() {
+        use ProviderKind::{Aescbc, Secretbox};
+        let config = config_of(&[("secrets", Aescbc, "key1"), ("*.*", Secretbox, "key2")]);
+        let journal = journal(Verb::Migrate, &config, Some(Secretbox), Phase::Rewrite);
+        let to = |name: &str| journal.destination(&config, &GroupResource::parse(name)).map(ToString::to_string);
+        assert_eq!(to("secrets").as_deref(), Some("secretbox key3"));
+        assert_eq!(to("configmaps"), None, "another group decides");
+        let rotated = self::journal(Verb::Rotate, &config, None, Phase::Rewrite);
+        let to = |name: &str| rotated.destination(&config, &GroupResource::parse(name)).map(ToString::to_string);
+        assert_eq!(to("secrets").as_deref(), Some("aescbc key3"));
+        assert_eq!(to("configmaps").as_deref(), Some("secretbox key4"), "a key of its own");
+        // The way back of an `enable` ends without any group.
+        let on = self::journal(Verb::Enable, &Config::default(), None, Phase::Rewrite).turned_back().unwrap();
+        assert_eq!(on.destination(&Config::default(), &GroupResource::parse("secrets")), Some(&KeyId::identity()));
+    }
+
     #[test]
     fn further_resources_share_the_key() {
         let mut config = encrypted();
@@ -465,8 +571,15 @@ mod tests {
         assert_eq!(moves[0].resources, ["configmaps"]);
         assert_eq!(moves[0].to, id(ProviderKind::Aescbc, "key1"));
         let material = config.groups[0].material(&moves[0].to).cloned();
-        let journal =
-            Journal { id: "1".into(), began: 1, verb: Verb::Enable, undoing: false, phase: Phase::Add, moves };
+        let journal = Journal {
+            id: "1".into(),
+            began: 1,
+            verb: Verb::Enable,
+            undoing: false,
+            phase: Phase::Add,
+            moves,
+            file: None,
+        };
         for phase in [Phase::Promote, Phase::Remove] {
             config = journal.target(phase, &config, &NewKeys(vec![material.clone()])).unwrap();
         }

@@ -61,11 +61,28 @@ pub enum ApiServerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A flag that values depend on.
+    #[error(
+        "--{flag} is changed by `kprov encryption` alone: without the keys that it names, what is stored cannot be read"
+    )]
+    #[diagnostic(
+        code(kprov::api_server::encryption_flag),
+        help(
+            "`kprov encryption enable`, `rotate`, `migrate` and `disable` change it and rewrite what is stored; nothing has been changed"
+        )
+    )]
+    OfEncryption {
+        /// The flag.
+        flag: String,
+    },
     /// Something failed on the node.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Node(#[from] NodeError),
 }
+
+/// Flags that `operations::encryption` alone may change, in step with what is stored.
+const OF_ENCRYPTION: [&str; 2] = ["encryption-provider-config", "encryption-provider-config-automatic-reload"];
 
 fn quoted(lines: &str) -> String {
     if lines.is_empty() { String::new() } else { format!(". Its last lines:\n{lines}") }
@@ -320,7 +337,7 @@ pub async fn change_all(
 /// A change from what was typed: `FLAG=VALUE` each.
 ///
 /// # Errors
-/// [`ApiServerError::Flag`].
+/// [`ApiServerError::Flag`]; [`ApiServerError::OfEncryption`] for a flag that `kprov encryption` alone changes.
 pub fn parse_set(words: &[String]) -> Result<Change, ApiServerError> {
     words.iter().try_fold(Change::default(), |change, word| {
         let fail = |reason: &str| ApiServerError::Flag { text: word.clone(), reason: reason.to_owned() };
@@ -332,7 +349,7 @@ pub fn parse_set(words: &[String]) -> Result<Change, ApiServerError> {
 /// A change from what was typed: `FLAG` each.
 ///
 /// # Errors
-/// [`ApiServerError::Flag`].
+/// As [`parse_set`].
 pub fn parse_unset(words: &[String]) -> Result<Change, ApiServerError> {
     words.iter().try_fold(Change::default(), |change, word| Ok(change.unset(name(word, word)?)))
 }
@@ -343,6 +360,9 @@ fn name<'a>(flag: &'a str, word: &str) -> Result<&'a str, ApiServerError> {
     if flag.is_empty() || flag.starts_with('-') || !flag.chars().all(good) {
         let reason = "a flag's name is made of small letters, digits and dashes".to_owned();
         return Err(ApiServerError::Flag { text: word.to_owned(), reason });
+    }
+    if OF_ENCRYPTION.contains(&flag) {
+        return Err(ApiServerError::OfEncryption { flag: flag.to_owned() });
     }
     Ok(flag)
 }
@@ -360,6 +380,18 @@ mod tests {
         let change = parse_set(&words(&["profiling=false", "--v=4", "admission-control-config-file=/a=b"])).unwrap();
         assert_eq!(change.to_string(), "--admission-control-config-file=/a=b --profiling=false --v=4");
         assert_eq!(parse_unset(&words(&["--v"])).unwrap().to_string(), "no --v");
+    }
+
+    #[test]
+    fn what_values_depend_on_is_left_to_encryption() {
+        use miette::Diagnostic as _;
+        for flag in ["encryption-provider-config", "--encryption-provider-config-automatic-reload"] {
+            for change in [parse_unset(&words(&[flag])), parse_set(&words(&["v=4", &format!("{flag}=/x")]))] {
+                let error = change.unwrap_err();
+                assert!(matches!(error, ApiServerError::OfEncryption { .. }), "{error}");
+                assert!(error.help().unwrap().to_string().contains("kprov encryption enable"));
+            }
+        }
     }
 
     #[test]

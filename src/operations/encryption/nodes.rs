@@ -1,30 +1,36 @@
 //! What a walk reads and writes on a control plane: its journal, the EncryptionConfiguration, the API server's flags.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError, STATIC_POD};
+use crate::adapters::node::NodeError;
 use crate::documents::encryption::{Config, Journal};
 use crate::documents::render::{ENCRYPTION_FILE, ENCRYPTION_FOLDER, KubernetesVersion};
 use crate::documents::static_pod::{Change, StaticPod, volume_name};
-use crate::operations::api_server::{ApiServer, Rejected};
+use crate::operations::api_server::Rejected;
 
 use super::EncryptionError;
-use super::reload::{self, Loaded};
+use super::reload::{Loaded, RELOAD};
+use super::world::Machine;
 
 /// Where a walk under way is written down. Names and phases only, no key.
-const JOURNAL: &str = "/kind/kprov/encryption.json";
+pub(super) const JOURNAL: &str = "/kind/kprov/encryption.json";
 
 const FLAG: &str = "encryption-provider-config";
 const RELOAD_FLAG: &str = "encryption-provider-config-automatic-reload";
 
 /// A control plane as it was found.
 #[derive(Debug, Clone)]
-pub(super) struct ControlPlane {
-    pub(super) server: ApiServer,
+pub(super) struct ControlPlane<M> {
+    pub(super) server: M,
     pub(super) manifest: StaticPod,
     /// What the API server is told to read; with a walk under way, also what it is about to be told.
     pub(super) config: Option<Config>,
     pub(super) journal: Option<Journal>,
+    /// Where the configuration lies, or will lie.
+    file: String,
     /// Whether this version can read a changed configuration without a restart.
     reloads: bool,
     /// The configuration that the API server is known to have, since it was given it just now.
@@ -42,51 +48,50 @@ pub(super) struct Wanted<'a> {
     pub(super) restart: bool,
 }
 
-impl ControlPlane {
+impl<M: Machine> ControlPlane<M> {
     /// Reads all there is to know.
-    pub(super) async fn read(node: &Node) -> Result<Self, EncryptionError> {
-        let server = ApiServer::on(node.clone());
+    pub(super) async fn read(server: &M) -> Result<Self, EncryptionError> {
         let manifest = server.manifest().await?;
-        let journal = read_journal(node).await?;
-        let file = match manifest.flag(FLAG) {
-            Some(file) => Some(file),
-            None => journal.as_ref().map(|_| ENCRYPTION_FILE.to_owned()),
-        };
+        let journal = read_journal(server).await?;
+        let flag = manifest.flag(FLAG);
+        let noted = journal.as_ref().and_then(|journal| journal.file.clone());
+        let file = flag.clone().or(noted).unwrap_or_else(|| ENCRYPTION_FILE.to_owned());
         let mut config = None;
-        if let Some(file) = file {
-            match node.read_file(&file).await? {
-                Some(bytes) => config = Some(parse(node, &file, &bytes)?),
+        if flag.is_some() || journal.is_some() {
+            match server.read(&file).await? {
+                Some(bytes) => config = Some(parse(server, &file, &bytes)?),
                 // Told to read a file that is not there, an API server would not come up again.
-                None if manifest.flag(FLAG).is_some() => {
-                    return Err(unusable(node, &file, "there is no such file".to_owned()));
+                None if flag.is_some() => {
+                    return Err(unusable(server, &file, "there is no such file".to_owned()));
                 }
                 None => {}
             }
         }
-        let version: Option<KubernetesVersion> = node.read_text("/kind/version").await?.parse().ok();
+        let version: Option<KubernetesVersion> = server.version().await?.parse().ok();
         let reloads = version.is_some_and(|version| version.reloads_encryption_config());
-        Ok(Self { server, manifest, config, journal, reloads, loaded: None })
+        Ok(Self { server: server.clone(), manifest, config, journal, file, reloads, loaded: None })
     }
 
-    pub(super) fn node(&self) -> &Node {
-        self.server.node()
+    /// The node's name.
+    pub(super) fn name(&self) -> &str {
+        self.server.name()
     }
 
-    /// Where the configuration lies, or will lie.
-    pub(super) fn file(&self) -> String {
-        self.manifest.flag(FLAG).unwrap_or_else(|| ENCRYPTION_FILE.to_owned())
+    /// What the API server puts in front of every key in etcd.
+    pub(super) fn root(&self) -> String {
+        self.manifest.flag("etcd-prefix").unwrap_or_else(|| crate::adapters::etcd::ROOT.to_owned())
     }
 
     /// Whether the API server reads a changed configuration by itself.
     pub(super) fn reloads(&self) -> bool {
-        self.manifest.flag(RELOAD_FLAG).as_deref() == Some("true") && self.manifest.shows_folder_of(&self.file())
+        self.manifest.flag(RELOAD_FLAG).as_deref() == Some("true") && self.manifest.shows_folder_of(&self.file)
     }
 
     /// The manifest that makes the API server read its configuration, or none.
     fn manifest_for(&self, encrypted: bool) -> StaticPod {
         let mut manifest = self.manifest.clone();
         if encrypted {
-            let mut change = Change::default().set(FLAG, &self.file());
+            let mut change = Change::default().set(FLAG, &self.file);
             if self.reloads {
                 change = change.set(RELOAD_FLAG, "true");
             }
@@ -115,29 +120,22 @@ impl ControlPlane {
         if self.config.as_ref() != Some(target) {
             return Ok(false);
         }
-        if self.reloads()
-            && reload::look(self.node(), &self.manifest.port(), &self.file(), &self.file_digest().await?).await?
-                == Loaded::Yes
-        {
+        if self.reloads() && self.server.look(&self.manifest.port(), &self.file).await? == Loaded::Yes {
             return Ok(true);
         }
         // Started well after the file was written, it has read that file.
-        let script = format!(
-            r#"{STATIC_POD}
-boot=$(sed -n 's/^btime //p' /proc/stat)
-for pid in $(static_pod_pids kube-apiserver); do
-  read -r stat < "/proc/$pid/stat"; set -- $stat
-  echo $((boot + ${{22}} / $(getconf CLK_TCK 2>/dev/null || echo 100) - $(stat -c %Y '{}')))
-done"#,
-            self.file()
-        );
-        let text = self.node().script("comparing the API server's age with its configuration's", &script).await?;
-        Ok(text.trim().parse::<i64>().is_ok_and(|seconds| seconds > 2))
+        Ok(self.server.started_after(&self.file).await?)
     }
 
-    async fn file_digest(&self) -> Result<String, NodeError> {
-        let sum = self.node().run(&["sha256sum", &self.file()]).await?;
-        Ok(sum.split_whitespace().next().unwrap_or_default().to_owned())
+    /// Puts away what the configuration before has left: the API server has `target`, by whomever it was given it.
+    pub(super) async fn settle(&mut self, target: Option<&Config>) -> Result<(), EncryptionError> {
+        self.server.commit().await?;
+        if target.is_none() {
+            self.server.remove(&self.file).await?;
+        }
+        self.config = target.cloned();
+        self.loaded = Some(target.cloned());
+        Ok(())
     }
 
     /// Gives the API server a configuration, and waits until it has it. If it does not come up with it, it gets
@@ -151,43 +149,33 @@ done"#,
         safe_without: impl AsyncFn() -> Result<bool, EncryptionError>,
         detail: impl Fn(&str),
     ) -> Result<(), EncryptionError> {
-        let file = self.file();
         let manifest = self.manifest_for(wanted.target.is_some());
         let restart = self.needs_restart(wanted);
         if let Some(target) = wanted.target {
-            self.write_config(&file, target).await?;
+            self.write_config(target).await?;
         }
         let rejected = if restart {
             self.server.replace(&manifest, &detail).await?.err()
         } else {
-            let sum = self.file_digest().await?;
-            match reload::wait(self.node(), &manifest.port(), &file, &sum, &detail).await? {
+            let reason = match self.wait_until_loaded(&manifest.port(), &detail).await? {
                 Loaded::Yes => None,
-                Loaded::Refused => Some(Rejected {
-                    reason: "it has read the new configuration, and refused it".to_owned(),
-                    last_lines: self.words_on_encryption().await,
-                }),
-                Loaded::NotYet => Some(Rejected {
-                    reason: "it has not read the new configuration in time".to_owned(),
-                    last_lines: self.words_on_encryption().await,
-                }),
+                Loaded::Refused => Some("it has read the new configuration, and refused it"),
+                Loaded::NotYet => Some("it has not read the new configuration in time"),
+            };
+            match reason {
+                None => None,
+                Some(reason) => Some(Rejected { reason: reason.to_owned(), last_lines: self.server.words().await }),
             }
         };
         let Some(rejected) = rejected else {
-            self.server.commit().await?;
-            if wanted.target.is_none() {
-                self.node().run(&["rm", "-f", &file]).await?;
-            }
-            self.config = wanted.target.cloned();
-            self.loaded = Some(wanted.target.cloned());
             self.manifest = manifest;
-            return Ok(());
+            return self.settle(wanted.target).await;
         };
         self.loaded = None;
         detail("it did not come up: going back");
         let restored = self.fall_back(wanted, &manifest, restart, safe_without, &detail).await;
         Err(EncryptionError::Rejected {
-            node: self.node().name.clone(),
+            node: self.name().to_owned(),
             reason: rejected.reason,
             last_lines: rejected.last_lines,
             restored: match restored {
@@ -205,10 +193,9 @@ done"#,
         safe_without: impl AsyncFn() -> Result<bool, EncryptionError>,
         detail: impl Fn(&str),
     ) -> Result<(), EncryptionError> {
-        let file = self.file();
         let had_none = self.manifest.flag(FLAG).is_none();
         if let Some(fallback) = wanted.fallback {
-            self.write_config(&file, fallback).await?;
+            self.write_config(fallback).await?;
         }
         if !restart {
             self.config = wanted.fallback.cloned();
@@ -219,7 +206,7 @@ done"#,
         if had_none && unwritten().await? {
             self.come_back(&self.manifest.clone(), &detail).await?;
             if unwritten().await? {
-                self.node().run(&["rm", "-f", &file]).await?;
+                self.server.remove(&self.file).await?;
                 self.config = None;
                 return Ok(());
             }
@@ -234,53 +221,55 @@ done"#,
     async fn come_back(&self, manifest: &StaticPod, detail: impl Fn(&str)) -> Result<(), EncryptionError> {
         let Err(again) = self.server.put_back(manifest, detail).await? else { return Ok(()) };
         Err(EncryptionError::Rejected {
-            node: self.node().name.clone(),
+            node: self.name().to_owned(),
             reason: again.reason,
             last_lines: again.last_lines,
             restored: "`kprov encryption undo` tries again".to_owned(),
         })
     }
 
-    /// The API server's own last lines on its configuration.
-    async fn words_on_encryption(&self) -> String {
-        let script = "cat $(ls -t /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log | head -n 1) \
-                      | grep -i 'encryption config' | tail -n 3 | cut -d ' ' -f 4-";
-        let text = self.node().script("reading the API server's log", script).await.unwrap_or_default();
-        crate::adapters::node::last_lines(&text, 3)
+    /// Waits until the API server has read its changed file by itself.
+    async fn wait_until_loaded(&self, port: &str, detail: impl Fn(&str)) -> Result<Loaded, NodeError> {
+        let begun = Instant::now();
+        loop {
+            let now = self.server.look(port, &self.file).await?;
+            if now != Loaded::NotYet || begun.elapsed() > RELOAD {
+                return Ok(now);
+            }
+            let seconds = begun.elapsed().as_secs();
+            detail(&format!("waiting for the API server's own look at the file, once a minute ({seconds} s)"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
-    async fn write_config(&self, file: &str, config: &Config) -> Result<(), NodeError> {
-        let folder = file.rsplit_once('/').map_or("/", |(folder, _)| folder);
-        self.node()
-            .script(&format!("making {folder}"), &format!("[ -d '{folder}' ] || mkdir -m 700 -p '{folder}'"))
-            .await?;
-        self.node().replace_file(file, 0o600, config.to_yaml().as_bytes()).await
+    async fn write_config(&self, config: &Config) -> Result<(), NodeError> {
+        self.server.write(&self.file, config.to_yaml().as_bytes()).await
     }
 
     /// Writes the journal.
     pub(super) async fn write_journal(&self, journal: &Journal) -> Result<(), NodeError> {
-        let node = self.node();
-        node.script("making /kind/kprov", "mkdir -m 700 -p /kind/kprov").await?;
-        let text = Zeroizing::new(serde_json::to_vec_pretty(journal).unwrap_or_default());
-        node.replace_file(JOURNAL, 0o600, &text).await
+        // A manifest that reads no configuration any more does not tell where it lay.
+        let journal = Journal { file: Some(self.file.clone()), ..journal.clone() };
+        let text = Zeroizing::new(serde_json::to_vec_pretty(&journal).unwrap_or_default());
+        self.server.write(JOURNAL, &text).await
     }
 
     /// Removes the journal: the walk is over.
     pub(super) async fn remove_journal(&self) -> Result<(), NodeError> {
-        self.node().script("removing the journal", &format!("rm -f '{JOURNAL}'; sync /kind/kprov")).await.map(|_| ())
+        self.server.remove(JOURNAL).await
     }
 }
 
-pub(super) async fn read_journal(node: &Node) -> Result<Option<Journal>, EncryptionError> {
-    let Some(bytes) = node.read_file(JOURNAL).await? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| unusable(node, JOURNAL, error.to_string()))
+pub(super) async fn read_journal<M: Machine>(machine: &M) -> Result<Option<Journal>, EncryptionError> {
+    let Some(bytes) = machine.read(JOURNAL).await? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| unusable(machine, JOURNAL, error.to_string()))
 }
 
-fn parse(node: &Node, file: &str, bytes: &[u8]) -> Result<Config, EncryptionError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| unusable(node, file, "it is not UTF-8".to_owned()))?;
-    Config::parse(text).map_err(|reason| unusable(node, file, reason))
+fn parse<M: Machine>(machine: &M, file: &str, bytes: &[u8]) -> Result<Config, EncryptionError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| unusable(machine, file, "it is not UTF-8".to_owned()))?;
+    Config::parse(text).map_err(|reason| unusable(machine, file, reason))
 }
 
-fn unusable(node: &Node, file: &str, reason: String) -> EncryptionError {
-    EncryptionError::Unusable { node: node.name.clone(), file: file.to_owned(), reason }
+fn unusable<M: Machine>(machine: &M, file: &str, reason: String) -> EncryptionError {
+    EncryptionError::Unusable { node: machine.name().to_owned(), file: file.to_owned(), reason }
 }

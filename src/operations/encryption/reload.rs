@@ -1,16 +1,14 @@
-//! Waiting until an API server has read a changed EncryptionConfiguration by itself.
+//! Whether an API server has read a changed EncryptionConfiguration by itself.
 //!
 //! It looks at the file once a minute (k8s.io/apiserver/pkg/server/options/encryptionconfig/controller), and says
 //! in its metrics which one it has: newer ones by the file's sha256, older ones by the time of the last reload only.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::adapters::node::{Node, NodeError};
 
 /// How long a reload may take: two looks, and some.
-const RELOAD: Duration = Duration::from_secs(150);
+pub(super) const RELOAD: Duration = Duration::from_secs(150);
 
 const PREFIX: &str = "apiserver_encryption_config_controller_";
 
@@ -23,28 +21,6 @@ pub(super) enum Loaded {
     Refused,
     /// It has an older one, or does not say.
     NotYet,
-}
-
-/// Waits until the API server on `node` has the configuration with this sha256.
-pub(super) async fn wait(
-    node: &Node,
-    port: &str,
-    file: &str,
-    sha256: &str,
-    detail: impl Fn(&str),
-) -> Result<Loaded, NodeError> {
-    let begun = Instant::now();
-    loop {
-        let now = look(node, port, file, sha256).await?;
-        if now != Loaded::NotYet || begun.elapsed() > RELOAD {
-            return Ok(now);
-        }
-        detail(&format!(
-            "waiting for the API server's own look at the file, once a minute ({} s)",
-            begun.elapsed().as_secs()
-        ));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }
 
 /// Asks the API server on `node` once.

@@ -1,215 +1,151 @@
-//! Rewriting what is stored, through the API, until etcd holds nothing under another key.
+//! Rewriting what is stored, through the API, until etcd holds nothing under another key; and the proof of it.
 //!
-//! What is left to do is read from etcd, page by page, so that an interrupted rewriting goes on where it was.
-//! Each object gets an empty patch: the API server reads it, finds it stored under another key than the one that
-//! writes, and writes it again, unchanged (k8s.io/apiserver/pkg/storage/etcd3, `GuaranteedUpdate`). No value leaves it.
+//! What is left to do is read from etcd, so that an interrupted rewriting goes on where it was. Which key each resource
+//! is to have, the journal says; where resources lie, the layout does.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
-use kube::api::{Patch, PatchParams};
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::{Api, Client};
 
-use crate::adapters::etcd::Etcd;
-use crate::adapters::kubernetes::ApiError;
-use crate::documents::encryption::{KeyId, Move};
-use crate::documents::stored::classify;
-use crate::operations::verify::etcd_prefix;
+use crate::documents::encryption::{Config, Journal, Layout, Located};
 
-use super::EncryptionError;
+use super::world::Storage;
+use super::{EncryptionError, Proof};
 
 /// How many objects are rewritten at a time.
 const PARALLEL: usize = 16;
 
-/// How often a request is repeated that may succeed later; with the pauses, about a minute.
-const TRIES: u32 = 35;
-
 /// How often everything is looked through before what is left counts as refused.
 const ROUNDS: usize = 10;
 
-/// A resource and where it is stored.
-#[derive(Debug, Clone)]
-struct Stored {
-    name: String,
-    api: ApiResource,
-    namespaced: bool,
-    prefix: String,
-    to: KeyId,
+/// Of more resources than this, all of etcd is read at once rather than each by itself.
+const FEW: usize = 8;
+
+/// A walk's resources: each with the first bytes that its values are to have.
+struct Wanted<'a>(Vec<(&'a Located, String)>);
+
+impl<'a> Wanted<'a> {
+    fn of(layout: &'a Layout, journal: &Journal, base: &Config) -> Self {
+        let resources = layout.resources().iter();
+        Self(resources.filter_map(|known| Some((known, journal.destination(base, &known.name)?.stored()))).collect())
+    }
+
+    fn of_key(&self, key: &str) -> Option<&(&'a Located, String)> {
+        self.0.iter().find(|(known, _)| key.starts_with(&known.prefix))
+    }
 }
 
-/// Rewrites every resource of these moves; gives how many objects it has rewritten.
+/// A value that is stored otherwise than it is to be.
+struct Stale<'a> {
+    resource: &'a Located,
+    key: String,
+}
+
+async fn stale<'a>(
+    storage: &impl Storage,
+    layout: &Layout,
+    wanted: &Wanted<'a>,
+) -> Result<Vec<Stale<'a>>, EncryptionError> {
+    let prefixes: Vec<&str> = if wanted.0.len() > FEW {
+        vec![layout.root()]
+    } else {
+        wanted.0.iter().map(|(known, _)| known.prefix.as_str()).collect()
+    };
+    let mut found = Vec::new();
+    for prefix in prefixes {
+        let visit = |key: &str, stored: &str| {
+            if let Some((resource, to)) = wanted.of_key(key)
+                && to != stored
+            {
+                found.push(Stale { resource, key: key.to_owned() });
+            }
+        };
+        storage.scan(prefix, visit).await?;
+    }
+    Ok(found)
+}
+
+/// Rewrites all that the walk decides on; gives how many objects it has rewritten.
 pub(super) async fn rewrite(
-    client: &Client,
-    etcd: &Etcd,
-    moves: &[Move],
+    storage: &impl Storage,
+    layout: &Layout,
+    journal: &Journal,
+    base: &Config,
     detail: impl Fn(&str),
 ) -> Result<usize, EncryptionError> {
+    let wanted = Wanted::of(layout, journal, base);
     let mut rewritten = 0;
-    for resource in resources(client, etcd, moves).await? {
-        let mut left = stale(etcd, &resource.prefix, &resource.to).await?;
-        for _ in 0..ROUNDS {
-            if left.is_empty() {
-                break;
-            }
-            let (total, mut done) = (left.len(), 0);
-            let mut patches =
-                stream::iter(left.iter().map(|key| patch(client, &resource, key))).buffer_unordered(PARALLEL);
-            while let Some(()) = patches.try_next().await? {
-                done += 1;
-                if done % 10 == 0 || done == total {
-                    detail(&format!("{}: {done} of {total}", resource.name));
-                }
-            }
-            drop(patches);
-            rewritten += done;
-            // Whoever wrote meanwhile, wrote with the new key; this is the proof.
-            left = stale(etcd, &resource.prefix, &resource.to).await?;
+    // Whoever wrote meanwhile, wrote with the new key; looking again is the proof.
+    let mut left = stale(storage, layout, &wanted).await?;
+    for _ in 0..ROUNDS {
+        if left.is_empty() {
+            break;
         }
-        if let Some(key) = left.first() {
-            return Err(EncryptionError::Left { resource: resource.name, count: left.len(), key: key.clone() });
+        rewritten += touch_all(storage, &left, &detail).await?;
+        left = stale(storage, layout, &wanted).await?;
+    }
+    let Some(first) = left.first() else { return Ok(rewritten) };
+    let count = left.iter().filter(|stale| stale.resource.name == first.resource.name).count();
+    Err(EncryptionError::Left { resource: first.resource.name.to_string(), count, key: first.key.clone() })
+}
+
+async fn touch_all(
+    storage: &impl Storage,
+    left: &[Stale<'_>],
+    detail: impl Fn(&str),
+) -> Result<usize, EncryptionError> {
+    let mut totals: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for stale in left {
+        totals.entry(stale.resource.name.to_string()).or_default().1 += 1;
+    }
+    let touches = left.iter().map(|stale| async move {
+        storage.touch(stale.resource, &stale.key).await?;
+        Ok::<_, EncryptionError>(stale.resource.name.to_string())
+    });
+    let mut touches = stream::iter(touches).buffer_unordered(PARALLEL);
+    while let Some(name) = touches.try_next().await? {
+        let (done, total) = totals.entry(name.clone()).or_default();
+        *done += 1;
+        if *done % 10 == 0 || done == total {
+            detail(&format!("{name}: {done} of {total}"));
         }
     }
-    Ok(rewritten)
+    Ok(left.len())
 }
 
-/// The first key, if there is any, that is stored otherwise than by the moves' new key.
-pub(super) async fn unproven(etcd: &Etcd, client: &Client, moves: &[Move]) -> Result<Option<String>, EncryptionError> {
-    for resource in resources(client, etcd, moves).await? {
-        if let Some(key) = stale(etcd, &resource.prefix, &resource.to).await?.into_iter().next() {
-            return Ok(Some(key));
+/// Holds that nothing needs a key of `base` that `target` lacks: looks through all of etcd, whatever the values are
+/// and wherever they lie.
+pub(super) async fn prove(
+    storage: &impl Storage,
+    layout: &Layout,
+    journal: &Journal,
+    base: &Config,
+    target: &Config,
+) -> Result<Proof, EncryptionError> {
+    let wanted = Wanted::of(layout, journal, base);
+    let mut proof = Proof::default();
+    let mut left: Vec<(Option<&Located>, String)> = Vec::new();
+    let visit = |key: &str, stored: &str| {
+        proof.values += 1;
+        let owner = layout.owner(key);
+        let (was, is) = match owner {
+            Some(owner) => (base.reads(&owner.name, stored), target.reads(&owner.name, stored)),
+            // Of what the API knows nothing of, nobody can say which rule is its.
+            None => (base.knows(stored), target.knows(stored) || !stored.starts_with("k8s:enc:")),
+        };
+        let concerned = wanted.of_key(key);
+        proof.concerned += usize::from(concerned.is_some());
+        if was && !is || concerned.is_some_and(|(_, to)| to != stored) {
+            left.push((owner, key.to_owned()));
         }
-    }
-    Ok(None)
-}
-
-/// Keys below `prefix` that are stored otherwise than `to` would.
-async fn stale(etcd: &Etcd, prefix: &str, to: &KeyId) -> Result<Vec<String>, EncryptionError> {
-    let wanted = to.stored();
-    let mut keys = Vec::new();
-    etcd.scan(prefix, |entry| {
-        if classify(&entry.value).to_string() != wanted {
-            keys.push(entry.key.clone());
-        }
-    })
-    .await?;
-    Ok(keys)
-}
-
-async fn patch(client: &Client, resource: &Stored, key: &str) -> Result<(), EncryptionError> {
-    let rest = key.strip_prefix(&resource.prefix).unwrap_or(key);
-    let (api, name): (Api<DynamicObject>, &str) = match rest.split_once('/') {
-        Some((namespace, name)) if resource.namespaced => {
-            (Api::namespaced_with(client.clone(), namespace, &resource.api), name)
-        }
-        _ => (Api::all_with(client.clone(), &resource.api), rest),
     };
-    let (nothing, params) = (Patch::Merge(serde_json::json!({})), PatchParams::default());
-    let mut pause = Duration::from_millis(50);
-    for attempt in 1.. {
-        let answer = api.patch_metadata(name, &params, &nothing).await;
-        match answer.map(|_: PartialObjectMeta<DynamicObject>| ()) {
-            Ok(()) => break,
-            // Deleted meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 404 => break,
-            Err(error) if attempt < TRIES && passes(&error) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-            Err(error) => return Err(ApiError::request(format!("rewriting {key}"))(error).into()),
+    storage.scan(layout.root(), visit).await?;
+    match left.first() {
+        None => Ok(proof),
+        Some((Some(owner), key)) => {
+            let (resource, key) = (owner.name.to_string(), key.clone());
+            Err(EncryptionError::Left { resource, count: left.len(), key })
         }
-    }
-    Ok(())
-}
-
-/// Whether the same request may succeed later: a conflict, an overload, an API server that is being restarted.
-fn passes(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => matches!(status.code, 401 | 403 | 409 | 429 | 500..),
-        kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
-        _ => false,
-    }
-}
-
-/// The resources of the moves, wildcards spelled out.
-async fn resources(client: &Client, etcd: &Etcd, moves: &[Move]) -> Result<Vec<Stored>, EncryptionError> {
-    let mut found: Vec<Stored> = Vec::new();
-    for way in moves {
-        for name in &way.resources {
-            let served = served(client, name).await?;
-            if served.is_empty() && !etcd.keys(&etcd_prefix(name)).await?.is_empty() {
-                return Err(EncryptionError::NotServed { resource: name.clone() });
-            }
-            for (api, namespaced) in served {
-                let name =
-                    if api.group.is_empty() { api.plural.clone() } else { format!("{}.{}", api.plural, api.group) };
-                if !found.iter().any(|known| known.name == name) {
-                    found.push(Stored { prefix: etcd_prefix(&name), name, api, namespaced, to: way.to.clone() });
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// What the API server serves under a name of an EncryptionConfiguration: `secrets`, `widgets.example.com`,
-/// `*.apps`, `*.` or `*.*`.
-async fn served(client: &Client, name: &str) -> Result<Vec<(ApiResource, bool)>, ApiError> {
-    let (plural, group) = name.split_once('.').unwrap_or((name, ""));
-    let mut versions: Vec<(String, String)> = Vec::new();
-    if group.is_empty() || group == "*" {
-        versions.push((String::new(), "v1".to_owned()));
-    }
-    if !group.is_empty() {
-        let doing = "asking for the API's groups";
-        for known in retried(doing, || client.list_api_groups()).await?.groups {
-            if group != "*" && known.name != group {
-                continue;
-            }
-            if let Some(version) = known.preferred_version.or_else(|| known.versions.first().cloned()) {
-                versions.push((known.name, version.version));
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for (group, version) in versions {
-        let doing = format!("asking for the resources of {group}/{version}");
-        let list = if group.is_empty() {
-            retried(&doing, || client.list_core_api_resources(&version)).await?
-        } else {
-            let group_version = format!("{group}/{version}");
-            retried(&doing, async || client.list_api_group_resources(&group_version).await).await?
-        };
-        let fits = |resource: &&APIResource| {
-            let whole = !resource.name.contains('/');
-            let can = resource.verbs.iter().any(|verb| verb == "patch");
-            whole && can && (plural == "*" || resource.name == plural)
-        };
-        for resource in list.resources.iter().filter(fits) {
-            let api = ApiResource {
-                api_version: if group.is_empty() { version.clone() } else { format!("{group}/{version}") },
-                group: group.clone(),
-                version: version.clone(),
-                kind: resource.kind.clone(),
-                plural: resource.name.clone(),
-            };
-            found.push((api, resource.namespaced));
-        }
-    }
-    Ok(found)
-}
-
-/// Repeats a request while the API server is being restarted.
-async fn retried<T>(doing: &str, request: impl AsyncFn() -> Result<T, kube::Error>) -> Result<T, ApiError> {
-    let mut attempt = 1;
-    loop {
-        match request().await {
-            Err(error) if attempt < TRIES && passes(&error) => {
-                attempt += 1;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            other => return other.map_err(ApiError::request(doing)),
-        }
+        Some((None, key)) => Err(EncryptionError::NotServed { resource: key.clone() }),
     }
 }

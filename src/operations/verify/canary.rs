@@ -30,15 +30,15 @@ pub struct Canary {
     pub plain_text_found: bool,
 }
 
-/// Writes a Secret, reads its raw value, and removes it again, whatever comes of it.
-pub(super) async fn fly(client: &Client, etcd: &Etcd) -> Result<Canary, VerifyError> {
+/// Writes a Secret, reads its raw value below `root`, and removes it again, whatever comes of it.
+pub(super) async fn fly(client: &Client, etcd: &Etcd, root: &str) -> Result<Canary, VerifyError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let (name, plain) = (format!("kprov-canary-{}", random_hex()), format!("plain text {}", random_hex()));
     let mut secret = Secret::default();
     secret.metadata.name = Some(name.clone());
     secret.string_data = Some([("canary".to_owned(), plain.clone())].into());
     api.create(&PostParams::default(), &secret).await.map_err(ApiError::request("writing the canary Secret"))?;
-    let key = format!("{}secrets/{NAMESPACE}/{name}", crate::adapters::etcd::ROOT);
+    let key = format!("{root}secrets/{NAMESPACE}/{name}");
     let read = etcd.get(&key).await;
     let deleted = api.delete(&name, &DeleteParams::default()).await;
     let entry = read?.ok_or_else(|| ApiError::Manifest {

@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::adapters::etcd::Etcd;
-use crate::adapters::kubernetes::{ApiError, http_get, ready};
+use crate::adapters::kubernetes::{self, ApiError, http_get, ready};
 use crate::adapters::node::{Node, NodeError};
+use crate::documents::encryption::{GroupResource, KeyId, Known};
 use crate::documents::profile::Role;
 use crate::documents::render::AUDIT_LOG_FILE;
-use crate::documents::stored::Stored;
 
 use super::canary::{self, Canary};
-use super::expected::{Expected, etcd_prefix};
+use super::expected::{Expected, Resource};
 use super::{Census, Check, Target, VerifyError, modes};
 
 fn control_planes<'a>(target: &Target<'a>) -> impl Iterator<Item = &'a Node> {
@@ -243,14 +243,17 @@ pub(super) async fn stored(
 ) -> Result<(Vec<Check>, Option<Canary>, Vec<Census>), VerifyError> {
     let Some(first) = control_planes(target).next() else { return Ok((Vec::new(), None, Vec::new())) };
     let etcd = Etcd::on(first.clone());
-    let canary = canary::fly(target.client, &etcd).await?;
-    let secrets = expected.resources.iter().find(|resource| resource.name == "secrets");
+    let layout = kubernetes::layout(target.client, &expected.root).await?;
+    let canary = canary::fly(target.client, &etcd, layout.root()).await?;
+    let secrets = GroupResource::parse("secrets");
+    let rules: Vec<GroupResource> = expected.resources.iter().map(|resource| resource.rule.clone()).collect();
+    let of_secrets = expected.resources.iter().rev().max_by_key(|resource| resource.rule.names(&secrets));
     let mut checks = Vec::new();
-    if let Some(resource) = secrets.filter(|resource| resource.writes.provider != "identity") {
-        let prefix = resource.writes.prefix();
+    let plain = KeyId::identity().stored();
+    if let Some(resource) = of_secrets.filter(|found| found.rule.names(&secrets).is_some() && found.writes != plain) {
         checks.push(Check::new(
             "canary Secret in etcd",
-            canary.stored == prefix && !canary.plain_text_found,
+            canary.stored == resource.writes && !canary.plain_text_found,
             format!(
                 "{} begins with {}; its plain text is {}",
                 canary.key,
@@ -260,32 +263,35 @@ pub(super) async fn stored(
         ));
     }
     let mut census = Vec::new();
-    for resource in &expected.resources {
-        let counts = etcd.census(&etcd_prefix(&resource.name)).await?;
-        let prefix = resource.writes.prefix();
-        let total: usize = counts.values().sum();
-        let right: usize =
-            counts.iter().filter(|(stored, _)| is_written_by(stored, &prefix)).map(|(_, count)| count).sum();
-        let wanted = if prefix.is_empty() { "plain text".to_owned() } else { prefix };
-        checks.push(Check::new(
-            format!("{} in etcd", resource.name),
-            right == total,
-            format!("{right} of {total} values are stored as {wanted}"),
-        ));
+    let counted = etcd.census(&layout, &rules).await?;
+    for (resource, counts) in expected.resources.iter().zip(counted) {
+        checks.push(judge(resource, &layout.knows(&resource.rule), &counts));
         census.push(Census {
-            resource: resource.name.clone(),
-            expected: wanted,
-            stored: counts.into_iter().map(|(stored, count)| (stored.to_string(), count)).collect(),
+            resource: resource.rule.to_string(),
+            expected: resource.writes.clone(),
+            stored: counts.into_iter().collect(),
         });
     }
     Ok((checks, Some(canary), census))
 }
 
-fn is_written_by(stored: &Stored, prefix: &str) -> bool {
-    match stored {
-        Stored::Plain => prefix.is_empty(),
-        encrypted @ Stored::Encrypted { .. } => encrypted.to_string() == prefix,
-    }
+/// Whether a rule does what it is there for. One that the API knows nothing of does not, and nothing at all is no proof.
+fn judge(resource: &Resource, known: &Known, counts: &BTreeMap<String, usize>) -> Check {
+    let total: usize = counts.values().sum();
+    let right = counts.get(&resource.writes).copied().unwrap_or_default();
+    let (ok, evidence) = match known {
+        Known::No(meant) => {
+            let meant = meant.as_ref().map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            (false, format!("the API knows no such resource, so this encrypts nothing{meant}"))
+        }
+        Known::KeptAs(other) => (false, format!("these are stored as {other}, so this encrypts nothing")),
+        Known::NoGroup => {
+            (true, "the API does not know its group (yet): nothing is stored, nothing is proven".to_owned())
+        }
+        Known::Yes if total == 0 => (true, "nothing is stored: nothing is proven".to_owned()),
+        Known::Yes => (right == total, format!("{right} of {total} values are stored as {}", resource.writes)),
+    };
+    Check::new(format!("{} in etcd", resource.rule), ok, evidence)
 }
 
 #[cfg(test)]
@@ -314,12 +320,34 @@ mod tests {
         assert!(!same(&Value::Null, &json!(true)));
     }
 
+    fn judged(rule: &str, known: &Known, counts: &[(&str, usize)]) -> Check {
+        let resource = Resource { rule: GroupResource::parse(rule), writes: "k8s:enc:aescbc:v1:key1:".to_owned() };
+        judge(&resource, known, &counts.iter().map(|&(stored, count)| (stored.to_owned(), count)).collect())
+    }
+
     #[test]
     fn values_under_another_key_are_not_right() {
-        let stored = Stored::Encrypted { provider: "aescbc".into(), version: "v1".into(), key: "key1".into() };
-        assert!(is_written_by(&stored, "k8s:enc:aescbc:v1:key1:"));
-        assert!(!is_written_by(&stored, "k8s:enc:aescbc:v1:key2:"));
-        assert!(!is_written_by(&Stored::Plain, "k8s:enc:aescbc:v1:key1:"));
-        assert!(is_written_by(&Stored::Plain, ""));
+        assert!(judged("secrets", &Known::Yes, &[("k8s:enc:aescbc:v1:key1:", 3)]).ok);
+        for other in ["k8s:enc:aescbc:v1:key2:", "plain text"] {
+            let check = judged("secrets", &Known::Yes, &[("k8s:enc:aescbc:v1:key1:", 3), (other, 1)]);
+            assert!(!check.ok);
+            assert_eq!(check.evidence, "3 of 4 values are stored as k8s:enc:aescbc:v1:key1:");
+        }
+    }
+
+    #[test]
+    fn a_typo_is_not_proven() {
+        let check = judged("secret", &Known::No(Some(GroupResource::parse("secrets"))), &[]);
+        assert!(!check.ok);
+        assert!(check.evidence.ends_with("did you mean secrets?"), "{}", check.evidence);
+        assert!(!judged("events.events.k8s.io", &Known::KeptAs(GroupResource::parse("events")), &[]).ok);
+    }
+
+    #[test]
+    fn nothing_is_no_proof() {
+        for known in [Known::Yes, Known::NoGroup] {
+            let check = judged("widgets.example.com", &known, &[]);
+            assert!(check.ok && check.evidence.ends_with("nothing is proven"), "{}", check.evidence);
+        }
     }
 }

@@ -2,44 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::adapters::etcd::ROOT;
 use crate::adapters::node::Node;
+use crate::documents::encryption::{Config, GroupResource, KeyId};
 use crate::documents::profile::{FileModes, Role};
 use crate::documents::render::{self, Inputs, SeccompDefault};
+use crate::documents::static_pod::flag_of;
 
 use super::{Target, VerifyError};
 
-/// How new values of a resource are to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WritesWith {
-    /// `aescbc`, `aesgcm`, `secretbox`, `kms` or `identity`.
-    pub provider: String,
-    /// The key's name; the plugin's for KMS.
-    pub key: String,
-}
-
-impl WritesWith {
-    /// The first bytes that such a value has.
-    #[must_use]
-    pub fn prefix(&self) -> String {
-        match self.provider.as_str() {
-            "identity" => String::new(),
-            "kms" => format!("k8s:enc:kms:v2:{}:", self.key),
-            provider => format!("k8s:enc:{provider}:v1:{}:", self.key),
-        }
-    }
-}
-
-/// A resource of an EncryptionConfiguration.
+/// A rule of an EncryptionConfiguration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
-    /// Its name, such as `secrets` or `widgets.example.com`.
-    pub name: String,
-    /// How new values are to be stored.
-    pub writes: WritesWith,
+    /// What it names, such as `secrets`, `widgets.example.com` or `*.apps`.
+    pub rule: GroupResource,
+    /// The first bytes that new values have, or "plain text".
+    pub writes: String,
 }
 
 /// What a cluster should look like.
@@ -49,6 +30,8 @@ pub struct Expected {
     pub flags: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// Encrypted resources.
     pub resources: Vec<Resource>,
+    /// What the API server puts in front of every key in etcd.
+    pub root: String,
     /// Where the EncryptionConfiguration lies on control planes.
     pub encryption_file: Option<String>,
     /// Whether there is an audit log.
@@ -67,15 +50,17 @@ impl Expected {
     pub(super) async fn of(target: &Target<'_>) -> Result<Self, VerifyError> {
         let mut expected = match target.inputs {
             Some(inputs) => Self::from_inputs(inputs)?,
-            None => Self { pods: true, ..Self::default() },
+            None => Self { pods: true, root: ROOT.to_owned(), ..Self::default() },
         };
         // The file that the running API server reads is the one that counts, whoever wrote it.
         for node in target.nodes.iter().filter(|node| node.role == Role::ControlPlane).take(1) {
             let flags = node.command_line("kube-apiserver").await?.unwrap_or_default();
-            let file = flags.iter().find_map(|word| word.strip_prefix("--encryption-provider-config="));
-            if let Some(file) = file {
-                expected.resources = read_resources(node, file).await?;
-                expected.encryption_file = Some(file.to_owned());
+            if let Some(file) = flag_of(&flags, "encryption-provider-config") {
+                expected.resources = read_resources(node, &file).await?;
+                expected.encryption_file = Some(file);
+            }
+            if let Some(root) = flag_of(&flags, "etcd-prefix") {
+                expected.root = root;
             }
         }
         Ok(expected)
@@ -91,8 +76,8 @@ impl Expected {
         ];
         let resources = match (&spec.encryption, inputs.keys.and_then(|keys| keys.writer())) {
             (Some(encryption), Some((provider, key))) => {
-                let writes = WritesWith { provider: provider.name().to_owned(), key: key.to_owned() };
-                let resource = |name: &String| Resource { name: name.clone(), writes: writes.clone() };
+                let writes = KeyId { provider, key: key.to_owned() }.stored();
+                let resource = |name: &String| Resource { rule: GroupResource::parse(name), writes: writes.clone() };
                 encryption.resources.iter().map(resource).collect()
             }
             _ => Vec::new(),
@@ -100,6 +85,7 @@ impl Expected {
         Ok(Self {
             flags: components.into(),
             resources,
+            root: ROOT.to_owned(),
             encryption_file: None,
             audit: spec.audit.is_some(),
             restrictive_modes: spec.hardening.file_modes == FileModes::Restrictive,
@@ -123,94 +109,16 @@ fn kubelet_fields(inputs: &Inputs<'_>) -> serde_json::Map<String, Value> {
     fields
 }
 
-#[derive(Deserialize)]
-struct Configuration {
-    #[serde(default)]
-    resources: Vec<Group>,
-}
-
-#[derive(Deserialize)]
-struct Group {
-    #[serde(default)]
-    resources: Vec<String>,
-    #[serde(default)]
-    providers: Vec<BTreeMap<String, Provider>>,
-}
-
-#[derive(Deserialize, Default)]
-struct Provider {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    keys: Vec<NamedKey>,
-}
-
-/// A key's name; its secret is never read.
-#[derive(Deserialize)]
-struct NamedKey {
-    name: String,
-}
-
-/// The resources of the EncryptionConfiguration in a node's file.
+/// The rules of the EncryptionConfiguration in a node's file.
 async fn read_resources(node: &Node, file: &str) -> Result<Vec<Resource>, VerifyError> {
     let text: Zeroizing<String> = node.read_text(file).await?;
-    parse_resources(&text)
-        .map_err(|reason| VerifyError::Configuration { node: node.name.clone(), reason: reason.to_owned() })
+    parse_resources(&text).map_err(|reason| VerifyError::Configuration { node: node.name.clone(), reason })
 }
 
-/// The first group that names a resource decides, and its first provider writes
-/// (kubernetes.io/docs/tasks/administer-cluster/encrypt-data).
-fn parse_resources(text: &str) -> Result<Vec<Resource>, &'static str> {
-    // serde's errors may quote the text, and the text holds keys.
-    let configuration: Configuration =
-        serde_yaml::from_str(text).map_err(|_| "it is not a valid EncryptionConfiguration")?;
-    let mut resources: Vec<Resource> = Vec::new();
-    for group in configuration.resources {
-        let (kind, provider) = group
-            .providers
-            .first()
-            .and_then(|provider| provider.first_key_value())
-            .ok_or("a group of resources has no provider")?;
-        let key = provider.keys.first().map(|key| key.name.clone()).or_else(|| provider.name.clone());
-        let writes = WritesWith { provider: kind.clone(), key: key.unwrap_or_default() };
-        for name in group.resources {
-            if !resources.iter().any(|known| known.name == name) {
-                resources.push(Resource { name, writes: writes.clone() });
-            }
-        }
-    }
-    Ok(resources)
-}
-
-/// Where the API server keeps a resource in etcd.
-///
-/// Built-in resources lie under their plural name, with a few exceptions from the time before API groups
-/// (pkg/registry/core and pkg/kubeapiserver/default_storage_factory_builder.go, `SpecialDefaultResourcePrefixes`);
-/// custom ones under their group and plural name.
-#[must_use]
-pub fn etcd_prefix(resource: &str) -> String {
-    let (name, group) = resource.split_once('.').unwrap_or((resource, ""));
-    let path = match (name, group) {
-        ("replicationcontrollers", "") => "controllers".to_owned(),
-        ("endpoints", "") => "services/endpoints".to_owned(),
-        ("services", "") => "services/specs".to_owned(),
-        ("nodes", "") => "minions".to_owned(),
-        ("podsecuritypolicies", "policy") => "podsecuritypolicy".to_owned(),
-        ("ingresses", "networking.k8s.io" | "extensions") => "ingress".to_owned(),
-        ("*", _) => String::new(),
-        (name, group) if is_custom(group) => format!("{group}/{name}"),
-        (name, _) => name.to_owned(),
-    };
-    if path.is_empty() {
-        crate::adapters::etcd::ROOT.to_owned()
-    } else {
-        format!("{}{path}/", crate::adapters::etcd::ROOT)
-    }
-}
-
-/// Whether a group is none of Kubernetes' own.
-fn is_custom(group: &str) -> bool {
-    group.contains('.') && !group.ends_with(".k8s.io") || group.ends_with(".x-k8s.io")
+fn parse_resources(text: &str) -> Result<Vec<Resource>, String> {
+    let config = Config::parse(text)?;
+    let rules = config.resources().into_iter();
+    Ok(rules.map(|(name, group)| Resource { rule: GroupResource::parse(name), writes: group.writes() }).collect())
 }
 
 #[cfg(test)]
@@ -219,45 +127,29 @@ mod tests {
 
     #[test]
     fn the_first_group_and_the_first_provider_decide() {
-        let text = "\
+        const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let text = format!(
+            "\
+kind: EncryptionConfiguration
 resources:
 - resources: [secrets]
   providers:
-  - secretbox: {keys: [{name: new, secret: AAAA}, {name: old, secret: BBBB}]}
-  - identity: {}
+  - secretbox: {{keys: [{{name: new, secret: {KEY}}}, {{name: old, secret: {KEY}}}]}}
+  - identity: {{}}
 - resources: [secrets, configmaps]
   providers:
-  - kms: {apiVersion: v2, name: vault, endpoint: 'unix:///x'}
+  - kms: {{apiVersion: v2, name: vault, endpoint: 'unix:///x'}}
 - resources: [widgets.example.com]
-  providers: [{identity: {}}]
-";
-        let resources = parse_resources(text).unwrap();
-        let written: Vec<_> = resources.iter().map(|r| (r.name.as_str(), r.writes.prefix())).collect();
-        assert_eq!(
-            written,
-            [
-                ("secrets", "k8s:enc:secretbox:v1:new:".to_owned()),
-                ("configmaps", "k8s:enc:kms:v2:vault:".to_owned()),
-                ("widgets.example.com", String::new()),
-            ]
+  providers: [{{identity: {{}}}}]
+"
         );
-    }
-
-    #[test]
-    fn an_unreadable_configuration_is_not_quoted() {
-        assert!(!parse_resources("resources: [{secret: hunter2").unwrap_err().contains("hunter2"));
-    }
-
-    #[test]
-    fn resources_lie_where_the_api_server_puts_them() {
-        assert_eq!(etcd_prefix("secrets"), "/registry/secrets/");
-        assert_eq!(etcd_prefix("deployments.apps"), "/registry/deployments/");
-        assert_eq!(etcd_prefix("services"), "/registry/services/specs/");
-        assert_eq!(etcd_prefix("leases.coordination.k8s.io"), "/registry/leases/");
-        assert_eq!(etcd_prefix("widgets.example.com"), "/registry/example.com/widgets/");
-        assert_eq!(
-            etcd_prefix("gateways.gateway.networking.x-k8s.io"),
-            "/registry/gateway.networking.x-k8s.io/gateways/"
-        );
+        let resources = parse_resources(&text).unwrap();
+        let written: Vec<_> = resources.iter().map(|r| (r.rule.to_string(), r.writes.as_str())).collect();
+        let expected = [
+            ("secrets", "k8s:enc:secretbox:v1:new:"),
+            ("configmaps", "k8s:enc:kms:v2:vault:"),
+            ("widgets.example.com", "plain text"),
+        ];
+        assert_eq!(written, expected.map(|(name, writes)| (name.to_owned(), writes)));
     }
 }

@@ -19,7 +19,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::documents::render::{Inputs, RenderError};
 
 pub use canary::Canary;
-pub use expected::{Expected, Resource, WritesWith, etcd_prefix};
+pub use expected::{Expected, Resource};
 pub use modes::restrict_file_modes;
 
 /// Why there is no evidence, or why it does not suffice.

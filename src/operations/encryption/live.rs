@@ -1,0 +1,178 @@
+//! Real nodes, a real etcd and the record on this host, as a walk sees them.
+
+use kube::Client;
+use zeroize::Zeroizing;
+
+use crate::adapters::etcd::Etcd;
+use crate::adapters::kubernetes;
+use crate::adapters::node::{NodeError, STATIC_POD};
+use crate::adapters::records::Store;
+use crate::documents::encryption::{Config, Layout, Located};
+use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
+use crate::documents::profile::{Encryption, EncryptionProvider, Key, KeySource};
+use crate::documents::static_pod::StaticPod;
+use crate::documents::stored::classify;
+use crate::operations::api_server::{ApiServer, Rejected};
+use crate::operations::cluster::ClusterError;
+
+use super::EncryptionError;
+use super::reload::{self, Loaded};
+use super::world::{Books, Machine, Storage};
+
+impl Machine for ApiServer {
+    fn name(&self) -> &str {
+        &self.node().name
+    }
+
+    async fn is_running(&self) -> Result<bool, NodeError> {
+        self.node().is_running().await
+    }
+
+    async fn version(&self) -> Result<String, NodeError> {
+        Ok(self.node().read_text("/kind/version").await?.trim().to_owned())
+    }
+
+    async fn read(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
+        self.node().read_file(path).await
+    }
+
+    async fn write(&self, path: &str, content: &[u8]) -> Result<(), NodeError> {
+        let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        let script = format!("[ -d '{folder}' ] || mkdir -m 700 -p '{folder}'");
+        self.node().script(&format!("making {folder}"), &script).await?;
+        self.node().replace_file(path, 0o600, content).await
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), NodeError> {
+        let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        let script = format!("if [ -d '{folder}' ]; then rm -f '{path}'; sync '{folder}'; fi");
+        self.node().script(&format!("removing {path}"), &script).await.map(|_| ())
+    }
+
+    async fn manifest(&self) -> Result<StaticPod, NodeError> {
+        Self::manifest(self).await
+    }
+
+    async fn replace(&self, to: &StaticPod, detail: impl FnMut(&str)) -> Result<Result<(), Rejected>, NodeError> {
+        Self::replace(self, to, detail).await
+    }
+
+    async fn put_back(&self, to: &StaticPod, detail: impl FnMut(&str)) -> Result<Result<(), Rejected>, NodeError> {
+        Self::put_back(self, to, detail).await
+    }
+
+    async fn commit(&self) -> Result<(), NodeError> {
+        Self::commit(self).await
+    }
+
+    async fn wake(&self) -> Result<(), NodeError> {
+        Self::wake(self).await
+    }
+
+    async fn recover(&self, detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
+        Self::recover(self, detail).await
+    }
+
+    async fn runs(&self, manifest: &StaticPod) -> Result<bool, NodeError> {
+        Self::runs(self, manifest).await
+    }
+
+    async fn look(&self, port: &str, file: &str) -> Result<Loaded, NodeError> {
+        let sum = self.node().run(&["sha256sum", file]).await?;
+        reload::look(self.node(), port, file, sum.split_whitespace().next().unwrap_or_default()).await
+    }
+
+    async fn started_after(&self, file: &str) -> Result<bool, NodeError> {
+        let script = format!(
+            r#"{STATIC_POD}
+boot=$(sed -n 's/^btime //p' /proc/stat)
+for pid in $(static_pod_pids kube-apiserver); do
+  read -r stat < "/proc/$pid/stat"; set -- $stat
+  echo $((boot + ${{22}} / $(getconf CLK_TCK 2>/dev/null || echo 100) - $(stat -c %Y '{file}')))
+done"#
+        );
+        let text = self.node().script("comparing the API server's age with its configuration's", &script).await?;
+        Ok(text.trim().parse::<i64>().is_ok_and(|seconds| seconds > 2))
+    }
+
+    async fn words(&self) -> String {
+        let script = "cat $(ls -t /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log | head -n 1) \
+                      | grep -i 'encryption config' | tail -n 3 | cut -d ' ' -f 4-";
+        let text = self.node().script("reading the API server's log", script).await.unwrap_or_default();
+        crate::adapters::node::last_lines(&text, 3)
+    }
+}
+
+/// etcd as one control plane sees it, and the cluster's API.
+pub(super) struct Stores<'a> {
+    pub(super) etcd: Etcd,
+    pub(super) client: &'a Client,
+}
+
+impl Storage for Stores<'_> {
+    async fn layout(&self, root: &str) -> Result<Layout, EncryptionError> {
+        Ok(kubernetes::layout(self.client, root).await?)
+    }
+
+    async fn scan(&self, prefix: &str, mut visit: impl FnMut(&str, &str)) -> Result<(), EncryptionError> {
+        self.etcd.scan(prefix, |entry| visit(&entry.key, &classify(&entry.value).to_string())).await?;
+        Ok(())
+    }
+
+    async fn touch(&self, resource: &Located, key: &str) -> Result<(), EncryptionError> {
+        let Some(served) = &resource.served else {
+            return Err(EncryptionError::NotServed { resource: resource.name.to_string() });
+        };
+        Ok(kubernetes::touch(self.client, resource, served, key).await?)
+    }
+}
+
+/// kprov's record of one cluster.
+pub(super) struct Record<'a> {
+    pub(super) store: Store,
+    pub(super) cluster: &'a ClusterName,
+}
+
+impl Books for Record<'_> {
+    fn keys(&self) -> Result<KeyRing, EncryptionError> {
+        let known = self.store.load_keys(self.cluster).map_err(ClusterError::from).map_err(Box::new)?;
+        Ok(known.unwrap_or_default())
+    }
+
+    fn record(&self, config: Option<&Config>) -> Result<(), EncryptionError> {
+        record(&self.store, self.cluster, config).map_err(|error| Box::new(error).into())
+    }
+}
+
+fn record(store: &Store, cluster: &ClusterName, config: Option<&Config>) -> Result<(), ClusterError> {
+    let Some(mut record) = store.load(cluster)? else { return Ok(()) };
+    let simple = config.map(Config::simple);
+    let (encryption, ring) = match simple {
+        None => (None, None),
+        Some(Some((resources, ring))) => {
+            let key = |name: &String| Key { name: name.clone(), source: KeySource::Generate };
+            let providers = ring.providers.iter().map(|provider| EncryptionProvider {
+                kind: provider.kind,
+                keys: provider.keys.iter().map(|(name, _)| key(name)).collect(),
+            });
+            (Some(Encryption { providers: providers.collect(), resources: resources.to_vec() }), Some(ring))
+        }
+        // More than a profile can say: the nodes' own configuration is all that there is.
+        Some(None) => return Ok(()),
+    };
+    // Keys that are no longer in the profile are of no use, but of no harm either; the other way round would be.
+    if let Some(ring) = &ring
+        && store.load_keys(cluster)?.as_ref() != Some(ring)
+    {
+        store.save_keys(cluster, ring)?;
+    }
+    if record.profile.spec.encryption != encryption {
+        record.profile.spec.encryption = encryption;
+        store.save(&record)?;
+    }
+    if ring.is_none() {
+        store.forget_keys(cluster)?;
+    }
+    Ok(())
+}

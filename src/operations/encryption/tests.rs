@@ -1,0 +1,561 @@
+//! Walks in a world in memory that dies at every step: whoever goes on or turns back finds every value readable, always,
+//! and leaves nothing over.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::adapters::node::NodeError;
+use crate::documents::encryption::{Config, GroupResource, KeyId, Layout, Located, Phase, PlanError, Served, Verb};
+use crate::documents::keys::KeyRing;
+use crate::documents::profile::ProviderKind;
+use crate::documents::static_pod::StaticPod;
+use crate::operations::api_server::Rejected;
+use crate::progress::Reporter;
+
+use super::nodes::JOURNAL;
+use super::reload::Loaded;
+use super::walk::Walker;
+use super::world::{Books, Machine, Storage};
+use super::{EncryptionError, Outcome, Request};
+
+const MANIFEST: &str = "\
+spec:
+  containers:
+  - command: [kube-apiserver, --secure-port=6443]
+    name: kube-apiserver
+    volumeMounts: []
+  volumes: []
+";
+
+/// One control plane.
+#[derive(Clone)]
+struct Plane {
+    files: BTreeMap<String, Vec<u8>>,
+    manifest: StaticPod,
+    /// The manifest before a restart that nobody has confirmed.
+    before: Option<StaticPod>,
+    /// The command that runs, and the configuration that it has read.
+    running: (Vec<String>, Config),
+}
+
+impl Plane {
+    /// What an API server that starts right now reads.
+    fn on_disk(&self, manifest: &StaticPod) -> Result<Config, String> {
+        let Some(file) = manifest.flag("encryption-provider-config") else { return Ok(Config::default()) };
+        let bytes = self.files.get(&file).ok_or_else(|| format!("{file} is not there"))?;
+        Config::parse(std::str::from_utf8(bytes).unwrap())
+    }
+}
+
+/// All there is.
+#[derive(Clone)]
+struct State {
+    planes: Vec<Plane>,
+    /// Each key in etcd, how it is stored, and the fingerprint of the key that it is stored under.
+    etcd: BTreeMap<String, (String, Option<String>)>,
+    record: Option<Config>,
+    version: &'static str,
+}
+
+struct World {
+    state: RefCell<State>,
+    layout: Layout,
+    /// How many more steps may be taken before all stands still; `None` for no end.
+    left: Cell<Option<usize>>,
+    /// Whether the step that it dies at has still taken effect.
+    half_done: bool,
+    steps: Cell<usize>,
+    /// The API server that comes up with nothing that has two keys, if there is to be one.
+    picky: Option<usize>,
+}
+
+impl World {
+    fn start(planes: usize, version: &'static str, config: Option<&Config>) -> Rc<Self> {
+        let served = |plural: &str, group: &str| Served {
+            name: GroupResource { plural: plural.to_owned(), group: group.to_owned() },
+            version: "v1".to_owned(),
+            kind: plural.to_owned(),
+            namespaced: true,
+        };
+        let served = vec![
+            served("secrets", ""),
+            served("configmaps", ""),
+            served("deployments", "apps"),
+            served("gateways", "gateway.networking.k8s.io"),
+        ];
+        let definitions = BTreeSet::from(["gateways.gateway.networking.k8s.io".to_owned()]);
+        let layout = Layout::new("/registry", served, &definitions);
+        let mut manifest = StaticPod::parse(MANIFEST).unwrap();
+        let mut files = BTreeMap::new();
+        if let Some(config) = config {
+            let file = "/etc/kubernetes/encryption/encryption-config.yaml";
+            let mut change = crate::documents::static_pod::Change::default().set("encryption-provider-config", file);
+            if version == "v1.36.2" {
+                change = change.set("encryption-provider-config-automatic-reload", "true");
+            }
+            manifest.apply(&change);
+            files.insert(file.to_owned(), config.to_yaml().as_bytes().to_vec());
+        }
+        let running = (manifest.command(), config.cloned().unwrap_or_default());
+        let plane = Plane { files, manifest, before: None, running };
+        let state = State { planes: vec![plane; planes], etcd: BTreeMap::new(), record: config.cloned(), version };
+        let world = Self {
+            state: RefCell::new(state),
+            layout,
+            left: Cell::new(None),
+            half_done: false,
+            steps: Cell::new(0),
+            picky: None,
+        };
+        for name in ["secrets", "configmaps", "deployments", "gateway.networking.k8s.io/gateways"] {
+            for number in 0..2 {
+                world.state.borrow_mut().write(&world.layout, 0, &format!("/registry/{name}/default/{number}"));
+            }
+        }
+        Rc::new(world)
+    }
+
+    fn again(self: &Rc<Self>, left: Option<usize>, half_done: bool) -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(self.state.borrow().clone()),
+            layout: self.layout.clone(),
+            left: Cell::new(left),
+            half_done,
+            steps: Cell::new(0),
+            picky: self.picky,
+        })
+    }
+
+    /// A step that changes something. The last one of a process that is killed may take effect or not; nothing comes
+    /// after it.
+    async fn step<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
+        self.steps.set(self.steps.get() + 1);
+        let dies = self.left.get() == Some(0);
+        if dies && !self.half_done {
+            std::future::pending::<()>().await;
+        }
+        let done = effect(&mut self.state.borrow_mut());
+        self.state.borrow_mut().live(&self.layout);
+        if dies {
+            std::future::pending::<()>().await;
+        }
+        self.left.set(self.left.get().map(|left| left - 1));
+        done
+    }
+}
+
+impl State {
+    /// An API server writes an object with the key that it writes with.
+    fn write(&mut self, layout: &Layout, plane: usize, key: &str) {
+        let name = &layout.owner(key).unwrap().name;
+        let deciding = self.planes[plane].running.1.deciding(name);
+        let writer = deciding.first().and_then(|group| group.writer()).unwrap_or_else(KeyId::identity);
+        let print = deciding.first().and_then(|group| group.material(&writer)).map(|key| key.fingerprint());
+        self.etcd.insert(key.to_owned(), (writer.stored(), print));
+    }
+
+    /// Clients at work: every API server reads every value, and would also do so if it were started anew; then
+    /// each writes one.
+    fn live(&mut self, layout: &Layout) {
+        for plane in &self.planes {
+            let restarted =
+                plane.on_disk(&plane.manifest).expect("an API server that starts now finds its configuration");
+            for config in [&plane.running.1, &restarted] {
+                for (key, (stored, print)) in &self.etcd {
+                    let Some(name) = layout.owner(key).map(|owner| &owner.name) else {
+                        assert!(config.knows(stored) || !stored.starts_with("k8s:enc:"), "{key} has lost its key");
+                        continue;
+                    };
+                    assert!(config.reads(name, stored), "{key}, stored as {stored}, cannot be read");
+                    let deciding = config.deciding(name);
+                    let keys = deciding.iter().flat_map(|group| group.keys());
+                    let same = |(id, known): (KeyId, Option<String>)| id.stored() == *stored && known == *print;
+                    assert!(print.is_none() || keys.into_iter().any(same), "{key} is under another key of that name");
+                }
+            }
+        }
+        for plane in 0..self.planes.len() {
+            self.write(layout, plane, &format!("/registry/secrets/default/busy-{plane}"));
+        }
+    }
+}
+
+#[derive(Clone)]
+struct FakeMachine {
+    world: Rc<World>,
+    index: usize,
+    name: String,
+}
+
+impl FakeMachine {
+    fn plane<T>(&self, look: impl FnOnce(&Plane) -> T) -> T {
+        look(&self.world.state.borrow().planes[self.index])
+    }
+
+    async fn change<T>(&self, effect: impl FnOnce(&mut Plane) -> T) -> T {
+        self.world.step(|state| effect(&mut state.planes[self.index])).await
+    }
+
+    async fn exchange(&self, to: &StaticPod, keep: bool) -> Result<Result<(), Rejected>, NodeError> {
+        let picky = self.world.picky == Some(self.index);
+        let outcome = self
+            .change(|plane| {
+                if keep {
+                    plane.before = Some(plane.manifest.clone());
+                }
+                let config = plane.on_disk(to).expect("its configuration is there");
+                plane.manifest = to.clone();
+                if picky && config.groups.iter().any(|group| group.keys().len() > 1) && keep {
+                    return Err(Rejected { reason: "it does not like it".to_owned(), last_lines: String::new() });
+                }
+                plane.running = (to.command(), config);
+                Ok(())
+            })
+            .await;
+        // The watch over what comes of it: another moment to die at.
+        self.change(|plane| {
+            if !keep && outcome.is_ok() {
+                plane.before = None;
+            }
+        })
+        .await;
+        Ok(outcome)
+    }
+}
+
+impl Machine for FakeMachine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn is_running(&self) -> Result<bool, NodeError> {
+        Ok(true)
+    }
+
+    async fn version(&self) -> Result<String, NodeError> {
+        Ok(self.world.state.borrow().version.to_owned())
+    }
+
+    async fn read(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
+        Ok(self.plane(|plane| plane.files.get(path).cloned().map(Zeroizing::new)))
+    }
+
+    async fn write(&self, path: &str, content: &[u8]) -> Result<(), NodeError> {
+        self.change(|plane| plane.files.insert(path.to_owned(), content.to_vec())).await;
+        Ok(())
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), NodeError> {
+        self.change(|plane| plane.files.remove(path)).await;
+        Ok(())
+    }
+
+    async fn manifest(&self) -> Result<StaticPod, NodeError> {
+        Ok(self.plane(|plane| plane.manifest.clone()))
+    }
+
+    async fn replace(&self, to: &StaticPod, _: impl FnMut(&str)) -> Result<Result<(), Rejected>, NodeError> {
+        self.exchange(to, true).await
+    }
+
+    async fn put_back(&self, to: &StaticPod, _: impl FnMut(&str)) -> Result<Result<(), Rejected>, NodeError> {
+        self.exchange(to, false).await
+    }
+
+    async fn commit(&self) -> Result<(), NodeError> {
+        self.change(|plane| plane.before = None).await;
+        Ok(())
+    }
+
+    async fn wake(&self) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    async fn recover(&self, _: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
+        Ok(None)
+    }
+
+    async fn runs(&self, manifest: &StaticPod) -> Result<bool, NodeError> {
+        Ok(self.plane(|plane| plane.running.0 == manifest.command()))
+    }
+
+    async fn look(&self, _: &str, _: &str) -> Result<Loaded, NodeError> {
+        // The minute comes around.
+        self.change(|plane| {
+            let config = plane.on_disk(&plane.manifest).expect("its configuration is there");
+            plane.running.1 = config;
+        })
+        .await;
+        Ok(Loaded::Yes)
+    }
+
+    async fn started_after(&self, _: &str) -> Result<bool, NodeError> {
+        Ok(self.plane(|plane| plane.on_disk(&plane.manifest).is_ok_and(|config| config == plane.running.1)))
+    }
+
+    async fn words(&self) -> String {
+        String::new()
+    }
+}
+
+impl Storage for World {
+    async fn layout(&self, _: &str) -> Result<Layout, EncryptionError> {
+        Ok(self.layout.clone())
+    }
+
+    async fn scan(&self, prefix: &str, mut visit: impl FnMut(&str, &str)) -> Result<(), EncryptionError> {
+        let prefix = format!("{}/", prefix.trim_end_matches('/'));
+        for (key, (stored, _)) in self.state.borrow().etcd.range(prefix.clone()..) {
+            if key.starts_with(&prefix) {
+                visit(key, stored);
+            }
+        }
+        Ok(())
+    }
+
+    async fn touch(&self, _: &Located, key: &str) -> Result<(), EncryptionError> {
+        self.step(|state| state.write(&self.layout, 0, key)).await;
+        Ok(())
+    }
+}
+
+impl Books for World {
+    fn keys(&self) -> Result<KeyRing, EncryptionError> {
+        Ok(KeyRing::default())
+    }
+
+    fn record(&self, config: Option<&Config>) -> Result<(), EncryptionError> {
+        self.state.borrow_mut().record = config.cloned();
+        Ok(())
+    }
+}
+
+/// What a command is.
+#[derive(Clone)]
+enum Command {
+    Run(Request),
+    Resume,
+    Undo,
+}
+
+fn request(verb: Verb, provider: Option<ProviderKind>, resources: &[&str]) -> Request {
+    Request { verb, provider, resources: resources.iter().map(|&name| name.to_owned()).collect(), key: None }
+}
+
+/// Runs a command in a world; `None` if it died.
+fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, EncryptionError>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let machines: Vec<FakeMachine> = (0..world.state.borrow().planes.len())
+        .map(|index| FakeMachine { world: Rc::clone(world), index, name: format!("plane-{index}") })
+        .collect();
+    let (reporter, _) = Reporter::recording();
+    let walker = Walker {
+        reporter: &reporter,
+        cluster: "test",
+        machines: &machines,
+        storage: world.as_ref(),
+        books: world.as_ref(),
+        restart: false,
+    };
+    runtime.block_on(async {
+        let work = async {
+            match command {
+                Command::Run(request) => walker.run(request).await,
+                Command::Resume => walker.resume().await,
+                Command::Undo => walker.undo().await,
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(3600), work).await.ok()
+    })
+}
+
+/// Holds that nothing is under way, all is alike, and no key lies around that nobody reads.
+fn assert_whole(world: &World, what: &str) {
+    let state = world.state.borrow();
+    let first = &state.planes[0];
+    for plane in &state.planes {
+        assert!(!plane.files.contains_key(JOURNAL), "{what}: the journal is left");
+        assert!(plane.before.is_none(), "{what}: the manifest before is left");
+        assert_eq!(plane.files, first.files, "{what}: control planes differ");
+        let config = plane.on_disk(&plane.manifest).unwrap();
+        assert_eq!(plane.running.1, config, "{what}: an API server has another configuration than its file");
+        let expected = usize::from(plane.manifest.flag("encryption-provider-config").is_some());
+        assert_eq!(plane.files.len(), expected, "{what}: files are left: {:?}", plane.files.keys());
+        assert_eq!(state.record, (!config.groups.is_empty()).then_some(config.clone()), "{what}: the record");
+        for (key, (stored, _)) in &state.etcd {
+            let deciding = config.deciding(&world.layout.owner(key).unwrap().name);
+            let writes = deciding.first().map_or_else(|| KeyId::identity().stored(), |group| group.writes());
+            assert_eq!(*stored, writes, "{what}: {key} stays under another key");
+        }
+    }
+}
+
+fn config(rules: &[(&str, ProviderKind, &str)]) -> Config {
+    let mut config = Config::default();
+    for (rule, provider, key) in rules.iter().rev() {
+        let (rule, key) = (vec![(*rule).to_owned()], KeyId { provider: *provider, key: (*key).to_owned() });
+        config.add(&rule, &key, Some(crate::documents::keys::KeyMaterial::generate().unwrap()));
+        config.promote(&rule, &key);
+        config.keep_only(&rule, &key);
+    }
+    config
+}
+
+/// Lets a command die at each of its steps, before and behind it, and each of the commands that may follow die at each of
+/// theirs; the last one comes to its end, and all is whole.
+fn dies_everywhere(planes: usize, version: &'static str, start: Option<&Config>, request: Request) {
+    let world = World::start(planes, version, start);
+    let first = Command::Run(request.clone());
+    let whole = world.again(None, false);
+    let outcome = run(&whole, &first).unwrap().unwrap();
+    assert!(outcome.walk.is_some());
+    assert_whole(&whole, "without a death");
+    let steps = whole.steps.get();
+    assert!(steps > 10, "{steps}");
+    let mut deaths = 0;
+    for (step, half_done) in (0..steps).flat_map(|step| [(step, false), (step, true)]) {
+        let dead = world.again(Some(step), half_done);
+        assert!(run(&dead, &first).is_none(), "it has to die at step {step}");
+        let all = [Command::Resume, Command::Undo, first.clone()];
+        // With several control planes there are many more moments: each takes its turn.
+        let some = if planes == 1 { &all[..] } else { std::slice::from_ref(&all[(step + usize::from(half_done)) % 3]) };
+        for next in some {
+            let probe = dead.again(None, false);
+            finish(&probe, next, &first, &format!("step {step}"));
+            // The first death has been everywhere; for the second one, some places suffice.
+            for again in (step % 7..probe.steps.get()).step_by(if planes == 1 { 9 } else { 61 }) {
+                let twice = dead.again(Some(again), again % 2 == 0);
+                if run(&twice, next).is_none() {
+                    deaths += 1;
+                    finish(&twice.again(None, false), next, &first, &format!("step {step}, then step {again}"));
+                }
+            }
+        }
+        deaths += 1;
+    }
+    eprintln!("{planes} control planes, {version}, {}: {steps} steps, {deaths} deaths", request.verb);
+}
+
+/// A command after a death. Where there is nothing to take up, or no way back any more, the other one has to do.
+fn finish(world: &Rc<World>, command: &Command, first: &Command, what: &str) {
+    match run(world, command).expect("nobody kills it") {
+        Ok(_) => {}
+        Err(EncryptionError::NothingUnderWay) => {}
+        // It was disabled already.
+        Err(EncryptionError::Plan(PlanError::NotEnabled)) if matches!(command, Command::Run(_)) => {}
+        Err(EncryptionError::TooLate(_)) => {
+            run(world, &Command::Resume).unwrap().unwrap();
+        }
+        Err(error) => panic!("{what}: {:?}", miette::Report::new(error)),
+    }
+    assert_whole(world, what);
+    if matches!(command, Command::Run(_)) && matches!(first, Command::Run(_)) {
+        // Rotated or migrated once more, or found as asked for: whole in either case.
+        return;
+    }
+    // Whatever it has come to, the next change finds its way.
+    let next = world.again(None, false);
+    let on = next.state.borrow().record.is_none();
+    let verb = if on { Verb::Enable } else { Verb::Rotate };
+    let provider = on.then_some(ProviderKind::Aesgcm);
+    run(&next, &Command::Run(request(verb, provider, &["secrets"]))).unwrap().unwrap();
+    assert_whole(&next, &format!("{what}, and one more"));
+}
+
+const OLD: &str = "v1.25.3";
+const NEW: &str = "v1.36.2";
+
+#[test]
+fn enable_dies_at_every_step() {
+    for (planes, version) in [(1, OLD), (1, NEW), (3, NEW)] {
+        dies_everywhere(planes, version, None, request(Verb::Enable, Some(ProviderKind::Aescbc), &["secrets"]));
+    }
+}
+
+#[test]
+fn rotate_dies_at_every_step() {
+    let start = config(&[("secrets", ProviderKind::Aescbc, "key1")]);
+    for (planes, version) in [(1, OLD), (1, NEW), (3, OLD)] {
+        dies_everywhere(planes, version, Some(&start), request(Verb::Rotate, None, &[]));
+    }
+}
+
+#[test]
+fn migrate_of_wildcards_dies_at_every_step() {
+    let start = config(&[("secrets", ProviderKind::Aescbc, "key1"), ("*.*", ProviderKind::Aesgcm, "key2")]);
+    for planes in [1, 2] {
+        let migrate = request(Verb::Migrate, Some(ProviderKind::Secretbox), &[]);
+        dies_everywhere(planes, NEW, Some(&start), migrate);
+    }
+}
+
+#[test]
+fn disable_dies_at_every_step() {
+    let start = config(&[("secrets", ProviderKind::Aescbc, "key1")]);
+    for (planes, version) in [(1, OLD), (1, NEW), (2, NEW)] {
+        dies_everywhere(planes, version, Some(&start), request(Verb::Disable, None, &[]));
+    }
+}
+
+#[test]
+fn custom_resources_whose_group_looks_built_in_are_rotated() {
+    let start = config(&[("gateways.gateway.networking.k8s.io", ProviderKind::Secretbox, "key1")]);
+    let world = World::start(1, NEW, Some(&start));
+    let outcome = run(&world, &Command::Run(request(Verb::Rotate, None, &[]))).unwrap().unwrap();
+    assert_eq!(outcome.rewritten, 2);
+    assert_eq!(outcome.proof.map(|proof| proof.concerned), Some(2));
+    assert_whole(&world, "rotated");
+}
+
+/// What a CustomResourceDefinition that is gone has left behind is nobody's, and still needs its key.
+#[test]
+fn a_key_that_something_unknown_needs_is_kept() {
+    let start = config(&[("gateways.gateway.networking.k8s.io", ProviderKind::Secretbox, "key1")]);
+    let mut world = Rc::try_unwrap(World::start(1, NEW, Some(&start))).ok().unwrap();
+    let served = world.layout.resources().iter().filter_map(|known| known.served.clone());
+    let served = served.filter(|served| served.name.group.is_empty()).collect();
+    world.layout = Layout::new("/registry", served, &BTreeSet::new());
+    let stays = |key: &String| key.starts_with("/registry/secrets/") || key.starts_with("/registry/gateway");
+    world.state.get_mut().etcd.retain(|key, _| stays(key));
+    let error = run(&Rc::new(world), &Command::Run(request(Verb::Rotate, None, &[]))).unwrap().unwrap_err();
+    let EncryptionError::Failed { phase: Phase::Remove, source, .. } = error else { panic!("{error}") };
+    assert!(source.to_string().contains("/registry/gateway.networking.k8s.io/gateways/default/0"), "{source}");
+}
+
+#[test]
+fn what_the_api_does_not_know_is_refused_before_anything_is_touched() {
+    let world = World::start(1, NEW, None);
+    let enable = request(Verb::Enable, Some(ProviderKind::Aescbc), &["secret"]);
+    let error = run(&world, &Command::Run(enable)).unwrap().unwrap_err();
+    assert!(
+        matches!(&error, EncryptionError::UnknownResource { meant: Some(meant), .. } if meant == "secrets"),
+        "{error}"
+    );
+    assert_whole(&world, "refused");
+}
+
+#[test]
+fn a_nothing_is_no_proof() {
+    let world = World::start(1, NEW, None);
+    world.state.borrow_mut().etcd.retain(|key, _| !key.starts_with("/registry/configmaps/"));
+    let enable = request(Verb::Enable, Some(ProviderKind::Aescbc), &["configmaps"]);
+    let proof = run(&world, &Command::Run(enable)).unwrap().unwrap().proof.unwrap();
+    assert_eq!(proof.concerned, 0);
+    assert!(proof.values > 0);
+}
+
+#[test]
+fn an_api_server_that_rejects_a_configuration_gets_the_one_before() {
+    let start = config(&[("secrets", ProviderKind::Aescbc, "key1")]);
+    let mut world = Rc::try_unwrap(World::start(3, OLD, Some(&start))).ok().unwrap();
+    world.picky = Some(1);
+    let world = Rc::new(world);
+    let error = run(&world, &Command::Run(request(Verb::Rotate, None, &[]))).unwrap().unwrap_err();
+    assert!(matches!(error, EncryptionError::Failed { .. }), "{error}");
+    assert_whole(&world, "turned back");
+    assert_eq!(world.state.borrow().record, Some(start));
+}

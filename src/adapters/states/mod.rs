@@ -103,7 +103,8 @@ impl States {
         let id = sha256(&text);
         paths::write_private(&self.manifest_path(&id), &text)?;
         paths::write_private(name, id.as_bytes())?;
-        self.prune();
+        // It is kept; what could not be taken away now can be next time.
+        let _ = self.prune();
         Ok(id)
     }
 
@@ -123,7 +124,7 @@ impl States {
     pub fn set_golden(&self, cluster: &ClusterName, id: &str) -> Result<(), SnapshotError> {
         let _guard = self.guard()?;
         paths::write_private(&self.golden_path(cluster), id.as_bytes())?;
-        self.prune();
+        let _ = self.prune();
         Ok(())
     }
 
@@ -180,7 +181,7 @@ impl States {
             return Err(SnapshotError::Unknown { name: name.to_string(), known: self.known() });
         }
         let id = self.pointer(&self.named_path(name))?;
-        self.forget(&self.named_path(name), id)
+        self.forget(&self.named_path(name), id, None)
     }
 
     /// Forgets the golden state of a cluster that is no more. None is no error.
@@ -193,18 +194,28 @@ impl States {
             return Ok(());
         }
         let id = self.pointer(&path).unwrap_or_default();
-        self.forget(&path, id)
+        self.forget(&path, id, Some(cluster))
     }
 
-    /// Takes a name away, and what it pointed at unless another name does: keys do not outlive their use.
-    fn forget(&self, name: &Path, id: Option<String>) -> Result<(), SnapshotError> {
+    /// Takes a name away, and what it pointed at unless another name does: keys do not outlive their use. What it
+    /// pointed at goes first, so that whoever is killed leaves a name that can be taken away again.
+    fn forget(&self, name: &Path, id: Option<String>, also: Option<&ClusterName>) -> Result<(), SnapshotError> {
         let _guard = self.guard()?;
-        remove(name)?;
-        if let Some(id) = id.filter(|id| !self.referenced().contains(id)) {
+        let elsewhere = self.referenced(Some(name));
+        if let Some(id) = id.filter(|id| !elsewhere.contains(id)) {
             remove(&self.manifest_path(&id))?;
         }
-        self.prune();
-        Ok(())
+        if let Some(cluster) = also {
+            // Earlier golden states of the cluster, which no name points at any more.
+            for path in entries(&self.folder.join("manifests")) {
+                let Some(id) = file_name(&path).filter(|id| !elsewhere.contains(id)) else { continue };
+                if self.manifest(&id).is_ok_and(|manifest| manifest.record.name == *cluster) {
+                    remove(&path)?;
+                }
+            }
+        }
+        remove(name)?;
+        self.prune()
     }
 
     /// A snapshot with all its bytes, checked.
@@ -250,19 +261,34 @@ impl States {
         })
     }
 
-    /// The manifests that some name points at.
-    fn referenced(&self) -> BTreeSet<String> {
+    /// The manifests that some name points at, apart from the name at `but`.
+    fn referenced(&self, but: Option<&Path>) -> BTreeSet<String> {
         ["golden", "named"]
             .iter()
             .flat_map(|kind| entries(&self.folder.join(kind)))
+            .filter(|path| Some(path.as_path()) != but)
             .filter_map(|path| self.pointer(&path).ok().flatten())
             .collect()
     }
 
-    /// Takes away states without a name that are too many or too old, and blobs that belong to no state. Best
-    /// effort: what cannot be removed now can be next time.
-    fn prune(&self) {
-        let referenced = self.referenced();
+    /// Takes away what killed writers left, states without a name that are too many, too old or damaged, and blobs
+    /// that belong to no state. The caller holds the guard, so that nobody is writing.
+    ///
+    /// Goes through all of it whatever fails, and gives the first error.
+    fn prune(&self) -> Result<(), SnapshotError> {
+        let mut result = Ok(());
+        let mut take_away = |path: &Path| {
+            let removed = remove(path);
+            if result.is_ok() {
+                result = removed;
+            }
+        };
+        for folder in ["manifests", "blobs", "golden", "named"] {
+            for path in entries(&self.folder.join(folder)).filter(|path| file_name(path).is_none()) {
+                take_away(&path);
+            }
+        }
+        let referenced = self.referenced(None);
         let mut nameless: Vec<(SystemTime, PathBuf)> = entries(&self.folder.join("manifests"))
             .filter(|path| file_name(path).is_some_and(|id| !referenced.contains(&id)))
             .map(|path| (fs::metadata(&path).and_then(|found| found.modified()).unwrap_or(UNIX_EPOCH), path))
@@ -270,23 +296,27 @@ impl States {
         nameless.sort_by(|a, b| b.cmp(a));
         let oldest = SystemTime::now().checked_sub(KEEP_AGE).unwrap_or(UNIX_EPOCH);
         for (index, (time, path)) in nameless.iter().enumerate() {
-            if index >= KEEP_COUNT || *time < oldest {
-                let _ = fs::remove_file(path);
+            let damaged = || {
+                let read = file_name(path).map(|id| self.manifest(&id));
+                matches!(read, Some(Err(SnapshotError::Damaged { .. })))
+            };
+            if index >= KEEP_COUNT || *time < oldest || damaged() {
+                take_away(path);
             }
         }
         let mut used = BTreeSet::new();
         for path in entries(&self.folder.join("manifests")) {
-            match file_name(&path).map(|id| self.manifest(&id)) {
-                Some(Ok(manifest)) => used.extend(manifest.blobs().map(|blob| blob.sha256.clone())),
-                // What a damaged manifest would need is not known: nothing is taken away.
-                _ => return,
+            // Also of one that is damaged or of a newer format: whatever it names is kept, and nothing else is.
+            if let Ok(Some(bytes)) = paths::read(&path) {
+                used.extend(sums_in(&bytes));
             }
         }
         for path in entries(&self.folder.join("blobs")) {
             if file_name(&path).is_none_or(|name| !used.contains(&name)) {
-                let _ = fs::remove_file(path);
+                take_away(&path);
             }
         }
+        result
     }
 
     fn guard(&self) -> Result<Guard, SnapshotError> {
@@ -322,6 +352,13 @@ impl States {
 /// A name as a single component of a path, whatever was typed.
 fn component(name: &str) -> &std::ffi::OsStr {
     Path::new(name).file_name().unwrap_or_else(|| "none".as_ref())
+}
+
+/// All sha256 sums, in hexadecimal, in a text that need not be well formed.
+fn sums_in(text: &[u8]) -> impl Iterator<Item = String> {
+    text.split(|byte| !byte.is_ascii_hexdigit())
+        .filter(|word| word.len() == 64)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -428,6 +465,44 @@ mod tests {
         states.keep_golden(&draft("b", b"other", 3)).unwrap();
         assert!(!states.manifest_path(&old).exists());
         assert!(!states.blob_path(&Blob::of(b"old")).exists());
+    }
+
+    #[test]
+    fn nothing_of_a_removed_snapshot_is_left_whatever_killed_writers_left() {
+        let (_folder, states) = states();
+        states.keep_named(&draft("a", b"the keys", 1), &snapshot("lesson")).unwrap();
+        for folder in ["manifests", "blobs", "named"] {
+            fs::write(states.folder.join(folder).join(".x.kprov-Ab12"), "the keys").unwrap();
+        }
+        states.remove(&snapshot("lesson")).unwrap();
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests"), count(&states, "named")), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_neither_keeps_nor_loses_blobs_of_others() {
+        let (_folder, states) = states();
+        let damaged = states.keep_named(&draft("a", b"damaged", 1), &snapshot("damaged")).unwrap();
+        states.keep_named(&draft("b", b"whole", 2), &snapshot("whole")).unwrap();
+        states.keep_named(&draft("c", b"gone", 3), &snapshot("gone")).unwrap();
+        let mut text = fs::read(states.manifest_path(&damaged)).unwrap();
+        text.truncate(text.len() - 3);
+        fs::write(states.manifest_path(&damaged), text).unwrap();
+        states.remove(&snapshot("gone")).unwrap();
+        assert!(!states.blob_path(&Blob::of(b"gone")).exists());
+        assert!(states.blob_path(&Blob::of(b"whole")).exists());
+        assert!(states.blob_path(&Blob::of(b"damaged")).exists());
+        states.remove(&snapshot("damaged")).unwrap();
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (1, 1));
+    }
+
+    #[test]
+    fn earlier_golden_states_go_with_their_cluster() {
+        let (_folder, states) = states();
+        states.keep_golden(&draft("a", b"first", 1)).unwrap();
+        states.keep_golden(&draft("a", b"second", 2)).unwrap();
+        states.keep_golden(&draft("b", b"other", 3)).unwrap();
+        states.forget_golden(&cluster("a")).unwrap();
+        assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (1, 1));
     }
 
     #[test]

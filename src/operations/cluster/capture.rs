@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError};
+use crate::adapters::node::{Node, NodeError, STATIC_POD};
 use crate::adapters::states::SnapshotError;
 use crate::documents::keys::{KeyRing, StoredKeys};
 use crate::documents::profile::Role;
@@ -35,64 +35,23 @@ kind/product_uuid
 var/lib/kubelet/*.yaml
 var/lib/kubelet/*.env
 var/lib/kubelet/pki
-var/lib/etcd
-var/local-path-provisioner
-opt/local-path-provisioner";
+var/lib/etcd";
 
-/// For how long a control plane may stand still before it goes on by itself, should kprov be gone.
-const STANDSTILL_SECONDS: u32 = 8;
+/// What pods keep on a node. Nobody stops them from writing while it is copied.
+const VOLUMES: [&str; 2] = ["var/local-path-provisioner", "opt/local-path-provisioner"];
 
 /// How long reading a node's files or images may take: they may be many gigabytes.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
-/// Finds processes by name without starting any.
-const PIDS: &str = "pids() { for p in /proc/[0-9]*; do read -r name < $p/comm || continue; \
-                    if [ \"$name\" = \"$1\" ]; then echo \"${p#/proc/}\"; fi; done 2>/dev/null; }; \
-                    leaders=\"$(pids kube-controller) $(pids kube-scheduler)\"; etcd=$(pids etcd); ";
+/// For how many seconds a control plane may stand still before it goes on by itself, should kprov be gone. A copy that
+/// takes longer is torn, and tried again with more time: the kubelet ends an etcd that is silent for 80 s.
+const STANDSTILL: [u32; 2] = [8, 40];
 
-/// Brings the leaders to a halt, takes away their leases (a state in which nobody leads is one in which nobody
-/// has to be waited for), then brings etcd to a halt.
-fn halt() -> String {
-    format!(
-        "{PIDS} [ -n \"$etcd\" ] || {{ echo 'etcd does not run' >&2; exit 69; }}; \
-         setsid sh -c \"sleep {STANDSTILL_SECONDS}; kill -CONT $leaders $etcd\" >/dev/null 2>&1 </dev/null & \
-         kill -STOP $leaders 2>/dev/null || true; \
-         c=$(ctr -n k8s.io containers ls -q 'labels.\"io.kubernetes.container.name\"==etcd' | while read -r c; do \
-           if ctr -n k8s.io tasks ls | grep -q \"^$c .*RUNNING\"; then echo \"$c\"; fi; done | head -n 1); \
-         ctr -n k8s.io tasks exec --exec-id \"kprov-$(cat /proc/sys/kernel/random/uuid)\" \"$c\" etcdctl \
-           --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
-           --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key \
-           del --prefix /registry/leases/kube-system/kube- >/dev/null 2>&1 </dev/null || true; \
-         kill -STOP $etcd; \
-         for t in $(for p in $etcd; do echo /proc/$p/task/*; done); do n=0; \
-           while read -r _ _ state _ < $t/stat && [ \"$state\" != T ] && [ $n -lt 1000 ]; do n=$((n+1)); done; \
-         done 2>/dev/null; "
-    )
-}
+/// What the script exits with if the copy is torn.
+const TORN: i64 = 75;
 
-/// Where etcd's log is.
-const LOG: &str = "var/lib/etcd/member/wal";
-
-/// Copies the files to memory, so that etcd stands still no longer than that takes. Its log by itself, without the 64 MB
-/// of zeros that each of its files reserves: tar takes files for what they occupy.
-fn copy() -> String {
-    format!(
-        "umask 077; cd /; set --; for p in {files}; do if [ -e \"$p\" ]; then set -- \"$@\" \"$p\"; fi; done; \
-         if [ -d {LOG} ]; then rm -rf /run/kprov-log; mkdir /run/kprov-log; \
-           cp --preserve=mode,ownership,timestamps --sparse=always {LOG}/*.wal /run/kprov-log; \
-           set -- \"$@\" --directory=/run; for p in {LOG}/*.wal; do set -- \"$@\" \"kprov-log/${{p##*/}}\"; done; fi; \
-         code=0; tar --create --file=/run/kprov-state.tar --format=gnu --sparse --hole-detection=raw --numeric-owner \
-           --hard-dereference --exclude='{LOG}/*' --transform='s,^kprov-log/,{LOG}/,' \"$@\" \
-           2>/run/kprov-state.err || code=$?; rm -rf /run/kprov-log; \
-         if [ $code -gt 1 ]; then cat /run/kprov-state.err >&2; exit $code; fi; ",
-        files = FILES.replace('\n', " ")
-    )
-}
-
-const RESUME: &str = "kill -CONT $etcd $leaders 2>/dev/null || true; ";
-
-/// Hands the copy out.
-const HAND_OUT: &str = "cat /run/kprov-state.tar; rm -f /run/kprov-state.tar /run/kprov-state.err";
+/// Reads a node's state; the functions that it is made of are its arguments.
+const SCRIPT: &str = include_str!("scripts/capture.sh");
 
 /// Reads the whole state of a cluster. The caller holds its lock.
 ///
@@ -137,43 +96,54 @@ pub(super) async fn capture(
     Ok(Draft { manifest, blobs })
 }
 
-async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, ClusterError> {
-    let control_planes: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
-    let several = control_planes.len() > 1;
-    let run = async |node: &Node, script: String| -> Result<Zeroizing<Vec<u8>>, NodeError> {
-        let script = format!("set -eu; {script}");
-        match node.patient(LONG).output(&["sh", "-c", &script], None).await {
-            Ok(output) => Ok(output.stdout),
-            // The script itself says nothing to a reader.
-            Err(NodeError::Command { node, code, last_lines, .. }) => {
-                Err(NodeError::Command { node, command: "reading its state".to_owned(), code, last_lines })
-            }
-            Err(error) => Err(error),
+/// Runs parts of the script on a node.
+async fn run(node: &Node, standstill: u32, parts: &[&str]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+    let (files, volumes) = (FILES.replace('\n', " "), VOLUMES.join(" "));
+    let script = format!("FILES='{files}' VOLUMES='{volumes}' STANDSTILL={standstill}\n{STATIC_POD}\n{SCRIPT}");
+    let words: Vec<&str> = ["sh", "-euc", &script, "capture"].into_iter().chain(parts.iter().copied()).collect();
+    match node.patient(LONG).output(&words, None).await {
+        Ok(output) => Ok(output.stdout),
+        // The script itself says nothing to a reader.
+        Err(NodeError::Command { node, code, last_lines, .. }) => {
+            Err(NodeError::Command { node, command: "reading its state".to_owned(), code, last_lines })
         }
-    };
-    if !several {
-        return Ok(try_join_all(nodes.iter().map(|node| {
-            let script = match node.role {
-                Role::ControlPlane => {
-                    let resume = format!("trap '{RESUME}' EXIT; ");
-                    format!("{PIDS}{resume}{}{}{RESUME}{HAND_OUT}", halt(), copy())
-                }
-                Role::Worker => format!("{}{HAND_OUT}", copy()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The archives of all nodes. A torn copy is never one of them.
+async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError> {
+    let [first, last] = STANDSTILL;
+    match try_read_nodes(nodes, first).await {
+        Err(NodeError::Command { code: TORN, .. }) => try_read_nodes(nodes, last).await,
+        other => other,
+    }
+}
+
+async fn try_read_nodes(nodes: &[Node], standstill: u32) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError> {
+    let control_planes: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
+    if control_planes.len() < 2 {
+        return try_join_all(nodes.iter().map(|node| {
+            let parts: &[&str] = match node.role {
+                Role::ControlPlane => &["halt", "copy", "prove", "resume", "volumes", "hand_out"],
+                Role::Worker => &["copy", "volumes", "hand_out"],
             };
-            run(node, script)
+            run(node, standstill, parts)
         }))
-        .await?);
+        .await;
     }
     // All stand still before any is copied, and go on only when all are: a moment that all have in common.
     let copied = async {
-        try_join_all(control_planes.iter().map(|node| run(node, halt()))).await?;
-        try_join_all(nodes.iter().map(|node| run(node, copy()))).await
+        try_join_all(control_planes.iter().map(|node| run(node, standstill, &["halt"]))).await?;
+        try_join_all(nodes.iter().map(|node| run(node, standstill, &["copy"]))).await?;
+        try_join_all(control_planes.iter().map(|node| run(node, standstill, &["prove"]))).await
     }
     .await;
-    let resumed = try_join_all(control_planes.iter().map(|node| run(node, format!("{PIDS}{RESUME}")))).await;
+    let end: &[&str] = if copied.is_ok() { &["resume"] } else { &["resume", "discard"] };
+    let resumed = try_join_all(control_planes.iter().map(|node| run(node, standstill, end))).await;
     copied?;
     resumed?;
-    Ok(try_join_all(nodes.iter().map(|node| run(node, HAND_OUT.to_owned()))).await?)
+    try_join_all(nodes.iter().map(|node| run(node, standstill, &["volumes", "hand_out"]))).await
 }
 
 /// The images that were loaded into a node since it was made, packed; `None` if there are none. `built_in` is
@@ -211,7 +181,98 @@ fn loaded<'a>(list: &'a str, built_in: &[u8]) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+    use std::process::{Child, Command, Output};
+
+    use crate::documents::snapshot::file;
+
     use super::*;
+
+    /// A process in etcd's place, which ends with the test.
+    struct Etcd(Child);
+
+    impl Drop for Etcd {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Runs the script on this host, below a folder, with a process that always runs in etcd's place and a tar that
+    /// first does `before`.
+    fn capture(folder: &Path, standstill: u32, before: &str) -> Output {
+        let write = |path: &str, text: &str| {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let etcd = Etcd(Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap());
+        let id = etcd.0.id();
+        write("root/etc/kubernetes/admin.conf", "admin");
+        write("root/var/lib/etcd/member/snap/db", "db");
+        write("run/.keep", "");
+        write(
+            "bin/ctr",
+            &format!(
+                "#!/bin/sh\ncase \"$*\" in\n*'containers ls'*==etcd,*) echo c1;;\n\
+                 *'tasks ls') echo 'c1 {id} RUNNING';;\nesac\n"
+            ),
+        );
+        write("bin/tar", &format!("#!/bin/sh\netcd={id}\n{before}\nexec /bin/tar \"$@\"\n"));
+        let script = format!("{STATIC_POD}\n{SCRIPT}");
+        let output = Command::new("sh")
+            .args(["-euc", &script, "capture", "halt", "copy", "prove", "resume", "volumes", "hand_out"])
+            .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
+            .env("FILES", FILES.replace('\n', " "))
+            .env("STANDSTILL", standstill.to_string())
+            .env("ROOT", folder.join("root"))
+            .env("RUN", folder.join("run"))
+            .output()
+            .unwrap();
+        let stat = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        assert!(!stat.contains("T (stopped)"), "etcd goes on: {stat}");
+        let left: Vec<_> = fs::read_dir(folder.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".keep"]);
+        output
+    }
+
+    #[test]
+    fn a_copy_made_at_a_standstill_is_handed_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = capture(folder.path(), 60, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(file(&output.stdout, "/var/lib/etcd/member/snap/db").unwrap().as_slice(), b"db");
+    }
+
+    #[test]
+    fn a_copy_that_takes_longer_than_etcd_stands_still_is_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        // A slow disk: it waits until etcd has been let go, so that this test is not a matter of time.
+        let slow = format!(
+            "until [ -e '{}' ]; do sleep 0.02; done",
+            folder.path().join("run/kprov-standstill.over").display()
+        );
+        let output = capture(folder.path(), 1, &slow);
+        assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty());
+    }
+
+    #[test]
+    fn an_etcd_that_somebody_let_go_for_a_moment_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = capture(folder.path(), 60, "kill -CONT $etcd; sleep 0.2; kill -STOP $etcd; sleep 0.1");
+        assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn a_file_that_changed_while_it_was_read_makes_a_copy_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = capture(folder.path(), 60, "/bin/tar \"$@\"; exit 1");
+        assert_eq!(output.status.code(), Some(75), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 
     #[test]
     fn images_of_the_nodes_own_image_do_not_count() {

@@ -1,0 +1,140 @@
+#!/bin/sh
+# Reads a node's state while etcd stands still, and proves that it did.
+#
+#   sh -eu -c "$(cat static_pod.sh capture.sh)" capture COMMAND...
+#
+# The commands, run in their order: halt, copy, prove, resume, hand_out; `discard` takes away what a failed try left.
+# Parameters, by environment: FILES (shell patterns below ROOT), VOLUMES (paths below ROOT, whose data pods go on
+# writing), STANDSTILL (seconds after which etcd goes on by itself, should nobody resume it), ROOT (/), RUN (/run).
+#
+# Exit code 75: the copy is torn, since something moved while it was made. It can be tried again.
+
+ROOT=${ROOT-/}
+RUN=${RUN-/run}
+LOG=var/lib/etcd/member/wal
+state=$RUN/kprov-state.tar
+log=$RUN/kprov-log
+errors=$RUN/kprov-state.err
+still=$RUN/kprov-standstill
+
+# Which threads etcd has, whether they stand still, and how often each has been given a processor. As long as none runs,
+# this stays the same.
+threads() {
+  for pid in $1; do
+    for task in /proc/"$pid"/task/*; do
+      echo "$task"
+      sed -n 's/^State:\t\([A-Z]\).*/\1/p; /ctxt_switches/p' "$task/status"
+    done
+  done 2>/dev/null
+}
+
+# Brings the leaders to a halt, takes away their leases (a state in which nobody leads is one in which nobody has to be
+# waited for), then brings etcd to a halt.
+halt() {
+  leaders=$(static_pod_pids kube-controller-manager kube-scheduler | tr '\n' ' ')
+  found=$(static_pod etcd)
+  etcd=${found#* }
+  if [ -z "$etcd" ]; then
+    echo 'etcd does not run' >&2
+    exit 69
+  fi
+  rm -f "$still.over"
+  # Nobody reads a torn copy: the mark comes before etcd goes on.
+  setsid sh -c "sleep ${STANDSTILL:?}; : > '$still.over'; kill -CONT $leaders $etcd" >/dev/null 2>&1 </dev/null &
+  printf '%s\n%s\n%s\n' "$etcd" "$leaders" "$!" > "$still"
+  for pid in $leaders; do kill -STOP "$pid" 2>/dev/null || true; done
+  ctr --namespace k8s.io tasks exec --exec-id "kprov-$(cat /proc/sys/kernel/random/uuid)" "${found%% *}" etcdctl \
+    --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
+    --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key \
+    del --prefix /registry/leases/kube-system/kube- >/dev/null 2>&1 </dev/null || true
+  kill -STOP "$etcd"
+  n=0
+  while threads "$etcd" | grep -q '^[^T/vn]$' && [ $n -lt 200 ]; do
+    n=$((n + 1))
+    sleep 0.01
+  done
+  threads "$etcd" > "$still.threads"
+}
+
+# Copies the files to memory, so that etcd stands still no longer than that takes. Its log by itself, without the 64 MB
+# of zeros that each of its files reserves: tar takes files for what they occupy.
+copy() {
+  umask 077
+  cd "$ROOT" || exit
+  set --
+  # Patterns.
+  # shellcheck disable=SC2086
+  for path in $FILES; do if [ -e "$path" ]; then set -- "$@" "$path"; fi; done
+  if [ -d "$LOG" ]; then
+    rm -rf "$log"
+    mkdir "$log"
+    cp --preserve=mode,ownership,timestamps --sparse=always "$LOG"/*.wal "$log"
+    set -- "$@" --directory="$RUN"
+    for path in "$LOG"/*.wal; do set -- "$@" "kprov-log/${path##*/}"; done
+  fi
+  code=0
+  archive --create "$@" || code=$?
+  rm -rf "$log"
+  if [ $code -ne 0 ]; then
+    cat "$errors" >&2
+    # tar's code for a file that changed while it was read.
+    if [ $code -eq 1 ]; then exit 75; fi
+    exit "$code"
+  fi
+}
+
+# archive ACTION WHAT...
+archive() {
+  action=$1
+  shift
+  tar "$action" --file="$state" --format=gnu --sparse --hole-detection=raw --numeric-owner --hard-dereference \
+    --exclude="$LOG/*" --transform="s,^kprov-log/,$LOG/," "$@" 2>"$errors"
+}
+
+# Nothing that etcd has was touched since it was brought to a halt.
+prove() {
+  { read -r etcd; read -r _; read -r watchdog; } < "$still"
+  threads "$etcd" > "$still.now"
+  if [ -e "$still.over" ] || ! grep -q '^T$' "$still.now" || grep -q '^[^T/vn]$' "$still.now" ||
+    [ "$(cat "$still.threads")" != "$(cat "$still.now")" ]; then
+    echo "etcd did not stand still while its data was copied (it may for ${STANDSTILL:?} s)" >&2
+    exit 75
+  fi
+  kill -TERM -- "-$watchdog" 2>/dev/null || true
+}
+
+resume() {
+  if [ -e "$still" ]; then
+    { read -r etcd; read -r leaders; read -r watchdog; } < "$still"
+    for pid in $etcd $leaders; do kill -CONT "$pid" 2>/dev/null || true; done
+    kill -TERM -- "-$watchdog" 2>/dev/null || true
+    rm -f "$still" "$still.over" "$still.threads" "$still.now"
+  fi
+}
+
+# What pods keep on this node, while they go on writing to it: tar's code 1 is no error here.
+volumes() {
+  cd "$ROOT" || exit
+  for path in ${VOLUMES-}; do
+    if [ -e "$path" ]; then
+      code=0
+      archive --append "$path" || code=$?
+      if [ $code -gt 1 ]; then
+        cat "$errors" >&2
+        exit "$code"
+      fi
+    fi
+  done
+}
+
+hand_out() {
+  cat "$state"
+  discard
+}
+
+discard() {
+  rm -rf "$log" "$state" "$errors"
+}
+
+trap 'code=$?; if [ $code -ne 0 ]; then resume; discard; fi' EXIT
+for command; do "$command"; done

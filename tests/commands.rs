@@ -173,6 +173,35 @@ fn reset_finds_out_what_is_wrong_before_a_node_goes() {
 }
 
 #[test]
+fn what_is_left_over_is_told_by_the_engines_clock() {
+    // Made a few seconds ago by a process that is alive: by the host's clock, half a century ago.
+    for (clock, left) in [("1970-01-01T00:00:30Z", 1), ("1970-01-01T00:10:00+00:00", 0)] {
+        let engine = FakeEngine::start(Traits { clock, ..Traits::default() });
+        let process = std::process::id().to_string();
+        engine.hold("passing", &json!({"dev.kprov.owner": "kprov", "dev.kprov.process": process}));
+        Sandbox::with_host(KPROV, &engine.host()).kprov(&["down", "--all"]).ok().done();
+        assert_eq!(engine.left().len(), left, "at {clock}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn there_are_no_core_dumps() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let sandbox = Sandbox::with_host(KPROV, &format!("unix://{}", socket.display()));
+    let mut kprov = sandbox.command(KPROV, &["ls"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    // It is well under way once it asks the engine, which never answers.
+    let _connection = listener.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", kprov.id())).unwrap();
+    kprov.kill().unwrap();
+    kprov.wait().unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+}
+
+#[test]
 fn doctor_without_an_engine_says_so_in_the_form_that_was_asked_for() {
     let run =
         Sandbox::without_engine(KPROV).kprov(&["doctor", "-o", "json"]).fails().says("kprov::engine::unreachable");

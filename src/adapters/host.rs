@@ -1,4 +1,4 @@
-//! Whether this host can carry a cluster, for `kprov doctor` and before `kprov up`.
+//! Whether this host can carry a cluster, for `kprov doctor` and before `kprov up`; and what it may keep of this process.
 //!
 //! Owns what the kernel and the file systems tell without an engine: inotify
 //! limits, memory, cgroups, modules, free disk. Only meaningful where the engine
@@ -27,6 +27,18 @@ const WATCHES_ADVISED: u64 = 524_288;
 const WATCHES_SHORT: u64 = 65_536;
 
 const MIB: u64 = 1024 * 1024;
+
+/// Keeps this process's memory, which may hold keys, out of core dumps, and away from debuggers of the same user. Called
+/// once, before there are any keys. On Linux this also gives the files of `/proc/PID` to root, so that other processes
+/// of the user cannot read the environment, which may hold keys as well; nothing of kprov needs those files.
+///
+/// A system that refuses is no reason to refuse to work.
+pub fn keep_memory_private() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
 
 /// How a check came out, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -303,6 +315,16 @@ mod tests {
 
     fn find<'a>(checks: &'a [HostCheck], name: &str) -> &'a HostCheck {
         checks.iter().find(|check| check.name == name).unwrap()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_can_be_kept_private() {
+        keep_memory_private();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
     }
 
     #[test]

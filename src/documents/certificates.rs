@@ -2,11 +2,12 @@
 //!
 //! Owns the authorities, what they sign, and the kubeconfigs that carry client certificates.
 //! The layout, names and usages are those of cmd/kubeadm/app/phases/certs/certlist.go; the keys are
-//! of the curve P-256, which takes a fraction of the time of RSA. Pure but for the random source.
+//! of the curve P-256, which takes a fraction of the time of RSA. Pure but for the random source and the clock.
 
 use std::net::IpAddr;
 
-use k8s_openapi::jiff::{Span, Zoned};
+use k8s_openapi::jiff::tz::TimeZone;
+use k8s_openapi::jiff::{Span, Timestamp};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
@@ -297,8 +298,8 @@ fn params(name: &str, group: Option<&str>, years: i64) -> CertificateParams {
         params.distinguished_name.push(DnType::OrganizationName, group);
     }
     params.distinguished_name.push(DnType::CommonName, name);
-    // A day back: the clocks of host and engine need not agree, nor their time zones.
-    let now = Zoned::now();
+    // A day back: the clocks of host and engine need not agree.
+    let now = Timestamp::now().to_zoned(TimeZone::UTC);
     let day = |span: Span| {
         let date = now.checked_add(span).unwrap_or_else(|_| now.clone()).date();
         rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
@@ -380,6 +381,16 @@ mod tests {
         };
         assert_eq!(list("v1.20.2").len(), 3);
         assert!(list("v1.36.2").contains(&"/etc/kubernetes/super-admin.conf".to_owned()));
+    }
+
+    #[test]
+    fn a_node_whose_clock_is_a_day_behind_takes_them() {
+        let yesterday = Timestamp::now().as_second() - 24 * 3600;
+        for years in [AUTHORITY_YEARS, LEAF_YEARS] {
+            let params = params("c", None, years);
+            assert!(params.not_before.unix_timestamp() <= yesterday);
+            assert!(params.not_after.unix_timestamp() > Timestamp::now().as_second() + years * 364 * 24 * 3600);
+        }
     }
 
     #[test]

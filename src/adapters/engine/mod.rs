@@ -13,6 +13,7 @@ mod images;
 mod networks;
 
 use bollard::Docker;
+use k8s_openapi::jiff::Timestamp;
 
 pub use containers::{Container, ContainerSpec, ContainerState, PublishedPort};
 pub use error::EngineError;
@@ -91,5 +92,17 @@ impl Engine {
             memory: info.mem_total.unwrap_or_default(),
             rootless: info.security_options.unwrap_or_default().iter().any(|option| option.contains("name=rootless")),
         })
+    }
+
+    /// The time by the engine's clock, which is that of all its containers, and need not be this host's. Whatever is
+    /// compared with times that nodes or containers have noted is taken from here.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer, or does not tell its time.
+    pub async fn now(&self) -> Result<Timestamp, EngineError> {
+        const DOING: &str = "asking the engine for its time";
+        let info = self.docker.info().await.map_err(|error| self.error(DOING, error))?;
+        let told = info.system_time.unwrap_or_default();
+        told.parse().map_err(|_| EngineError::Failed { doing: DOING.to_owned(), reason: format!("it says {told:?}") })
     }
 }

@@ -63,8 +63,9 @@ pub(super) async fn remove_containers(engine: &Engine, cluster: &ClusterName) ->
 pub async fn delete_leftovers(context: &Context) -> Result<usize, ClusterError> {
     let engine = &context.engine;
     let mut removed = 0;
-    let now = k8s_openapi::jiff::Timestamp::now().as_second();
-    for container in engine.containers(LABEL_OWNER, Some("kprov")).await? {
+    let passing = engine.containers(LABEL_OWNER, Some("kprov")).await?;
+    let now = if passing.is_empty() { 0 } else { engine.now().await?.as_second() };
+    for container in passing {
         // Passing things live for seconds, and longer than their maker only if it was killed. An engine elsewhere may
         // be used by processes that are not on this host.
         let maker = container.labels.get(LABEL_PROCESS).and_then(|id| id.parse().ok());

@@ -1,7 +1,5 @@
 //! Making a cluster anew, as it was on its first day.
 
-use k8s_openapi::jiff::Timestamp;
-
 use crate::adapters::states::States;
 use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
@@ -21,7 +19,7 @@ use super::{ClusterError, Context, Outcome, Request, delete, resolve_image, rest
 /// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone. Nodes go only once the state, or the
 /// image, the keys and the templates that they are made of again, have been found fit.
 pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Result<Outcome, ClusterError> {
-    let since = Timestamp::now();
+    let since = context.engine.now().await?;
     let store = context.store();
     let lock = store.lock(cluster)?;
     let Some(record) = store.load(cluster)? else {

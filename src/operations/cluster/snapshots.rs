@@ -1,7 +1,6 @@
 //! Snapshots of clusters: taking one, going back to one, starting from one.
 
 use futures_util::future::try_join_all;
-use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::node::Node;
 use crate::adapters::states::{SnapshotError, States};
@@ -81,7 +80,7 @@ pub async fn restore_snapshot(
     cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
-    let since = Timestamp::now();
+    let since = context.engine.now().await?;
     let states = States::at(&context.paths);
     let (id, mut manifest) = open(&states, name, cluster)?;
     let found = manifest.record.name.clone();
@@ -116,7 +115,7 @@ pub async fn create_from(
     cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
-    let since = Timestamp::now();
+    let since = context.engine.now().await?;
     let states = States::at(&context.paths);
     let (id, mut manifest) = open(&states, name, cluster)?;
     let found = manifest.record.name.clone();

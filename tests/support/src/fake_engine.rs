@@ -17,6 +17,8 @@ pub struct Traits {
     pub api: &'static str,
     /// Where it keeps its data.
     pub root_dir: &'static str,
+    /// What time it is there. Its containers were made in 1970.
+    pub clock: &'static str,
     /// What it answers when a container is to be started.
     pub start: (u16, &'static str),
     /// What lies in its only image at `/kind/version`; without it, the engine never ends sending the file.
@@ -27,7 +29,8 @@ pub struct Traits {
 
 impl Default for Traits {
     fn default() -> Self {
-        Self { api: "1.45", root_dir: "/", start: (204, ""), version: Some("v1.33.1"), silent: None }
+        let clock = "2026-01-01T00:00:00.5Z";
+        Self { api: "1.45", root_dir: "/", clock, start: (204, ""), version: Some("v1.33.1"), silent: None }
     }
 }
 
@@ -185,9 +188,11 @@ fn answer(
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method, words.as_slice()) {
         ("GET", ["version"]) => json(200, json!({"Version": "26.1.5", "ApiVersion": traits.api})),
-        ("GET", ["info"]) => {
-            json(200, json!({"DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2}))
-        }
+        ("GET", ["info"]) => json(
+            200,
+            json!({"DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2,
+                "SystemTime": traits.clock}),
+        ),
         ("GET", ["images", ..]) => json(200, json!({"Id": "sha256:1234"})),
         ("GET", ["networks"]) => json(200, Value::from_iter(state.network.clone())),
         ("POST", ["networks", "create"]) => {

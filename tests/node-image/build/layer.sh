@@ -19,5 +19,6 @@ libraries=
 for file in "$@" $libraries; do
     [ ! -e "$layer$file" ] || continue
     mkdir -p "$layer${file%/*}"
-    cp -L "$root$file" "$layer$file"
+    # A link is followed within the system: from outside, an absolute one leads to a file of the machine that builds.
+    cp "$root$(chroot "$root" readlink -f "$file")" "$layer$file"
 done

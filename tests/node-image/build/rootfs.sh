@@ -6,16 +6,20 @@ set -eu
 
 mmdebstrap=$1 suite=$2 mirror=$3 keyring=$4 packages=$5 root=$6
 
+# What no node reads is not unpacked. As options of mmdebstrap, these would make it look for a helper, written in Python,
+# that a machine need not have; dpkg reads them by itself.
+unread='/usr/share/doc /usr/share/man /usr/share/info /usr/share/locale /usr/share/lintian /usr/share/zoneinfo
+    /usr/lib/udev/hwdb.d'
+rules=$(for folder in $unread; do printf 'path-exclude=%s/*\\n' "$folder"; done)
 "$mmdebstrap" --quiet --mode=root --variant=essential --format=directory --include="$packages" \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    --dpkgopt='path-exclude=/usr/share/lintian/*' --dpkgopt='path-exclude=/usr/share/zoneinfo/*' \
-    --dpkgopt='path-exclude=/usr/lib/udev/hwdb.d/*' \
+    --setup-hook="mkdir -p \"\$1/etc/dpkg/dpkg.cfg.d\"; printf '$rules' >\"\$1/etc/dpkg/dpkg.cfg.d/unread\"" \
     "$suite" "$root" "deb [signed-by=$keyring] $mirror $suite main"
 
 # Only what a node needs starts: the journal, and what the image enables itself. Each unit left out is one that nobody
 # waits for when a cluster is made.
 cd "$root"
+# The essential packages were unpacked before dpkg was there to heed its rules.
+for folder in $unread; do rm -rf "./$folder"; done
 rm -rf var/cache/apt var/lib/apt/lists var/cache/debconf var/log/* tmp/* usr/share/bash-completion
 rm -f etc/machine-id etc/resolv.conf etc/hostname var/lib/dbus/machine-id
 rm -rf etc/systemd/system/*.wants lib/systemd/system/multi-user.target.wants/* lib/systemd/system/basic.target.wants/* \

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
     time::Duration,
 };
 
@@ -27,6 +28,9 @@ pub(crate) const KIND_SUITE: &str = "sid";
 /// The keys that Debian signs its releases with.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// What unpacks source packages, with the packages that have it.
+pub(crate) const SOURCE_TOOLS: [(&str, &str); 2] = [("dpkg-source", "dpkg-dev"), ("patch", "patch")];
+
 /// Where Debian's packages come from.
 pub(crate) fn mirror() -> String {
     std::env::var("KPROV_DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".into())
@@ -45,7 +49,6 @@ pub(crate) fn architecture() -> &'static str {
 pub(crate) struct Apt {
     folder: PathBuf,
     suite: &'static str,
-    _lock: File,
 }
 
 impl Apt {
@@ -62,14 +65,21 @@ impl Apt {
         let folder = cache::root()?.join(format!("apt-{suite}"));
         fs::create_dir_all(folder.join("lists/partial"))?;
         fs::create_dir_all(folder.join("cache/archives/partial"))?;
-        let lock = File::create(folder.join("lock"))?;
-        lock.lock()?;
-        let apt = Self { folder, suite, _lock: lock };
+        let apt = Self { folder, suite };
+        let _lock = apt.lock()?;
         apt.configure()?;
         if !apt.is_fresh() {
             apt.update()?;
         }
         Ok(apt)
+    }
+
+    /// Keeps others away from the lists, for as long as it is held: no longer than a download takes, since what is made of
+    /// the packages is made side by side.
+    fn lock(&self) -> Result<File> {
+        let lock = File::create(self.folder.join("lock"))?;
+        lock.lock()?;
+        Ok(lock)
     }
 
     fn configure(&self) -> Result<()> {
@@ -92,7 +102,12 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
         // What the machine has installed must not decide which version is downloaded.
         fs::write(self.folder.join("status"), "")?;
         let source = format!("[signed-by={KEYRING}] {} {} main", mirror(), self.suite);
-        fs::write(self.folder.join("sources.list"), format!("deb {source}\ndeb-src {source}\n"))?;
+        let mut sources = format!("deb {source}\n");
+        // The list of a release's sources is as long as that of its packages.
+        if self.suite == NODE_SUITE {
+            sources += &format!("deb-src {source}\n");
+        }
+        fs::write(self.folder.join("sources.list"), sources)?;
         Ok(())
     }
 
@@ -103,7 +118,12 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     }
 
     fn update(&self) -> Result<()> {
-        sh::run(self.apt_get().args(["-qq", "update"]))?;
+        sh::run(self.apt_get().args(["-qq", "update"])).with_context(|| {
+            format!(
+                "cannot get Debian's package lists from {}; try again, or name a mirror of Debian in KPROV_DEBIAN_MIRROR",
+                mirror()
+            )
+        })?;
         fs::write(self.folder.join("updated"), "")?;
         Ok(())
     }
@@ -117,12 +137,20 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     /// Downloads packages and unpacks them into a folder, without installing them.
     pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let archives = tempfile::tempdir_in(&self.folder)?;
+        let lock = self.lock()?;
         let download = || sh::run(self.apt_get().args(["-qq", "download"]).args(packages).current_dir(archives.path()));
         // A list of yesterday can name a version that is no longer there.
         if download().is_err() {
             self.update()?;
-            download()?;
+            download().with_context(|| {
+                format!(
+                    "cannot download {} from {}; try again, or name a mirror of Debian in KPROV_DEBIAN_MIRROR",
+                    packages.join(", "),
+                    mirror()
+                )
+            })?;
         }
+        drop(lock);
         for archive in cache::files(archives.path())? {
             sh::run(cmd("dpkg-deb", ["--extract"]).arg(archive).arg(into))?;
         }
@@ -131,12 +159,15 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
     /// Downloads a source package and unpacks it, with Debian's changes applied.
     pub(crate) fn unpack_source(&self, package: &str, into: &Path) -> Result<()> {
+        need(&SOURCE_TOOLS)?;
         let archives = tempfile::tempdir_in(&self.folder)?;
+        let lock = self.lock()?;
         sh::run(self.apt_get().args(["-qq", "source", "--download-only"]).arg(package).current_dir(archives.path()))?;
         let description = cache::files(archives.path())?
             .into_iter()
             .find(|file| file.extension().is_some_and(|extension| extension == "dsc"))
             .with_context(|| format!("source package {package} has no description"))?;
+        drop(lock);
         // apt has checked the signature of the list that has the checksums of these files.
         sh::run(cmd("dpkg-source", ["--no-check", "-q", "-x"]).arg(description).arg(into))
     }
@@ -145,25 +176,40 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 /// Makes sure that the machine has some programs, given with their packages: on Debian, as root, installs those that are
 /// missing; elsewhere says what is missing.
 pub(crate) fn need(programs: &[(&str, &str)]) -> Result<()> {
+    /// One installation at a time.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _one = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+
     let missing: Vec<&str> =
         programs.iter().filter(|(program, _)| sh::find(program).is_none()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    if !sh::is_root() || sh::find("apt-get").is_none() {
-        bail!("please install {}", missing.join(", "));
+    let missing = missing.join(" ");
+    if sh::find("apt-get").is_none() {
+        bail!("this needs programs that the machine lacks; Debian has them in these packages: {missing}");
     }
-    eprintln!("xtask: installing {}", missing.join(", "));
+    if !sh::is_root() {
+        bail!("this needs packages that the machine lacks; install them as root: apt-get install {missing}");
+    }
+    eprintln!("xtask: installing {missing}");
     let install = || {
-        sh::run(
-            cmd("apt-get", ["-qq", "install", "-y", "--no-install-recommends"])
-                .args(&missing)
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-        )
+        let mut install = system_apt_get(["install", "--yes", "--no-install-recommends"]);
+        install.args(missing.split(' '));
+        install
     };
-    if install().is_err() {
-        sh::run(&mut cmd("apt-get", ["-qq", "update"]))?;
-        install()?;
+    // Lists that are missing or of yesterday are the usual reason for a failure.
+    if sh::output(&mut install()).is_err() {
+        sh::output(&mut system_apt_get(["update"]))
+            .and_then(|_| sh::output(&mut install()))
+            .with_context(|| format!("cannot install {missing}; try `apt-get update && apt-get install {missing}`"))?;
     }
     Ok(())
+}
+
+/// apt-get, working on the machine itself. A machine that has just booted may be updating itself, and is waited for.
+fn system_apt_get<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = cmd("apt-get", ["-qq", "-o", "DPkg::Lock::Timeout=300"]);
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
 }

@@ -1,13 +1,18 @@
 //! A hardened cluster, made and shown step by step.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
+    cache,
     engine::{self, Engine},
-    ground::{path_with, release, workspace},
+    ground::{Build, workspace},
     node_image,
     sh::{self, cmd},
 };
@@ -30,18 +35,23 @@ struct Kprov {
 }
 
 impl Kprov {
-    fn command(&self, arguments: &[&str]) -> Result<Command> {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = cmd(&self.program, arguments);
-        command.env("DOCKER_HOST", &self.engine.host).env("PATH", path_with(&self.engine.cli)?);
-        Ok(command)
+        command.env("DOCKER_HOST", &self.engine.host).env("PATH", self.engine.search_path());
+        command
+    }
+
+    /// Whether a command succeeds, which is not shown.
+    fn succeeds(&self, arguments: &[&str]) -> bool {
+        sh::output(&mut self.command(arguments)).is_ok()
     }
 
     /// Shows a command and what comes of it.
     fn show(&self, arguments: &[&str]) -> Result<()> {
         println!("\n$ kprov {}", arguments.join(" "));
-        let status = self.command(arguments)?.status()?;
+        let status = self.command(arguments).status()?;
         if !status.success() {
-            bail!("`kprov {}` failed: {status}", arguments.join(" "));
+            bail!("`kprov {}` failed, as shown above: {status}", arguments.join(" "));
         }
         Ok(())
     }
@@ -49,16 +59,18 @@ impl Kprov {
 
 /// Makes the cluster and shows it.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // The compiler works while an engine and an image are fetched or made.
+    let build = Build::start("demo")?;
     let engine = engine::ensure()?;
-    let kprov = Kprov { program: release()?, engine };
     let name = options.name.as_str();
-    if sh::output(&mut kprov.command(&["status", name])?).is_ok() {
+    let image = match &options.image {
+        Some(image) => image.clone(),
+        None => image(&engine, name)?,
+    };
+    let kprov = Kprov { program: build.finish()?, engine };
+    if kprov.succeeds(&["status", name]) {
         println!("The cluster {name} is there already; `kprov down {name}` removes it.");
     } else {
-        let image = match &options.image {
-            Some(image) => image.clone(),
-            None => image(&kprov)?,
-        };
         kprov.show(&["up", "--profile", "hardened", "--name", name, "--image", &image])?;
     }
     kprov.show(&["status", name])?;
@@ -67,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let node = format!("{name}-control-plane");
     let secret = ["exec", node.as_str(), "--", "kubectl", "create", "secret", "generic", "my-secret"];
     let value = "--from-literal=password=mypassword";
-    if sh::output(&mut kprov.command(&["etcd", "get", "secrets/default/my-secret", "--cluster", name])?).is_err() {
+    if !kprov.succeeds(&["etcd", "get", "secrets/default/my-secret", "--cluster", name]) {
         kprov.show(&[&secret[..], &[value]].concat())?;
     }
     kprov.show(&["etcd", "get", "secrets/default/my-secret", "--cluster", name])?;
@@ -87,24 +99,45 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The default image if it can be had, or else the one built from Debian packages.
-fn image(kprov: &Kprov) -> Result<String> {
-    let rendered = sh::output(&mut kprov.command(&["render", "--profile", "default"])?)?;
-    let default = rendered
-        .lines()
-        .find_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("image: "))
-        .map(|image| image.trim_matches('"').to_owned())
-        .context("the default profile names no image")?;
-    if kprov.engine.has_image(&default) {
+/// The image for the cluster `name`: the default one if it can be had, or else the one built from Debian packages.
+fn image(engine: &Engine, name: &str) -> Result<String> {
+    let default = default_image(&workspace().join("src"))?;
+    if engine.has_image(&default) {
+        return Ok(default);
+    }
+    // A cluster that is there already needs no image.
+    if sh::output(&mut engine.docker(["container", "inspect", &format!("{name}-control-plane")])).is_ok() {
         return Ok(default);
     }
     eprintln!("xtask: pulling {default}");
-    match sh::output(&mut kprov.engine.docker(["pull", "--quiet", &default])) {
+    match sh::output(&mut engine.docker(["pull", "--quiet", &default])) {
         Ok(_) => Ok(default),
         Err(error) => {
             let text = format!("{error:#}");
             eprintln!("xtask: {}; building one instead", text.lines().last().unwrap_or_default());
-            node_image::ensure(&kprov.engine, false)
+            node_image::ensure(engine, false)
         }
+    }
+}
+
+/// kprov's default image, from its source: asking the program would mean to wait until it is built.
+fn default_image(source: &Path) -> Result<String> {
+    for file in cache::files(source)?.iter().filter(|file| file.ends_with("defaults.rs")) {
+        let text = fs::read_to_string(file)?;
+        if let Some(image) = text.split('"').find(|text| text.starts_with("kindest/node:")) {
+            return Ok(image.to_owned());
+        }
+    }
+    bail!("no defaults.rs in {} names a default image", source.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_image_is_found_in_the_source() {
+        let image = default_image(&workspace().join("src")).unwrap();
+        assert!(image.starts_with("kindest/node:v1.") && image.contains("@sha256:"), "{image}");
     }
 }

@@ -45,6 +45,11 @@ impl Engine {
         command
     }
 
+    /// A search path in which the docker command line is found; the real kind, for one, calls it by its name.
+    pub(crate) fn search_path(&self) -> std::ffi::OsString {
+        sh::search_path(self.cli.parent().map(Path::to_owned))
+    }
+
     /// Whether the engine has an image.
     pub(crate) fn has_image(&self, image: &str) -> bool {
         sh::output(&mut self.docker(["image", "inspect", "--format", "{{.Id}}", image])).is_ok()
@@ -160,23 +165,24 @@ fn start(engine: &Engine) -> Result<()> {
     fs::create_dir_all(RUN_FOLDER)?;
     forget_dead();
     let log = File::options().create(true).append(true).open(LOG)?;
-    let path = format!(
-        "{0}/usr/bin:{0}/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        programs.display()
-    );
     let logged = log.metadata()?.len();
     eprintln!("xtask: starting an engine on {}, log in {LOG}", engine.host);
-    // A session of its own keeps it running when the terminal, or the step of a CI job, ends.
-    sh::run(
-        cmd("setsid", ["--fork", "dockerd", "--host", &engine.host])
-            .args(["--data-root", &format!("{FOLDER}/data")])
-            .args(["--exec-root", &format!("{RUN_FOLDER}/exec")])
-            .args(["--pidfile", &format!("{RUN_FOLDER}/dockerd.pid")])
-            .env("PATH", path)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stderr(log.try_clone()?),
-    )?;
+    // A session of its own keeps it running when the terminal, or the step of a CI job, ends; and it holds no stream open
+    // whose end somebody awaits.
+    let status = cmd("setsid", ["--fork", "dockerd", "--host", &engine.host])
+        .args(["--data-root", &format!("{FOLDER}/data")])
+        .args(["--exec-root", &format!("{RUN_FOLDER}/exec")])
+        .args(["--pidfile", &format!("{RUN_FOLDER}/dockerd.pid")])
+        .env("PATH", sh::search_path(["usr/bin", "usr/sbin"].map(|folder| programs.join(folder))))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .status()
+        .context("cannot start the engine: `setsid` (package util-linux) cannot be run")?;
+    if !status.success() {
+        bail!("cannot start the engine: setsid: {status}");
+    }
     let begin = Instant::now();
     loop {
         let Err(error) = engine.answers() else {

@@ -2,10 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     engine::{self, Engine},
@@ -33,20 +33,13 @@ impl Ground {
     }
 
     /// The same command, told where everything is.
-    pub(crate) fn tell<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
-        Ok(command
+    pub(crate) fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
             .env("DOCKER_HOST", &self.engine.host)
-            .env("PATH", path_with(&self.engine.cli)?)
+            .env("PATH", self.engine.search_path())
             .env("KPROV_KIND", &self.kind)
-            .env("KPROV_TEST_IMAGE", &self.image))
+            .env("KPROV_TEST_IMAGE", &self.image)
     }
-}
-
-/// A search path in which `program` is found; the real kind, for one, calls docker by its name.
-pub(crate) fn path_with(program: &Path) -> Result<std::ffi::OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = program.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
-    std::env::join_paths(folders).context("a folder in PATH has a colon in its name")
 }
 
 /// The cargo that runs this task.
@@ -64,14 +57,52 @@ pub(crate) fn cargo<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item
 
 /// Builds kprov as users get it, and says where it is.
 pub(crate) fn release() -> Result<PathBuf> {
-    let build = ["build", "--release", "--package", "kprov", "--message-format=json-render-diagnostics"];
-    let messages = sh::output(cargo(build).stderr(std::process::Stdio::inherit()))?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back()
-        .context("cargo built no program")
+    Build::start("release")?.finish()
+}
+
+/// kprov being built. The compiler is stopped if nobody waits for the end.
+pub(crate) struct Build {
+    profile: &'static str,
+    compiler: Child,
+}
+
+impl Build {
+    /// Begins to build kprov by a profile of cargo.
+    pub(crate) fn start(profile: &'static str) -> Result<Self> {
+        let compiler = Self::command(profile)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start cargo; is Rust installed as https://rustup.rs says?")?;
+        Ok(Self { profile, compiler })
+    }
+
+    /// Waits until it is built, and says where it is.
+    pub(crate) fn finish(mut self) -> Result<PathBuf> {
+        let status = self.compiler.wait()?;
+        if !status.success() {
+            bail!("kprov cannot be built; the compiler says why above ({status})");
+        }
+        // By now there is nothing left to do but to answer.
+        let messages = sh::output(Self::command(self.profile).args(["--quiet", "--message-format=json"]))?;
+        messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .next_back()
+            .context("cargo built no program")
+    }
+
+    fn command(profile: &str) -> Command {
+        cargo(["build", "--package", "kprov", "--bin", "kprov", "--profile", profile])
+    }
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        let _ = self.compiler.kill();
+        let _ = self.compiler.wait();
+    }
 }
 
 /// The workspace's folder.

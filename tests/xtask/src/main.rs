@@ -14,6 +14,8 @@ mod sh;
 mod test;
 mod tools;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 
@@ -39,14 +41,25 @@ enum Task {
     Env,
 }
 
-fn main() -> Result<()> {
-    match Task::parse() {
-        Task::Demo(options) => demo::run(&options)?,
-        Task::Test(options) => test::run(&options)?,
-        Task::Bench(options) => bench::run(&options)?,
-        Task::Record(options) => record::run(&options)?,
+fn main() -> ExitCode {
+    match run(&Task::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // One message, whatever RUST_BACKTRACE says: who runs a task can do nothing with a stack of calls.
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Demo(options) => demo::run(options)?,
+        Task::Test(options) => test::run(options)?,
+        Task::Bench(options) => bench::run(options)?,
+        Task::Record(options) => record::run(options)?,
         Task::Engine => println!("{}", engine::ensure()?.host),
-        Task::NodeImage(options) => println!("{}", node_image::run(&options)?),
+        Task::NodeImage(options) => println!("{}", node_image::run(options)?),
         Task::Kind => println!("{}", tools::kind()?.display()),
         Task::Env => engine::print_environment(std::io::stdout().lock())?,
     }

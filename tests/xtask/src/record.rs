@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .arg(folder.path())
         .args(COMMANDS);
     command.env("KPROV_IMAGE", &ground.image);
-    if !ground.tell(&mut command)?.status()?.success() {
+    if !ground.tell(&mut command).status()?.success() {
         bail!("the run was not recorded to its end");
     }
     Ok(())

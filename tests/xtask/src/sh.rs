@@ -1,21 +1,37 @@
 //! Running other programs.
 //!
 //! A task's standard output is its result, so whatever a program says goes to standard error, and a failure names the
-//! command line that failed.
+//! command line that failed. Programs are looked for in `PATH` and in the system's own folders.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
+/// Where a Debian system has its programs; a user's `PATH` can lack some of these.
+const SYSTEM_FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /// A command made of a program and its arguments.
 pub(crate) fn cmd<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).env("PATH", search_path([]));
     command
+}
+
+/// A search path: some folders, then `PATH`, then the system's folders that are not in it.
+pub(crate) fn search_path(first: impl IntoIterator<Item = PathBuf>) -> OsString {
+    let mut folders: Vec<PathBuf> = first.into_iter().collect();
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    for folder in SYSTEM_FOLDERS.map(PathBuf::from) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    // A folder with a colon in its name can be in no search path.
+    std::env::join_paths(folders).unwrap_or_else(|_| SYSTEM_FOLDERS.join(":").into())
 }
 
 /// Runs a command to its end; an error unless it succeeds.
@@ -62,13 +78,9 @@ pub(crate) fn pipe(from: &mut Command, to: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&result.stdout).trim().to_owned())
 }
 
-/// Where a program lies, if it is in `PATH` or in one of the system folders that a user's `PATH` can lack.
+/// Where a program lies, if it is in the search path.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&search_path([])).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Whether this process is root.

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Tests that have no short form say so in their names.
         command.args(["--skip", "in_full"]);
     }
-    let status = ground.tell(&mut command)?.status()?;
+    let status = ground.tell(&mut command).status()?;
     eprintln!("xtask: the tests took {} s, on {}", begin.elapsed().as_secs(), ground.image);
     if !status.success() {
         bail!("not all tests passed");

@@ -173,10 +173,8 @@ impl Cluster<'_> {
     fn kind<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let kind = tools::kind().unwrap_or_else(|_| "kind".into());
         let mut command = cmd(kind, arguments);
-        let mut path = vec![self.engine.cli.parent().unwrap_or(Path::new("/")).to_owned()];
-        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         command
-            .env("PATH", std::env::join_paths(path).unwrap_or_default())
+            .env("PATH", self.engine.search_path())
             .env("DOCKER_HOST", &self.engine.host)
             .env("KUBECONFIG", self.folder.path().join("kubeconfig"));
         command

@@ -26,6 +26,7 @@ use crate::{
     cache::{self, Key},
     engine::{self, Engine},
     sh::{self, cmd},
+    tools,
 };
 
 /// Changes whenever this code would make another image from the same files.
@@ -82,17 +83,16 @@ pub(crate) fn ensure(engine: &Engine, force: bool) -> Result<String> {
     }
 
     let begin = Instant::now();
-    // Before anything runs side by side: one installation at a time.
-    apt::need(&[("dpkg-source", "dpkg-dev"), ("patch", "patch")])?;
-    // The compiler has the processors for itself for minutes; the system is mostly downloading.
-    let (programs, root) = thread::scope(|scope| {
+    // All at once, since each installation takes its seconds.
+    apt::need(&[&apt::SOURCE_TOOLS[..], &tools::MMDEBSTRAP_NEEDS, &[("zstd", "zstd")]].concat())?;
+    // The compiler has the processors for minutes; the system is mostly downloading.
+    let (kubernetes, root, own) = thread::scope(|scope| {
         let root = scope.spawn(|| parts::system(&sources));
-        let programs = parts::kubernetes(&sources).and_then(|kubernetes| Ok((kubernetes, parts::programs(&sources)?)));
-        let root = root.join().map_err(|_| anyhow!("making the system panicked"));
-        (programs, root)
+        let own = scope.spawn(|| parts::programs(&sources));
+        (parts::kubernetes(&sources), root.join(), own.join())
     });
-    let (kubernetes, own) = programs?;
-    let root = root??;
+    let panicked = |_| anyhow!("a thread that made a part of the image has panicked");
+    let (kubernetes, root, own) = (kubernetes?, root.map_err(panicked)??, own.map_err(panicked)??);
     let images = parts::component_images(&sources, &kubernetes, &own, &root)?;
     let work = tempfile::tempdir_in(cache::root()?)?;
     let overlay = work.path().join("overlay");

@@ -5,18 +5,17 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
+    process::Stdio,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::apt;
-
-const LEVEL: i32 = 6;
+use crate::{apt, sh::cmd};
 
 /// A layer in an archive.
 #[derive(Clone)]
@@ -50,16 +49,30 @@ impl Archive {
 
     /// Adds a folder's contents as a layer.
     pub(super) fn layer(&mut self, folder: &Path) -> Result<Layer> {
-        let mut plain = Hashing::new(Hashing::new(Vec::new()).compressed()?);
-        write_tree(&mut plain, folder)?;
-        let (encoder, diff_id, _) = plain.finish();
-        let (bytes, digest, size) = encoder.finish()?.finish();
+        let mut compressed = tempfile::tempfile()?;
+        let mut zstd = cmd("zstd", ["-6", "--threads=0", "--quiet", "--stdout"])
+            .stdin(Stdio::piped())
+            .stdout(compressed.try_clone()?)
+            .spawn()
+            .context("cannot start `zstd`")?;
+        let mut plain = Hashing { inner: zstd.stdin.take().context("zstd has no input")?, hash: Sha256::new() };
+        let written = write_tree(&mut plain, folder);
+        let diff_id = plain.finish();
+        let status = zstd.wait()?;
+        if !status.success() {
+            bail!("`zstd` failed: {status}");
+        }
+        written?;
+        let mut bytes = Vec::new();
+        compressed.rewind()?;
+        compressed.read_to_end(&mut bytes)?;
+        let digest = hex(&Sha256::digest(&bytes));
         self.append(&format!("blobs/sha256/{digest}"), &bytes)?;
         Ok(Layer {
             descriptor: json!({
                 "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd",
                 "digest": format!("sha256:{digest}"),
-                "size": size,
+                "size": bytes.len(),
             }),
             diff_id: format!("sha256:{diff_id}"),
         })
@@ -159,26 +172,16 @@ fn write_folder(tar: &mut tar::Builder<impl Write>, root: &Path, relative: &Path
     Ok(())
 }
 
-/// A writer that hashes and counts what passes through it.
+/// A writer that hashes what passes through it.
 struct Hashing<W> {
     inner: W,
     hash: Sha256,
-    size: u64,
 }
 
-impl<W: Write> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hash: Sha256::new(), size: 0 }
-    }
-
-    fn compressed(self) -> io::Result<zstd::Encoder<'static, Self>> {
-        let mut encoder = zstd::Encoder::new(self, LEVEL)?;
-        encoder.multithread(2)?;
-        Ok(encoder)
-    }
-
-    fn finish(self) -> (W, String, u64) {
-        (self.inner, hex(&self.hash.finalize()), self.size)
+impl<W> Hashing<W> {
+    /// Closes the writer beneath; the digits of the hash.
+    fn finish(self) -> String {
+        hex(&self.hash.finalize())
     }
 }
 
@@ -186,7 +189,6 @@ impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.hash.update(&bytes[..written]);
-        self.size += written as u64;
         Ok(written)
     }
 

@@ -16,6 +16,7 @@ use crate::{
     apt::{self, Apt},
     cache,
     sh::{self, cmd},
+    tools,
 };
 
 /// Where kubeadm looks for the images of this version.
@@ -36,7 +37,7 @@ fn go() -> Result<PathBuf> {
     })
 }
 
-/// Kubernetes' programs, compiled from Debian's source package.
+/// Kubernetes' programs, compiled from Debian's source package, but for kubectl, which Debian has compiled.
 pub(super) fn kubernetes(sources: &Path) -> Result<PathBuf> {
     let script = sources.join("build/kubernetes.sh");
     let key = base_key().with(KUBERNETES_VERSION).with(&fs::read_to_string(&script)?);
@@ -44,10 +45,13 @@ pub(super) fn kubernetes(sources: &Path) -> Result<PathBuf> {
         let go = go()?;
         let work = tempfile::tempdir_in(cache::root()?)?;
         let tree = work.path().join("tree");
-        Apt::open(apt::NODE_SUITE)?.unpack_source("kubernetes", &tree)?;
+        let apt = Apt::open(apt::NODE_SUITE)?;
+        apt.unpack_source("kubernetes", &tree)?;
+        let client = work.path().join("client");
+        apt.unpack(&["kubernetes-client"], &client)?;
+        install(&client.join("usr/bin/kubectl"), &folder.join("kubectl"))?;
         sh::run(
-            cmd("nice", ["sh"])
-                .arg(&script)
+            cmd("sh", [&script])
                 .arg(&tree)
                 .arg(go.join("usr/lib/go-1.19"))
                 .arg(go.join("usr/share/gocode/src"))
@@ -91,19 +95,16 @@ pub(super) fn system(sources: &Path) -> Result<PathBuf> {
         if !sh::is_root() {
             bail!("a Debian system can only be made by root");
         }
-        let tools = tempfile::tempdir_in(cache::root()?)?;
-        let apt = Apt::open(apt::NODE_SUITE)?;
-        apt.unpack(&["mmdebstrap"], tools.path())?;
         sh::run(
             cmd("sh", [&script])
-                .arg(tools.path().join("usr/bin/mmdebstrap"))
+                .arg(tools::mmdebstrap()?)
                 .args([apt::NODE_SUITE, &apt::mirror(), apt::KEYRING])
                 .arg(names(&list).join(","))
                 .arg(folder.join("root")),
         )?;
         // Plugins are unpacked alone: the package would bring more than a node uses.
         let unpacked = tempfile::tempdir_in(cache::root()?)?;
-        apt.unpack(&["containernetworking-plugins"], unpacked.path())?;
+        Apt::open(apt::NODE_SUITE)?.unpack(&["containernetworking-plugins"], unpacked.path())?;
         for plugin in ["host-local", "loopback", "ptp", "portmap", "bridge"] {
             install(&unpacked.path().join("usr/lib/cni").join(plugin), &folder.join("root/opt/cni/bin").join(plugin))?;
         }

@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod demo;
 mod engine;
+mod fresh;
 mod ground;
 mod node_image;
 mod record;
@@ -31,6 +32,8 @@ enum Task {
     Bench(bench::Options),
     /// Record the run that the README shows.
     Record(record::Options),
+    /// Run the README's first command on a pristine Debian machine, until its cluster is proven.
+    Fresh(fresh::Options),
     /// Make sure that a fit Docker Engine runs; prints its DOCKER_HOST.
     Engine,
     /// Build the test node image from Debian packages, once; prints its tag.
@@ -58,6 +61,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Test(options) => test::run(options)?,
         Task::Bench(options) => bench::run(options)?,
         Task::Record(options) => record::run(options)?,
+        Task::Fresh(options) => fresh::run(options)?,
         Task::Engine => println!("{}", engine::ensure()?.host),
         Task::NodeImage(options) => println!("{}", node_image::run(options)?),
         Task::Kind => println!("{}", tools::kind()?.display()),

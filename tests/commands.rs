@@ -24,7 +24,9 @@ fn down_all_takes_what_kprov_made_and_leaves_kinds_clusters() {
     sandbox.kprov(&["down", "--all"]).ok().says("Removed ours.");
     assert_eq!(engine.left(), ["kinds-control-plane"]);
     sandbox.kprov(&["down", "--all"]).ok().says("There was nothing to remove.");
-    sandbox.kprov(&["down"]).ok().says("Removed kinds.");
+    sandbox.kprov(&["down"]).fails().says("the cluster \"kinds\" is not removed").says("`kprov down --yes`");
+    assert_eq!(engine.left(), ["kinds-control-plane"]);
+    sandbox.kprov(&["down", "--yes"]).ok().says("Removed kinds.");
     assert_eq!(engine.left(), [""; 0]);
 }
 
@@ -199,6 +201,57 @@ fn there_are_no_core_dumps() {
     kprov.wait().unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+}
+
+#[test]
+fn the_record_and_keys_of_another_engines_cluster_are_kept() {
+    let there = FakeEngine::start(Traits { id: "there", ..Traits::default() });
+    let here = FakeEngine::start(Traits { id: "here", ..Traits::default() });
+    let sandbox = Sandbox::with_host(KPROV, &here.host());
+    let mut theirs = record("lab", "ready", 1);
+    theirs["engine"] = json!({"id": "there", "host": there.host()});
+    sandbox.write("data/kprov/clusters/lab/cluster.json", theirs.to_string());
+    sandbox.write("data/kprov/clusters/lab/keys.json", r#"{"providers": []}"#);
+    let kept = || std::fs::read_to_string(sandbox.path().join("data/kprov/clusters/lab/cluster.json")).unwrap();
+    for command in [&["up", "--name", "lab"][..], &["reset", "lab"], &["down", "lab"]] {
+        sandbox.kprov(command).fails().says("the cluster \"lab\" is on another engine").says(&there.host());
+        assert_eq!(kept(), theirs.to_string());
+        assert!(sandbox.path().join("data/kprov/clusters/lab/keys.json").exists());
+    }
+    sandbox.kprov(&["down", "--all"]).ok().says("Left alone: the cluster \"lab\"").says("There was nothing to remove");
+    assert_eq!(kept(), theirs.to_string());
+    // Another one of that name, on this engine, is not what is forgotten.
+    here.hold("lab-control-plane", &json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane"}));
+    sandbox.kprov(&["down", "lab", "--yes"]).ok().says("Removed lab.");
+    assert_eq!(here.left(), ["lab-control-plane"]);
+    assert!(!sandbox.path().join("data/kprov/clusters/lab").exists());
+}
+
+#[test]
+fn what_another_tool_made_outlives_a_stale_record() {
+    let engine = FakeEngine::start(Traits::default());
+    let kinds = json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane"});
+    engine.hold("lab-control-plane", &kinds);
+    let sandbox = Sandbox::with_host(KPROV, &engine.host());
+    let path = "data/kprov/clusters/lab/cluster.json";
+    for (written, says) in [
+        (
+            record("lab", "creating", 1).to_string(),
+            "the container lab-control-plane of the cluster \"lab\" was not made by",
+        ),
+        ("{".to_owned(), "kprov's record of the cluster \"lab\" cannot be read"),
+    ] {
+        sandbox.write(path, &written);
+        sandbox.kprov(&["up", "--name", "lab"]).fails().says(says);
+        sandbox.kprov(&["reset", "lab"]).fails().says(says);
+        assert_eq!(engine.left(), ["lab-control-plane"]);
+        assert_eq!(std::fs::read_to_string(sandbox.path().join(path)).unwrap(), written);
+    }
+    sandbox.write(path, record("lab", "ready", 1).to_string());
+    sandbox.kprov(&["down", "--all"]).ok().says("Removed lab.");
+    assert_eq!(engine.left(), ["lab-control-plane"]);
+    sandbox.kprov(&["down", "lab"]).ok().says("Removed lab.");
+    assert_eq!(engine.left(), [""; 0]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Commands on clusters that are there: `ls`, `status`, `verify`, `kubeconfig` and `down`.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use kube::api::ListParams;
@@ -16,7 +17,7 @@ use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
 use crate::documents::render::{Inputs, KubernetesVersion};
-use crate::operations::cluster::{self, ClusterError, Context, Found};
+use crate::operations::cluster::{self, ClusterError, Context, Found, Whose};
 use crate::operations::verify::{self, Report};
 
 use super::{Result, context, present};
@@ -97,9 +98,12 @@ pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Re
         found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));
     let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
-    let store = context.store();
-    let record = store.load(&found.name)?;
-    let keys = store.load_keys(&found.name)?;
+    // A record of a cluster of the same name on another engine says nothing of this one.
+    let record = match cluster::record_here(context, &found.name).await {
+        Err(ClusterError::Elsewhere { .. }) => None,
+        other => other?,
+    };
+    let keys = if record.is_some() { context.store().load_keys(&found.name)? } else { None };
     Ok(Opened { nodes, record, keys, kubeconfig, found })
 }
 
@@ -305,13 +309,47 @@ struct SomeRemain {
     failed: Vec<ClusterError>,
 }
 
-pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, all: bool) -> Result<ExitCode> {
+/// Nobody has said that the only cluster is to be removed.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("the cluster {cluster:?} is not removed: nobody has named it or said yes")]
+#[diagnostic(
+    code(kprov::cluster::unconfirmed),
+    help("`kprov down {cluster}` removes it, and so does `kprov down --yes`")
+)]
+struct Unconfirmed {
+    cluster: String,
+}
+
+/// The only cluster, once the user has agreed that it goes.
+async fn only_one(context: &Context, yes: bool) -> Result<ClusterName> {
+    let name = name(context, None).await?;
+    let unconfirmed = || Unconfirmed { cluster: name.to_string() };
+    let terminal = console::Term::stderr();
+    if yes {
+        return Ok(name);
+    }
+    if !(terminal.is_term() && std::io::stdin().is_terminal()) {
+        return Err(unconfirmed().into());
+    }
+    let asked = terminal.write_str(&format!("Remove the cluster {name}, with all that is in it? [y/N] "));
+    let answer = asked.and_then(|()| terminal.read_line()).map_err(|_| unconfirmed())?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(name),
+        _ => Err(unconfirmed().into()),
+    }
+}
+
+pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, yes: bool, all: bool) -> Result<ExitCode> {
     let context = context(global).await?;
     // First: a kprov that was killed early may have left something, but no cluster.
     cluster::delete_leftovers(&context).await?;
-    let names = if all { ours(&context).await? } else { vec![name(&context, cluster).await?] };
+    let (names, whose) = match cluster {
+        Some(cluster) => (vec![cluster.clone()], Whose::Any),
+        None if all => (ours(&context).await?, Whose::Own),
+        None => (vec![only_one(&context, yes).await?], Whose::Any),
+    };
     let (mut removed, mut failed) = (Vec::new(), Vec::new());
-    for (name, result) in names.iter().zip(cluster::delete_all(&context, &names).await) {
+    for (name, result) in names.iter().zip(cluster::delete_all(&context, &names, whose, yes).await) {
         match result {
             Ok(what) if what.is_nothing() => {
                 let known =
@@ -319,6 +357,9 @@ pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, all: bo
                 failed.push(ClusterError::Unknown { name: name.to_string(), known });
             }
             Ok(_) => removed.push(name),
+            Err(error @ ClusterError::Elsewhere { .. }) if all => {
+                context.reporter.info(&format!("Left alone: {error}."))
+            }
             Err(error) => failed.push(error),
         }
     }

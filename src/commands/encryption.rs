@@ -12,6 +12,7 @@ use crate::documents::encryption::Verb;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::ProviderKind;
 use crate::documents::stored;
+use crate::operations::cluster;
 use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Subject};
 
 use super::{Result, clusters, context, present};
@@ -53,15 +54,24 @@ impl From<EncryptWith> for ProviderKind {
     }
 }
 
+/// A cluster's name and all its control planes. Its record, if there is one, has to be of this very cluster: what is
+/// changed is written into it.
+async fn control_planes(
+    context: &cluster::Context,
+    cluster: Option<&ClusterName>,
+) -> Result<(ClusterName, cluster::ControlPlanes)> {
+    let found = cluster::find(&context.engine, cluster).await?;
+    let record = cluster::record_here(context, &found.name).await?;
+    let nodes = found.all_control_planes(&context.engine, record.as_ref())?;
+    Ok((found.name, nodes))
+}
+
 async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
-    let opened = clusters::open(&context, cluster).await?;
-    let client = opened.client().await?;
-    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
+    let (name, nodes) = control_planes(&context, cluster).await?;
+    let client = clusters::open(&context, Some(&name)).await?.client().await?;
     let status = encryption::status(&nodes, &client).await?;
-    present::result(global.output, &json!({"cluster": opened.found.name, "encryption": status}), || {
-        status_text(&status)
-    });
+    present::result(global.output, &json!({"cluster": name, "encryption": status}), || status_text(&status));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,9 +123,9 @@ async fn run(
     let context = context(global).await?;
     let name = clusters::name(&context, how.cluster.as_ref()).await?;
     let _lock = context.store().lock(&name)?;
+    let (_, nodes) = control_planes(&context, Some(&name)).await?;
     let opened = clusters::open(&context, Some(&name)).await?;
     let client = opened.client().await?;
-    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
     let subject =
         Subject { context: &context, cluster: &name, control_planes: &nodes, client: &client, restart: how.restart };
     let shown = how.show.as_deref().map(super::etcd::absolute);

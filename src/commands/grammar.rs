@@ -48,8 +48,11 @@ pub enum Command {
     Up(Up),
     /// Remove a cluster, leaving nothing behind
     Down {
-        /// The cluster; may be left out if there is but one
+        /// The cluster; if it is left out, and there is but one, that one, after a question
         cluster: Option<ClusterName>,
+        /// Do not ask; also forget a cluster whose engine is no more
+        #[arg(short, long)]
+        yes: bool,
         /// Remove every cluster that kprov made, and what killed commands have left
         #[arg(long, conflicts_with = "cluster")]
         all: bool,

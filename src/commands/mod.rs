@@ -67,7 +67,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => up::up(global, &arguments).await,
-        Command::Down { cluster, all } => clusters::down(global, cluster.as_ref(), all).await,
+        Command::Down { cluster, yes, all } => clusters::down(global, cluster.as_ref(), yes, all).await,
         Command::Ls => clusters::ls(global).await,
         Command::Status { cluster } => clusters::status(global, cluster.as_ref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,

@@ -26,6 +26,9 @@ pub enum RecordStatus {
 pub struct Record {
     /// The cluster's name.
     pub name: ClusterName,
+    /// The engine that it was made on; records of kprov's first version do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineRecord>,
     /// How far it has come.
     pub status: RecordStatus,
     /// The resolved profile.
@@ -47,6 +50,16 @@ pub struct Record {
     pub api_server_port: u16,
     /// The nodes' addresses.
     pub nodes: Vec<NodeRecord>,
+}
+
+/// An engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineRecord {
+    /// What the engine calls itself, whatever its address.
+    pub id: String,
+    /// Where it was reached.
+    pub host: String,
 }
 
 /// A node's addresses.

@@ -31,6 +31,8 @@ pub struct Engine {
 /// What an engine says of itself.
 #[derive(Debug, Clone)]
 pub struct EngineInfo {
+    /// What it calls itself, for as long as its data folder lives; empty if it does not.
+    pub id: String,
     /// Engine version, such as `26.1.5`.
     pub version: String,
     /// Highest API version that it speaks, such as `1.45`.
@@ -83,6 +85,7 @@ impl Engine {
         let (version, info) = tokio::try_join!(self.docker.version(), self.docker.info())
             .map_err(|error| self.error("asking the engine about itself", error))?;
         Ok(EngineInfo {
+            id: info.id.unwrap_or_default(),
             version: version.version.unwrap_or_default(),
             api_version: version.api_version.unwrap_or_default(),
             cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),

@@ -31,6 +31,7 @@ pub(crate) mod tests {
         .unwrap();
         let record = Record {
             name: cluster.parse().unwrap(),
+            engine: None,
             status: RecordStatus::Ready,
             profile,
             base: PathBuf::new(),

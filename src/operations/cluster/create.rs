@@ -27,8 +27,11 @@ use super::bootstrap::{self, Build, Member, Up};
 use super::containers::{Fixed, Frame, proxies};
 use super::interrupt::interrupted;
 use super::network::ServiceRoute;
+use super::owner::{record_here, require_own, this_engine};
 use super::{
-    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, capture, delete::delete, logs, preflight, resolve_image,
+    ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, capture,
+    delete::{Whose, delete},
+    logs, preflight, resolve_image,
 };
 
 /// How long nodes and pods may take to be ready once all have joined.
@@ -90,21 +93,20 @@ pub async fn create(context: &Context, request: &Request) -> Result<Outcome, Clu
 
 /// Makes sure that a name is free. What a killed kprov left half made under it is removed.
 pub(super) async fn make_way(context: &Context, name: &ClusterName) -> Result<(), ClusterError> {
-    let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?.len();
-    match context.store().load(name) {
-        Ok(Some(record)) if existing > 0 && record.status == RecordStatus::Ready => {
-            Err(ClusterError::Exists { name: name.to_string(), nodes: existing })
-        }
-        Ok(None) if existing > 0 => Err(ClusterError::Exists { name: name.to_string(), nodes: existing }),
-        Ok(None) => Ok(()),
-        // Half made, or gone by another tool's hand; an unreadable record is no use to anybody either.
-        Ok(Some(_)) | Err(RecordError::Unreadable { .. }) => {
+    let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?;
+    let exists = || ClusterError::Exists { name: name.to_string(), nodes: existing.len() };
+    match record_here(context, name).await? {
+        Some(record) if !existing.is_empty() && record.status == RecordStatus::Ready => Err(exists()),
+        None if !existing.is_empty() => Err(exists()),
+        None => Ok(()),
+        // Half made, or gone by another tool's hand.
+        Some(_) => {
+            require_own(name, &existing)?;
             let step = context.reporter.stage("Removing what is left of an earlier try");
-            delete(context, name).await?;
+            delete(context, name, Whose::Own).await?;
             step.done();
             Ok(())
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -173,10 +175,10 @@ pub(super) async fn or_clean_up(
 async fn clean_up(context: &Context, cluster: &ClusterName, keep_record: bool) -> Result<(), ClusterError> {
     if keep_record {
         // A reset that failed can be tried again: profile and keys stay.
-        super::delete::remove_containers(&context.engine, cluster).await?;
+        super::delete::remove_containers(&context.engine, cluster, Whose::Own).await?;
         super::delete::remove_network(context).await
     } else {
-        delete(context, cluster).await.map(|_| ())
+        delete(context, cluster, Whose::Own).await.map(|_| ())
     }
 }
 
@@ -217,6 +219,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     let api_server_port = api_server_port(context, profile, before)?;
     let mut record = Record {
         name: request.name.clone(),
+        engine: this_engine(context).await?,
         status: RecordStatus::Creating,
         profile: profile.clone(),
         base: request.base.clone(),

@@ -6,6 +6,7 @@ use crate::adapters::engine::{Engine, Network};
 use crate::adapters::states::States;
 use crate::documents::names::ClusterName;
 
+use super::owner::is_own;
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
 
 /// How old a passing container can be, in seconds, while whoever made it is still at work on it.
@@ -30,28 +31,51 @@ impl Removed {
     }
 }
 
+/// Whose containers are removed with a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that kprov made.
+    Own,
+    /// All: the user has named the cluster.
+    Any,
+}
+
 /// Removes a cluster: its containers with their volumes, its kubeconfig entry, kprov's record of it,
-/// and the network if kprov made it and nobody else uses it. Whoever made it, whatever state it is in.
+/// and the network if kprov made it and nobody else uses it. Whatever state it is in.
 ///
 /// The caller holds the cluster's lock.
 ///
 /// # Errors
 /// [`ClusterError`]; what could be removed is gone then, too.
-pub async fn delete(context: &Context, cluster: &ClusterName) -> Result<Removed, ClusterError> {
-    let containers = remove_containers(&context.engine, cluster).await?;
+pub async fn delete(context: &Context, cluster: &ClusterName, whose: Whose) -> Result<Removed, ClusterError> {
+    let containers = remove_containers(&context.engine, cluster, whose).await?;
+    let removed = forget(context, cluster)?;
+    remove_network(context).await?;
+    Ok(Removed { containers, ..removed })
+}
+
+/// Forgets a cluster: its kubeconfig entry, kprov's record of it and its keys. Its engine is not asked.
+///
+/// # Errors
+/// [`ClusterError`]; what could be removed is gone then, too.
+pub(super) fn forget(context: &Context, cluster: &ClusterName) -> Result<Removed, ClusterError> {
     let kubeconfigs = context.kubeconfig.remove(cluster)?.len();
     let store = context.store();
     let record = store.names().iter().any(|name| name == cluster);
     // Last: as long as something is left, the next command has to know of it.
     States::at(&context.paths).forget_golden(cluster)?;
     store.forget(cluster)?;
-    remove_network(context).await?;
-    Ok(Removed { containers, record, kubeconfigs })
+    Ok(Removed { containers: 0, record, kubeconfigs })
 }
 
 /// Removes a cluster's containers, all at once, and says how many there were.
-pub(super) async fn remove_containers(engine: &Engine, cluster: &ClusterName) -> Result<usize, ClusterError> {
-    let containers = engine.containers(LABEL_CLUSTER, Some(cluster)).await?;
+pub(super) async fn remove_containers(
+    engine: &Engine,
+    cluster: &ClusterName,
+    whose: Whose,
+) -> Result<usize, ClusterError> {
+    let mut containers = engine.containers(LABEL_CLUSTER, Some(cluster)).await?;
+    containers.retain(|container| whose == Whose::Any || is_own(container));
     try_join_all(containers.iter().map(|container| engine.remove_container(&container.id))).await?;
     Ok(containers.len())
 }

@@ -30,6 +30,36 @@ pub enum ClusterError {
         /// How many containers it has.
         nodes: usize,
     },
+    /// kprov's record of that name is of a cluster on another engine.
+    #[error("the cluster {name:?} is on another engine, at {host}; this one is at {here}")]
+    #[diagnostic(
+        code(kprov::cluster::elsewhere),
+        help(
+            "its record and keys are kept: set DOCKER_HOST={host} to work on it, or choose another `--name`. If that engine is no more, `kprov down {name} --yes` forgets the record and the keys"
+        )
+    )]
+    Elsewhere {
+        /// The cluster's name.
+        name: String,
+        /// Where its engine was.
+        host: String,
+        /// Where the engine is that was asked now.
+        here: String,
+    },
+    /// A container of that cluster is not of kprov's making.
+    #[error("the container {container} of the cluster {name:?} was not made by kprov")]
+    #[diagnostic(
+        code(kprov::cluster::foreign),
+        help(
+            "nothing has been changed; `kprov down {name}` removes the cluster whoever made it, `--name` makes another one"
+        )
+    )]
+    Foreign {
+        /// The cluster's name.
+        name: String,
+        /// The container.
+        container: String,
+    },
     /// The host, or its engine, cannot carry it.
     #[error("this host cannot carry {}:\n{}", count(*nodes), failed.iter().map(|check| format!("  - {check}")).collect::<Vec<_>>().join("\n"))]
     #[diagnostic(code(kprov::cluster::host), help("`kprov doctor` shows all that was looked at"))]

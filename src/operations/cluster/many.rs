@@ -8,8 +8,10 @@ use crate::adapters::host::{Host, Load, Verdict};
 use crate::documents::names::{ClusterName, NameError};
 use crate::documents::profile::Role;
 
+use super::delete::forget as forget_record;
 use super::interrupt::interrupted;
-use super::{ClusterError, Context, Outcome, Removed, Request, create, delete, resolve_image};
+use super::owner::record_here;
+use super::{ClusterError, Context, Outcome, Removed, Request, Whose, create, delete, resolve_image};
 
 /// How many clusters come up at a time on each core: most of a bring-up is waiting, but not all.
 const PER_CORE: usize = 2;
@@ -67,14 +69,27 @@ pub async fn create_all(
 }
 
 /// Removes several clusters. The failure of one does not keep the others.
-pub async fn delete_all(context: &Context, names: &[ClusterName]) -> Vec<Result<Removed, ClusterError>> {
+///
+/// One whose record belongs to another engine is left alone, record and keys included; with `forget`, they are
+/// forgotten, and this engine's containers of that name stay.
+pub async fn delete_all(
+    context: &Context,
+    names: &[ClusterName],
+    whose: Whose,
+    forget: bool,
+) -> Vec<Result<Removed, ClusterError>> {
     let permits = Semaphore::new(DOWN_AT_A_TIME);
     let permits = &permits;
     join_all(names.iter().map(|name| async move {
         let _permit = permits.acquire().await;
         let _lock = context.store().lock(name)?;
         let step = context.reporter.stage(&format!("Removing the cluster {name}"));
-        let removed = delete(context, name).await?;
+        let removed = match record_here(context, name).await {
+            Err(ClusterError::Elsewhere { .. }) if forget => forget_record(context, name)?,
+            Err(error @ ClusterError::Elsewhere { .. }) => return Err(error),
+            // Removing the cluster is what helps with a record that cannot be read.
+            Ok(_) | Err(_) => delete(context, name, whose).await?,
+        };
         step.done();
         Ok(removed)
     }))

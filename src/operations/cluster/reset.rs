@@ -7,7 +7,8 @@ use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs};
 
 use super::create::{Before, make};
-use super::{ClusterError, Context, Outcome, Request, delete, resolve_image, restore};
+use super::owner::{record_here, require_own};
+use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, Request, Whose, delete, resolve_image, restore};
 
 /// Brings a cluster back to its golden state: what it was when its making had been proven. Whatever was done to
 /// it meanwhile is gone. Also completes a cluster whose making, or an earlier reset, was killed.
@@ -16,15 +17,17 @@ use super::{ClusterError, Context, Outcome, Request, delete, resolve_image, rest
 /// profile, image, name, port and keys.
 ///
 /// # Errors
-/// [`ClusterError::NoRecord`] if kprov did not make it; then it is left alone. Nodes go only once the state, or the
+/// [`ClusterError::NoRecord`] or [`ClusterError::Foreign`] if kprov did not make it, [`ClusterError::Elsewhere`] if it
+/// is on another engine; then it is left alone. Nodes go only once the state, or the
 /// image, the keys and the templates that they are made of again, have been found fit.
 pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Result<Outcome, ClusterError> {
     let since = context.engine.now().await?;
     let store = context.store();
     let lock = store.lock(cluster)?;
-    let Some(record) = store.load(cluster)? else {
+    let Some(record) = record_here(context, cluster).await? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
+    require_own(cluster, &context.engine.containers(LABEL_CLUSTER, Some(cluster)).await?)?;
     let state = async {
         match States::at(&context.paths).golden(cluster)? {
             Some(manifest) => restore::prepare(context, manifest).await.map(Some),
@@ -55,7 +58,7 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
     };
     check(context, &record, keys.as_ref()).await?;
     let step = context.reporter.stage("Removing the old nodes");
-    delete::remove_containers(&context.engine, cluster).await?;
+    delete::remove_containers(&context.engine, cluster, Whose::Own).await?;
     step.done();
     make(context, &request, Some(&Before { record, keys }), &lock).await
 }

@@ -29,6 +29,7 @@ use super::containers::{Fixed, Frame, proxies};
 use super::create::{READY, What, expectation, or_clean_up, server_url};
 use super::interrupt::interrupted;
 use super::network::{ServiceRoute, connect_pods};
+use super::owner::this_engine;
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, Outcome, resolve_image};
 
 /// What follows the name of a container that is to become a node, and is none yet.
@@ -184,7 +185,8 @@ async fn replace(
     old: &[Container],
     since: Timestamp,
 ) -> Result<Outcome, ClusterError> {
-    let mut record = Record { status: RecordStatus::Creating, ..state.record.clone() };
+    let engine = this_engine(context).await?;
+    let mut record = Record { status: RecordStatus::Creating, engine, ..state.record.clone() };
     let store = context.store();
     store.save(&record)?;
     if let Some(keys) = &state.keys {

@@ -7,6 +7,7 @@ use crate::adapters::states::{SnapshotError, States};
 use crate::documents::names::{ClusterName, SnapshotName};
 use crate::documents::snapshot::{Blob, StateManifest};
 
+use super::owner::{record_here, require_own};
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
 
 /// Takes a snapshot of a running cluster under a new name.
@@ -25,7 +26,7 @@ pub async fn save(
     let store = context.store();
     let _lock = store.lock(cluster)?;
     let found = find(&context.engine, Some(cluster)).await?;
-    let Some(record) = store.load(cluster)? else {
+    let Some(record) = record_here(context, cluster).await? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
     if record.load_balancer_image.is_some() {
@@ -86,12 +87,13 @@ pub async fn restore_snapshot(
     let found = manifest.record.name.clone();
     let store = context.store();
     let _lock = store.lock(&found)?;
-    let record = store.load(&found)?;
-    let existing = context.engine.containers(LABEL_CLUSTER, Some(&found)).await?.len();
-    if existing > 0 && record.is_none() {
+    let record = record_here(context, &found).await?;
+    let existing = context.engine.containers(LABEL_CLUSTER, Some(&found)).await?;
+    if !existing.is_empty() && record.is_none() {
         // Somebody else's.
-        return Err(ClusterError::Exists { name: found.to_string(), nodes: existing });
+        return Err(ClusterError::Exists { name: found.to_string(), nodes: existing.len() });
     }
+    require_own(&found, &existing)?;
     match record {
         // What its user's kubeconfig says goes on holding.
         Some(record) => manifest.record.api_server_port = record.api_server_port,

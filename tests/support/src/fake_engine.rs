@@ -13,6 +13,8 @@ use tempfile::TempDir;
 /// What the engine says of itself, and how it fails.
 #[derive(Debug, Clone)]
 pub struct Traits {
+    /// What it calls itself.
+    pub id: &'static str,
     /// Its API version.
     pub api: &'static str,
     /// Where it keeps its data.
@@ -30,7 +32,7 @@ pub struct Traits {
 impl Default for Traits {
     fn default() -> Self {
         let clock = "2026-01-01T00:00:00.5Z";
-        Self { api: "1.45", root_dir: "/", clock, start: (204, ""), version: Some("v1.33.1"), silent: None }
+        Self { id: "one", api: "1.45", root_dir: "/", clock, start: (204, ""), version: Some("v1.33.1"), silent: None }
     }
 }
 
@@ -190,7 +192,7 @@ fn answer(
         ("GET", ["version"]) => json(200, json!({"Version": "26.1.5", "ApiVersion": traits.api})),
         ("GET", ["info"]) => json(
             200,
-            json!({"DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2,
+            json!({"ID": traits.id, "DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2,
                 "SystemTime": traits.clock}),
         ),
         ("GET", ["images", ..]) => json(200, json!({"Id": "sha256:1234"})),

@@ -114,7 +114,7 @@ impl KeyMaterial {
     /// The first 8 bytes of the key's sha256, in hexadecimal: tells keys apart and gives nothing of them away.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        Sha256::digest(&*self.0).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&Sha256::digest(&*self.0)[..8])
     }
 }
 

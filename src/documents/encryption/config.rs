@@ -327,7 +327,7 @@ impl Config {
     /// The sha256 of the document, in hexadecimal.
     #[must_use]
     pub fn digest(&self) -> String {
-        Sha256::digest(self.to_yaml().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.to_yaml().as_bytes()))
     }
 
     /// All resources, each once, with the group that decides on it.

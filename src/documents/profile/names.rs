@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::documents::names::{ClusterName, NameError};
 
 use super::{Role, Spec};
@@ -177,49 +179,21 @@ pub(super) fn image_fault(image: &str) -> Option<&'static str> {
     None
 }
 
-/// A subnet: an address and the number of its leading bits that all members share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cidr {
-    /// The address, as a number.
-    bits: u128,
-    pub(super) prefix: u8,
-    pub(super) is_v6: bool,
-    /// Whether bits behind the prefix are set.
-    pub(super) has_host_bits: bool,
+/// A subnet as Kubernetes writes it: `010` and `+8` are no prefix lengths to it.
+pub(super) fn subnet(text: &str) -> Option<IpNet> {
+    let (_, prefix) = text.split_once('/')?;
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_digit()) && (prefix.len() == 1 || !prefix.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
 }
 
-impl Cidr {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/')?;
-        // `010` and `+8` are numbers to Rust, and none to Kubernetes.
-        if prefix.len() > 1 && prefix.starts_with('0') || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let prefix: u8 = prefix.parse().ok()?;
-        let (bits, is_v6) = match address.parse().ok()? {
-            IpAddr::V4(v4) => (u128::from(u32::from(v4)), false),
-            IpAddr::V6(v6) => (u128::from(v6), true),
-        };
-        let width = if is_v6 { 128 } else { 32 };
-        (prefix <= width).then(|| {
-            let host = host_mask(width - prefix);
-            Self { bits: bits & !host, prefix, is_v6, has_host_bits: bits & host != 0 }
-        })
-    }
-
-    /// How many bits are the host's.
-    pub(super) fn host_bits(self) -> u8 {
-        if self.is_v6 { 128 - self.prefix } else { 32 - self.prefix }
-    }
-
-    pub(super) fn overlaps(self, other: Self) -> bool {
-        let wider = host_mask(self.host_bits().max(other.host_bits()));
-        self.is_v6 == other.is_v6 && self.bits & !wider == other.bits & !wider
-    }
+/// How many bits of a subnet's addresses are the host's.
+pub(super) fn host_bits(subnet: &IpNet) -> u8 {
+    subnet.max_prefix_len() - subnet.prefix_len()
 }
 
-fn host_mask(bits: u8) -> u128 {
-    1_u128.checked_shl(u32::from(bits)).map_or(u128::MAX, |power| power - 1)
+/// Whether two subnets have addresses in common: one lies in the other then.
+pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
 }
 
 #[cfg(test)]
@@ -263,16 +237,17 @@ mod tests {
 
     #[test]
     fn subnets() {
-        let cidr = |text| Cidr::parse(text).unwrap();
-        assert!(cidr("10.96.0.0/16").overlaps(cidr("10.0.0.0/8")));
-        assert!(!cidr("10.96.0.0/16").overlaps(cidr("10.244.0.0/16")));
-        assert!(!cidr("0.0.0.0/0").overlaps(cidr("::/0")));
-        assert!(cidr("fd00::/8").overlaps(cidr("fd00:10:244::/56")));
-        assert!(cidr("10.96.0.1/16").has_host_bits && !cidr("10.96.0.0/16").has_host_bits);
+        let overlaps = |one, other| overlap(&subnet(one).unwrap(), &subnet(other).unwrap());
+        assert!(overlaps("10.96.0.0/16", "10.0.0.0/8"));
+        assert!(!overlaps("10.96.0.0/16", "10.244.0.0/16"));
+        assert!(!overlaps("0.0.0.0/0", "::/0"));
+        assert!(overlaps("fd00::/8", "fd00:10:244::/56"));
+        assert!(overlaps("10.96.0.1/16", "10.96.3.0/24"));
+        assert_eq!([host_bits(&subnet("10.96.0.0/16").unwrap()), host_bits(&subnet("fd00::/112").unwrap())], [16, 16]);
         for bad in
             ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/08", "10.0.0.0/+8", "a/8", "10.0.0.0/"]
         {
-            assert_eq!(Cidr::parse(bad), None, "{bad}");
+            assert_eq!(subnet(bad), None, "{bad}");
         }
     }
 

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use crate::documents::keys::KeyMaterial;
 use crate::documents::names::NameError;
 
 use super::error::{Finding, near};
-use super::names::{self, Cidr};
+use super::names;
 use super::tree::{self, Node, Step};
 use super::{
     Audit, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind, Role,
@@ -340,8 +342,8 @@ impl Checks<'_, '_> {
         let nodes = profile.spec.count(Role::ControlPlane) + profile.spec.count(Role::Worker);
         for pod in &pods {
             // The controller manager cuts a /24 (IPv6: /64) for each node out of this.
-            let (node, family) = if pod.is_v6 { (64_u8, "ipv6") } else { (24, "ipv4") };
-            let room = node.checked_sub(pod.prefix).map(u32::from);
+            let (node, family) = if pod.addr().is_ipv6() { (64_u8, "ipv6") } else { (24, "ipv4") };
+            let room = node.checked_sub(pod.prefix_len()).map(u32::from);
             if mask_is_set(family) {
                 continue;
             }
@@ -357,14 +359,14 @@ impl Checks<'_, '_> {
         }
         for service in &services {
             // kube-apiserver keeps a bitmap of them.
-            if service.host_bits() > 20 {
+            if names::host_bits(service) > 20 {
                 self.error(
                     "profile::subnet",
                     "the service subnet is too large: at most 20 bits for services",
                     &at!["networking", "serviceSubnet"],
                     "at least /12, IPv6: /108",
                 );
-            } else if service.host_bits() < 4 {
+            } else if names::host_bits(service) < 4 {
                 self.error(
                     "profile::subnet",
                     "the service subnet is too small for the services that every cluster has",
@@ -373,7 +375,7 @@ impl Checks<'_, '_> {
                 );
             }
         }
-        if pods.iter().any(|pod| services.iter().any(|service| pod.overlaps(*service))) {
+        if pods.iter().any(|pod| services.iter().any(|service| names::overlap(pod, service))) {
             // Either can be a default; point at one that was written.
             let field = if networking.service_subnet.is_some() { "serviceSubnet" } else { "podSubnet" };
             let message = format!(
@@ -386,19 +388,19 @@ impl Checks<'_, '_> {
     }
 
     /// The valid subnets in `text`, all others reported.
-    fn subnets(&mut self, text: &str, family: IpFamily, field: &str) -> Vec<Cidr> {
+    fn subnets(&mut self, text: &str, family: IpFamily, field: &str) -> Vec<IpNet> {
         let path = at!["networking", field];
         let mut valid = Vec::new();
         for part in text.split(',') {
-            match Cidr::parse(part.trim()) {
+            match names::subnet(part.trim()) {
                 Some(cidr) => {
-                    if cidr.has_host_bits {
+                    if cidr.addr() != cidr.network() {
                         let finding = Finding::warning(
                             "profile::subnet",
                             format!("`{}` names one address, not a subnet", part.trim()),
                             self.root.place_of(&path),
                         )
-                        .label(format!("bits are set behind /{}", cidr.prefix))
+                        .label(format!("bits are set behind /{}", cidr.prefix_len()))
                         .help("newer versions of Kubernetes may refuse it");
                         self.push(finding);
                     }
@@ -410,7 +412,7 @@ impl Checks<'_, '_> {
                 }
             }
         }
-        let families: Vec<bool> = valid.iter().map(|cidr| cidr.is_v6).collect();
+        let families: Vec<bool> = valid.iter().map(|cidr| cidr.addr().is_ipv6()).collect();
         let (fits, wanted) = match family {
             IpFamily::Ipv4 => (families == [false], "one IPv4 subnet"),
             IpFamily::Ipv6 => (families == [true], "one IPv6 subnet"),
@@ -622,7 +624,7 @@ impl Checks<'_, '_> {
         self.push(finding);
     }
 
-    /// kubelet itself passes over what it does not know, so that a slip of the pen would undo a hardening in silence.
+    /// kubelet itself ignores what it does not know, so that a typo would silently undo a hardening.
     fn kubelet_field(&mut self, field: &str) {
         if KUBELET_FIELDS.iter().any(|(reserved, _)| *reserved == field) {
             return;

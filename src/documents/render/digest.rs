@@ -20,7 +20,7 @@ pub struct Digest([u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -48,7 +48,7 @@ impl FromStr for Digest {
 /// them, with placeholders for keys, addresses and the bundle's folder.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError`] if one of the documents cannot be rendered.
 pub fn documents_digest(inputs: &Inputs<'_>) -> Result<Digest, RenderError> {
     let spec = &inputs.profile.spec;
     let ring = spec.encryption.as_ref().map(KeyRing::placeholder);

@@ -1,5 +1,6 @@
 //! Imports run one way: commands, operations, adapters, documents. See ARCHITECTURE.md.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -76,4 +77,113 @@ fn an_import_that_runs_upward_is_seen() {
     assert_eq!(upward("operations", "let x = crate::commands::run();"), ["commands"]);
     assert_eq!(upward("commands", "use crate::documents::keys;\n// crate::nonsense"), Vec::<String>::new());
     assert_eq!(upward("progress", "use crate::documents::keys;"), ["documents"]);
+}
+
+/// Uses within a room that close a circle, until somebody takes them apart: checks of literal keys are the keys' own.
+const CIRCLES: [[&str; 2]; 1] = [["profile", "keys"]];
+
+/// The paths that follow each `crate::ROOM::` or `super::` in a file, as the first two words; lists in braces are opened.
+fn uses(text: &str) -> Vec<(String, String)> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let word =
+        |text: &str| text.trim_start().chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for (at, start) in code.match_indices("crate::") {
+        let rest = &code[at + start.len()..];
+        let room = word(rest);
+        let Some(rest) = rest[room.len()..].strip_prefix("::") else { continue };
+        let modules: Vec<String> = match rest.strip_prefix('{') {
+            Some(list) => {
+                // The first words at the list's own depth.
+                let mut depth = 0;
+                let inner: String = list
+                    .chars()
+                    .take_while(|&c| {
+                        depth += i32::from(c == '{') - i32::from(c == '}');
+                        depth >= 0
+                    })
+                    .collect();
+                let mut depth = 0;
+                let outer = |c: char| {
+                    depth += i32::from(c == '{') - i32::from(c == '}');
+                    c == ',' && depth == 0
+                };
+                inner.split(outer).map(word).filter(|word| !word.is_empty()).collect()
+            }
+            None => vec![word(rest)],
+        };
+        found.extend(modules.into_iter().map(|module| (room.clone(), module)));
+    }
+    found
+}
+
+/// Of a graph by its edges, a circle; `None` if there is none.
+fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn visit(
+        node: &str,
+        edges: &BTreeMap<String, BTreeSet<String>>,
+        path: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        if path.iter().any(|one| one == node) {
+            path.push(node.to_owned());
+            return true;
+        }
+        if done.contains(node) {
+            return false;
+        }
+        path.push(node.to_owned());
+        for next in edges.get(node).into_iter().flatten() {
+            if visit(next, edges, path, done) {
+                return true;
+            }
+        }
+        path.pop();
+        done.insert(node.to_owned());
+        false
+    }
+    let mut done = BTreeSet::new();
+    edges.keys().find_map(|node| {
+        let mut path = Vec::new();
+        visit(node, edges, &mut path, &mut done).then_some(path)
+    })
+}
+
+#[test]
+fn modules_of_a_room_use_each_other_in_no_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for room in ROOMS {
+        let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for file in sources(&root.join(room)) {
+            let module = file.strip_prefix(root.join(room)).unwrap().iter().next().unwrap();
+            let module = module.to_str().unwrap().trim_end_matches(".rs").to_owned();
+            if file.ends_with("tests.rs") || module == "mod" {
+                continue;
+            }
+            for (other, used) in uses(&fs::read_to_string(&file).unwrap()) {
+                let known = CIRCLES.iter().any(|[one, other]| *one == module && *other == used);
+                if other == room && used != module && !known {
+                    edges.entry(module.clone()).or_default().insert(used);
+                }
+            }
+        }
+        assert_eq!(circle(&edges), None, "in {room}");
+    }
+}
+
+#[test]
+fn a_circle_is_seen() {
+    let text = "use crate::documents::keys;\nuse crate::documents::{a::{b, c}, d};\n// crate::documents::no\n#[cfg(test)]\nuse crate::documents::e;";
+    let found: Vec<String> = uses(text).into_iter().map(|(_, module)| module).collect();
+    assert_eq!(found, ["keys", "a", "d"]);
+    let edges = |pairs: &[(&str, &str)]| {
+        let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (one, other) in pairs {
+            edges.entry((*one).to_owned()).or_default().insert((*other).to_owned());
+        }
+        edges
+    };
+    assert_eq!(circle(&edges(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
+    assert_eq!(circle(&edges(&[("a", "b"), ("b", "c"), ("c", "b")])).unwrap(), ["a", "b", "c", "b"]);
 }

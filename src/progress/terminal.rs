@@ -322,7 +322,11 @@ mod tests {
         let second = reporter.step("demo-worker", "Joining");
         reporter.stage("Network").done();
         second.detail("kubelet");
-        std::thread::sleep(3 * TICK);
+        let drawn = |lines: &[String]| lines.len() == 3 && lines[2].trim_end().ends_with(" s) kubelet");
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !drawn(&screen.lines()) && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         let lines = untimed(&screen);
         assert_eq!(lines[0], "✓ Network");
         assert!(FRAMES.iter().any(|frame| lines[1] == format!("{frame} Control plane")), "{lines:?}");

@@ -70,6 +70,15 @@ impl std::fmt::Display for Seen {
     }
 }
 
+impl Seen {
+    /// Holds that the clients were answered, and that no value was wrong or could not be read.
+    #[track_caller]
+    fn assert_unharmed(&self) {
+        assert!(self.requests > self.failed, "nobody was answered, so nothing is proven: {self}");
+        assert_eq!((self.wrong, self.undecryptable), (0, 0), "{self}");
+    }
+}
+
 /// The clients at work.
 pub(super) struct Load {
     runtime: Runtime,
@@ -123,8 +132,7 @@ impl Load {
     /// Holds that no value was wrong or could not be read until now.
     #[track_caller]
     pub(super) fn assert_unharmed(&self) {
-        let seen = self.seen();
-        assert_eq!((seen.wrong, seen.undecryptable), (0, 0), "{seen}");
+        self.seen().assert_unharmed();
     }
 
     /// Forgets the longest outage so far.
@@ -150,7 +158,7 @@ impl Load {
             }
         });
         assert_eq!(checked, CLIENTS * SECRETS_EACH);
-        assert_eq!((seen.wrong, seen.undecryptable), (0, 0), "{seen}");
+        seen.assert_unharmed();
         seen
     }
 }
@@ -257,5 +265,19 @@ impl Worker {
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(200)).await;
         None
+    }
+}
+
+#[test]
+fn load_that_was_never_answered_proves_nothing() {
+    let seen = Seen { requests: 9, retried: 0, failed: 8, wrong: 0, undecryptable: 0, outage: Duration::ZERO };
+    seen.assert_unharmed();
+    for harmed in [
+        Seen { requests: 0, failed: 0, ..seen },
+        Seen { failed: 9, ..seen },
+        Seen { wrong: 1, ..seen },
+        Seen { undecryptable: 1, ..seen },
+    ] {
+        assert!(std::panic::catch_unwind(|| harmed.assert_unharmed()).is_err(), "{harmed}");
     }
 }

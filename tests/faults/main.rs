@@ -8,6 +8,10 @@ mod kind;
 mod load;
 mod several;
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use test_support::{Run, Sandbox};
 
 const KPROV: &str = env!("CARGO_BIN_EXE_kprov");
@@ -39,9 +43,21 @@ fn stored_alike(sandbox: &Sandbox) -> String {
     stored[0].0.clone()
 }
 
-/// A random number below `bound`.
+/// A random number below `bound`. KPROV_SEED repeats the numbers of an earlier run, in the order in which they are drawn.
 fn random(bound: u64) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    // The standard library's only source of randomness; good enough to choose a moment.
-    RandomState::new().hash_one(0) % bound.max(1)
+    static STATE: OnceLock<AtomicU64> = OnceLock::new();
+    let state = STATE.get_or_init(|| {
+        let given = std::env::var("KPROV_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0));
+        eprintln!("seed {seed}");
+        AtomicU64::new(seed)
+    });
+    mixed(state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)) % bound.max(1)
+}
+
+/// splitmix64, which makes random numbers of equal steps.
+fn mixed(step: u64) -> u64 {
+    let step = (step ^ (step >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let step = (step ^ (step >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    step ^ (step >> 31)
 }

@@ -152,7 +152,7 @@ fn replace(path: &Path, folder: &Path, bytes: &[u8]) -> io::Result<()> {
 /// a lock on `path`: it cannot tell the left-overs from a file that is just being written.
 pub(crate) fn remove_leftovers(path: &Path) {
     for file in temporaries(path) {
-        // Best effort: a left-over in the way of nothing is no reason to fail.
+        // Best effort: a left-over does no harm.
         let _ = fs::remove_file(file);
     }
 }

@@ -100,7 +100,7 @@ impl Pki {
     /// A control plane's whole certificate folder.
     ///
     /// # Errors
-    /// [`PkiError`].
+    /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
     pub fn control_plane_files(&self, names: &ControlPlaneNames) -> Result<Vec<FileEntry>, PkiError> {
         let admins = self.version.admin_group();
         let client = |authority: &Authority, name: &str, group: Option<&str>| {
@@ -164,7 +164,7 @@ impl Pki {
     /// A control plane's kubeconfigs, but for the kubelet's. `endpoint` is where all nodes find the API server, `local` where this one does.
     ///
     /// # Errors
-    /// [`PkiError`].
+    /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
     pub fn control_plane_kubeconfigs(
         &self,
         cluster: &str,
@@ -192,7 +192,7 @@ impl Pki {
     /// kubelet has got its first certificate.
     ///
     /// # Errors
-    /// [`PkiError`].
+    /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
     pub fn kubelet_files(&self, cluster: &str, node: &str, endpoint: &str) -> Result<Vec<FileEntry>, PkiError> {
         const CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
         let identity = self.client(&format!("system:node:{node}"), Some("system:nodes"))?;
@@ -211,7 +211,7 @@ impl Pki {
     /// A kubeconfig of a member of `system:masters`, for whoever makes the cluster: it works before any rule is there.
     ///
     /// # Errors
-    /// [`PkiError`].
+    /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
     pub fn maker_kubeconfig(&self, cluster: &str, server: &str) -> Result<Zeroizing<String>, PkiError> {
         let identity = self.client("kubernetes-super-admin", Some(MASTERS))?;
         let text = self.kubeconfig(cluster, server, "kubernetes-super-admin", &identity);

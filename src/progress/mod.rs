@@ -40,7 +40,7 @@ pub enum State {
         /// After that long.
         after: Duration,
     },
-    /// It was given up, after that long, since something else failed or the user had enough.
+    /// It was given up, after that long, since something else failed or the user pressed Ctrl-C.
     Aborted(Duration),
 }
 

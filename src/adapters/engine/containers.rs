@@ -16,12 +16,12 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 
 use super::{Engine, EngineError};
 
-/// A container to be made: privileged, booting an init system of its own.
+/// A container to be made.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerSpec {
     /// Its name.
     pub name: String,
-    /// Its host name, if that is another one.
+    /// Its host name, if that is not its name.
     pub hostname: Option<String>,
     /// The image's reference or id.
     pub image: String,
@@ -112,7 +112,7 @@ pub struct Container {
     pub image_id: String,
     /// When it was made, in seconds since 1970.
     pub created: i64,
-    /// IPv4 address on each network it belongs to.
+    /// IPv4 and IPv6 address on each network it belongs to.
     pub addresses: HashMap<String, (Option<Ipv4Addr>, Option<Ipv6Addr>)>,
     /// Container port to host address and port.
     pub ports: Vec<(u16, IpAddr, u16)>,

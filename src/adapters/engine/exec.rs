@@ -64,7 +64,7 @@ impl Engine {
         if let StartExecResults::Attached { mut output, mut input } = started {
             let feed = async {
                 if let Some(bytes) = &spec.stdin {
-                    // A command that does not read to the end closes its side: that is its affair.
+                    // A command may end without reading all of its input: no error.
                     let _ = input.write_all(bytes).await;
                     let _ = input.flush().await;
                 }

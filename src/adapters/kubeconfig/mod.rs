@@ -202,7 +202,7 @@ fn remove_from(path: &Path, wait: Duration, name: &str) -> Result<bool, Kubeconf
         return Ok(false);
     }
     let result = change(path, wait, 0, |text, origin| {
-        // A file that nowhere has the name needs no understanding, thus may be as odd as it likes.
+        // A file without the name in it is not parsed at all, so that a broken one is no error here.
         if !text.contains(name) {
             return Ok(None);
         }

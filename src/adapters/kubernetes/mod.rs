@@ -100,7 +100,7 @@ pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
         .await
         .map_err(|error| fail(&error))?;
     config.connect_timeout = Some(Duration::from_secs(5));
-    // The cluster is on this host or in this room: never by way of a proxy.
+    // The API server is on this host or nearby: a proxy is never needed, and may not reach it.
     config.proxy_url = None;
     Client::try_from(config).map_err(|error| fail(&error))
 }

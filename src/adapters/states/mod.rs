@@ -153,7 +153,7 @@ impl States {
         self.names().iter().map(ToString::to_string).collect()
     }
 
-    /// All snapshots, and all golden states. Damaged ones are left out of the second list, and their errors are in it.
+    /// All snapshots and all golden states, and the errors of those that are damaged and therefore not among them.
     #[must_use]
     pub fn list(&self) -> (Vec<Listed>, Vec<SnapshotError>) {
         let (mut listed, mut errors) = (Vec::new(), Vec::new());

@@ -34,7 +34,7 @@ struct LoadBalancerValues<'a> {
 /// connections while its `/readyz` says so; one that stops saying so loses those that it has.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Template`] if the template fails.
 pub fn load_balancer_config(inputs: &Inputs<'_>, program: LoadBalancer) -> Result<Option<String>, RenderError> {
     let nodes = plan_nodes(inputs.profile, inputs.cluster);
     if !needs_load_balancer(&nodes) {

@@ -78,7 +78,8 @@ struct KindNode<'a> {
 /// The nodes' kubeadm configurations carry placeholder addresses.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Colon`] or [`RenderError::NotUnicode`] if kind cannot use `dir`, [`RenderError::Unsupported`] if the version
+/// lacks what is asked for, [`RenderError::Template`] if a template fails.
 pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let spec = &inputs.profile.spec;
     let mounted = spec.encryption.is_some() || spec.audit.is_some();
@@ -181,7 +182,7 @@ fn mounts(inputs: &Inputs<'_>, node: &NodePlan, dir: &str) -> Vec<Value> {
 /// The API server's patch, for a control plane that was made without the profile; `None` if there is nothing to patch.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Unsupported`] if the version lacks what is asked for, [`RenderError::Template`] if the template fails.
 pub fn api_server_patch(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
     let pod = settings::api_server(inputs)?;
     if pod.args.is_empty() {

@@ -180,7 +180,8 @@ fn taint_value(taint: &Taint) -> Value {
 /// (see [`control_plane_endpoint`](super::control_plane_endpoint)).
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Template`] if the template fails, [`RenderError::Unsupported`] if the version lacks what is asked for,
+/// [`RenderError::NoAddress`] if the node has none of the cluster's family.
 pub fn kubeadm_config(
     inputs: &Inputs<'_>,
     node: &NodePlan,

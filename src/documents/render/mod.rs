@@ -159,7 +159,7 @@ struct AuditValues<'a> {
 /// The audit policy; `None` if the profile has none.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Template`] if the template fails.
 pub fn audit_policy(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
     let Some(audit) = &inputs.profile.spec.audit else { return Ok(None) };
     let values = AuditValues { omit_stages: &audit.omit_stages, rules: &audit.rules };

@@ -34,7 +34,7 @@ struct Key<'a> {
 /// Besides new clusters this serves changes on living ones: the ring need not be the profile's.
 ///
 /// # Errors
-/// [`RenderError`]
+/// [`RenderError::Template`] if the template fails, [`RenderError::KeysMisplaced`] if it does not print each key once.
 pub fn encryption_config(
     templates: &super::Templates,
     resources: &[String],

@@ -117,7 +117,6 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
 }
 
 /// Names in the API server's certificate besides kubeadm's own: what the published port is reached by.
-/// Names and addresses of the API server beyond kubeadm's own.
 #[must_use]
 pub fn cert_sans(profile: &Profile) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), profile.spec.networking.api_server_address().to_string()];

@@ -113,7 +113,8 @@ impl Templates {
     /// Files that do not end in `.j2` are left alone.
     ///
     /// # Errors
-    /// [`OverridesError`]
+    /// [`OverridesError::Unreadable`] if the folder or a file cannot be read, [`OverridesError::Unknown`] if a file overrides
+    /// no template.
     pub fn with_overrides(folder: &Path) -> Result<Self, OverridesError> {
         let unreadable = |path: &Path| {
             let path = path.to_owned();

@@ -88,7 +88,7 @@ fn quoted(lines: &str) -> String {
     if lines.is_empty() { String::new() } else { format!(". Its last lines:\n{lines}") }
 }
 
-/// An API server that did not come up, and the manifest that was there before.
+/// An API server that did not come up with a changed manifest.
 #[derive(Debug)]
 pub struct Rejected {
     /// What was seen.

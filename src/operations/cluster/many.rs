@@ -60,7 +60,7 @@ pub async fn create_all(
         let scoped = Context { reporter: context.reporter.scoped(&request.name), ..context.clone() };
         let _permit = tokio::select! {
             permit = permits.acquire() => permit,
-            // Who has had enough wants no further ones, either.
+            // After Ctrl-C, no further cluster is begun.
             () = interrupted() => return Err(ClusterError::Interrupted),
         };
         create(&scoped, request).await

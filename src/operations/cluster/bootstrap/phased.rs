@@ -35,7 +35,7 @@ const API_SERVER: Duration = Duration::from_secs(240);
 /// How often the API server is asked whether it is ready: it cannot be watched before it answers.
 const ASK: Duration = Duration::from_millis(50);
 
-/// How often it is looked at whether the API server has given up, beginning with when a healthy one is mostly up.
+/// How often kprov checks whether the API server has given up, and when first: by then a healthy one is mostly up.
 const LOOK: Duration = Duration::from_secs(4);
 
 /// How long a kubelet that runs may take to notice that the API server answers.

@@ -16,7 +16,7 @@ use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
-use crate::documents::render::{Inputs, KubernetesVersion};
+use crate::documents::render::KubernetesVersion;
 use crate::operations::cluster::{self, ClusterError, Context, Found, Whose};
 use crate::operations::verify::{self, Report};
 
@@ -206,15 +206,11 @@ pub(super) async fn verify(global: &Global, cluster: Option<&ClusterName>) -> Re
     let client = opened.client().await?;
     let version: Option<KubernetesVersion> = opened.record.as_ref().map(|record| record.version.parse()).transpose()?;
     let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
-    let inputs = opened.record.as_ref().zip(version.as_ref()).map(|(record, version)| Inputs {
-        profile: &record.profile,
-        cluster: &record.name,
-        image: &record.image,
-        version,
-        keys: opened.keys.as_ref(),
-        templates: &context.templates,
-        cgroup_v1,
-    });
+    let inputs = opened
+        .record
+        .as_ref()
+        .zip(version.as_ref())
+        .map(|(record, version)| record.inputs(version, opened.keys.as_ref(), &context.templates, cgroup_v1));
     let step = context.reporter.stage("Gathering evidence");
     let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None };
     let report = verify::verify(&target).await?;

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Profile;
+use crate::documents::render::{Inputs, KubernetesVersion, Templates};
 
 /// How far the making of a cluster has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,21 @@ pub struct Record {
     pub api_server_port: u16,
     /// The nodes' addresses.
     pub nodes: Vec<NodeRecord>,
+}
+
+impl Record {
+    /// What the documents of this cluster are rendered from. `version` is the record's own, parsed.
+    #[must_use]
+    pub fn inputs<'a>(
+        &'a self,
+        version: &'a KubernetesVersion,
+        keys: Option<&'a KeyRing>,
+        templates: &'a Templates,
+        cgroup_v1: bool,
+    ) -> Inputs<'a> {
+        let Self { profile, name: cluster, image, .. } = self;
+        Inputs { profile, cluster, image, version, keys, templates, cgroup_v1 }
+    }
 }
 
 /// An engine.

@@ -5,6 +5,7 @@
 //! (pkg/kubelet/prober/prober_manager.go, `UpdatePodStatus`).
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -26,8 +27,9 @@ const PAUSE: Duration = Duration::from_millis(400);
 /// How often one pod is changed: if it is not ready by then, it has its reasons.
 const TIMES: u8 = 8;
 
-/// Has system pods that run probed again and again. Never ends; what fails is only slower.
-pub async fn hasten_probes(client: &Client) {
+/// Has system pods that run probed again and again. Never ends, and its type says so; what fails is only
+/// slower.
+pub async fn hasten_probes(client: &Client) -> Infallible {
     let mut changed: BTreeMap<String, u8> = BTreeMap::new();
     loop {
         tokio::time::sleep(PAUSE).await;

@@ -3,8 +3,6 @@
 //! Everything that can be wrong with a state is found out before anything is taken away, and the new
 //! containers are made and filled while the old ones still run. Then they change places.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -19,17 +17,18 @@ use crate::adapters::records::RecordError;
 use crate::adapters::states::{SnapshotError, States};
 use crate::documents::files::{FileEntry, Tarball};
 use crate::documents::keys::{KeyRing, StoredKeys};
-use crate::documents::profile::{FileModes, Role};
+use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
-use crate::documents::render::{self, Inputs, KubernetesVersion, NodePlan};
+use crate::documents::render::{self, KubernetesVersion, NodePlan};
 use crate::documents::snapshot::{Edit, StateManifest, edit, file, unpack};
 use crate::operations::verify;
 
 use super::containers::{Fixed, Frame, proxies};
-use super::create::{READY, What, expectation, or_clean_up, server_url};
+use super::create::{What, or_clean_up, server_url};
+use super::interim_network::{ServiceDnat, connect_pods};
 use super::interrupt::interrupted;
-use super::network::{ServiceRoute, connect_pods};
 use super::owner::this_engine;
+use super::prove::{Proof, READY, record_ready};
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, NETWORK, Outcome, resolve_image};
 
 /// What follows the name of a container that is to become a node, and is none yet.
@@ -126,18 +125,6 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
     Ok(Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), nodes, images })
 }
 
-/// Chooses another host port for the API server if the state's is taken: only the kubeconfig names it.
-pub(super) fn choose_port(context: &Context, record: &mut Record) {
-    let address = record.profile.spec.networking.api_server_address();
-    if !context.engine.is_local() || TcpListener::bind((address, record.api_server_port)).is_ok() {
-        return;
-    }
-    // If there is no other either, starting the container will tell.
-    if let Ok(free) = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr()) {
-        record.api_server_port = free.port();
-    }
-}
-
 /// Makes the cluster of a state, in place of whatever there is of that name. Done when every node and every
 /// system pod is Ready on evidence younger than `since`, and the proof holds.
 ///
@@ -201,8 +188,7 @@ async fn replace(
         );
     }
     let (report, kubeconfig) = bring_back(context, state, &record.nodes, old, since).await?;
-    record.status = RecordStatus::Ready;
-    store.save(&record)?;
+    let kubeconfig = record_ready(context, &mut record, &kubeconfig)?;
     Ok(Outcome { record, report, kubeconfig, warnings: Vec::new() })
 }
 
@@ -335,7 +321,7 @@ async fn bring_back(
     addresses: &[NodeRecord],
     old: &[Container],
     since: Timestamp,
-) -> Result<(verify::Report, PathBuf), ClusterError> {
+) -> Result<(verify::Report, Zeroizing<String>), ClusterError> {
     let record = &state.record;
     let nodes: Vec<Node> =
         state.nodes.iter().map(|(plan, _)| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
@@ -361,8 +347,8 @@ async fn bring_back(
         Ok::<_, NodeError>(())
     }))
     .await?;
-    let route = ServiceRoute::of(&record.profile, addresses.first());
-    try_join_all(nodes.iter().map(|node| route.lay(node))).await?;
+    let dnat = ServiceDnat::of(&record.profile, addresses.first());
+    try_join_all(nodes.iter().map(|node| dnat.add(node))).await?;
     let import = async {
         try_join_all(nodes.iter().map(|node| async {
             match state.images.iter().find(|(name, _)| *name == node.name) {
@@ -397,10 +383,11 @@ async fn bring_back(
     let (engine, ids): (_, Vec<String>) =
         (context.engine.clone(), old.iter().map(|container| container.id.clone()).collect());
     let removal = tokio::spawn(async move { try_join_all(ids.iter().map(|id| engine.remove_container(id))).await });
-    let expected = expectation(&record.profile, &nodes, Some(since));
+    let info = context.engine.info().await?;
+    let inputs = record.inputs(&state.version, state.keys.as_ref(), &context.templates, info.cgroup_version == "1");
+    let proof = Proof { context, client: &client, nodes: &nodes, addresses, inputs: &inputs, since: Some(since) };
     if !record.profile.spec.networking.disable_default_cni {
-        let mut nodes_only = expected.clone();
-        nodes_only.pods = false;
+        let nodes_only = ready::Expectation { pods: false, ..proof.expectation() };
         let step = context.reporter.stage("Waiting until every node is Ready again");
         let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
         if ready::wait(&client, &nodes_only, NOTICE, show).await.is_err() {
@@ -415,44 +402,15 @@ async fn bring_back(
             ready::wait(&client, &nodes_only, READY, show).await?;
         }
         step.done();
-        let step = context.reporter.stage("Waiting until every system pod is Ready again");
-        let approve = async {
-            if record.profile.spec.hardening.kubelet_serving_certificates {
-                kubernetes::approve_serving_certificates(&client, &expected.nodes, READY).await?;
-            }
-            Ok(())
-        };
-        let wait = ready::wait(&client, &expected, READY, |pending| {
-            step.detail(pending.first().map_or("", String::as_str));
-        });
-        let connect = async {
-            if state.has_kindnet {
-                connect_pods(&client, &context.templates, &nodes, addresses).await;
-            }
-            Ok(())
-        };
-        tokio::try_join!(wait, approve, connect)?;
-        try_join_all(nodes.iter().map(|node| route.lift(node))).await?;
-        step.done();
     }
-    if record.profile.spec.hardening.file_modes == FileModes::Restrictive {
-        try_join_all(nodes.iter().map(verify::restrict_file_modes)).await?;
-    }
-    let step = context.reporter.stage("Verifying");
-    let info = context.engine.info().await?;
-    let inputs = Inputs {
-        profile: &record.profile,
-        cluster: &record.name,
-        image: &record.image,
-        version: &state.version,
-        keys: state.keys.as_ref(),
-        templates: &context.templates,
-        cgroup_v1: info.cgroup_version == "1",
+    let connect = async {
+        if state.has_kindnet && !record.profile.spec.networking.disable_default_cni {
+            connect_pods(&client, &context.templates, &nodes, addresses).await;
+        }
+        Ok(())
     };
-    let target = verify::Target { client: &client, nodes: &nodes, inputs: Some(&inputs), since: Some(since) };
-    let report = verify::verify(&target).await?;
-    report.require()?;
-    step.done();
+    tokio::try_join!(proof.await_ready(), connect)?;
+    let report = proof.prove().await?;
     removal.await.expect("removing containers does not panic")?;
-    Ok((report, context.kubeconfig.merge(&kubeconfig)?))
+    Ok((report, kubeconfig))
 }

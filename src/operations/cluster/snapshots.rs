@@ -97,7 +97,7 @@ pub async fn restore_snapshot(
     match record {
         // What its user's kubeconfig says goes on holding.
         Some(record) => manifest.record.api_server_port = record.api_server_port,
-        None => restore::choose_port(context, &mut manifest.record),
+        None => super::create::keep_or_choose_port(context, &mut manifest.record),
     }
     let state = restore::prepare(context, manifest).await?;
     let outcome = restore::restore(context, &state, since, retain).await?;
@@ -124,7 +124,7 @@ pub async fn create_from(
     let store = context.store();
     let _lock = store.lock(&found)?;
     super::create::make_way(context, &found).await?;
-    restore::choose_port(context, &mut manifest.record);
+    super::create::keep_or_choose_port(context, &mut manifest.record);
     let state = restore::prepare(context, manifest).await?;
     let outcome = restore::restore(context, &state, since, retain).await?;
     states.set_golden(&found, &id)?;

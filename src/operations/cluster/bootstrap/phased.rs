@@ -23,7 +23,7 @@ use crate::documents::files::FileEntry;
 use crate::documents::profile::KubeProxyMode;
 use crate::documents::render::{self, API_SERVER_PORT, NodeAddresses, NodeStart};
 
-use super::super::network::api_server_address;
+use super::super::interim_network::api_server_address;
 use super::{Build, ClusterError, KUBEADM_CONFIG, Member, Up, logs};
 
 /// The configuration by which a worker's kubelet is set up; removed afterwards.

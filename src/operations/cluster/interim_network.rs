@@ -76,9 +76,9 @@ pub(super) fn api_server_address(service_subnet: &str) -> Option<IpAddr> {
 /// A way from a node to the API server's service address, until kube-proxy has made its own: pods that start
 /// before that, such as the cluster's name server, would hang in their first connection for half a minute.
 #[derive(Debug, Clone)]
-pub(super) struct ServiceRoute(Vec<String>);
+pub(super) struct ServiceDnat(Vec<String>);
 
-impl ServiceRoute {
+impl ServiceDnat {
     /// The way to the first control plane; none where nobody routes service addresses.
     pub(super) fn of(profile: &Profile, first: Option<&NodeRecord>) -> Self {
         let networking = &profile.spec.networking;
@@ -102,11 +102,11 @@ impl ServiceRoute {
         )
     }
 
-    pub(super) async fn lay(&self, node: &Node) -> Result<(), NodeError> {
+    pub(super) async fn add(&self, node: &Node) -> Result<(), NodeError> {
         self.run(node, "-I").await
     }
 
-    pub(super) async fn lift(&self, node: &Node) -> Result<(), NodeError> {
+    pub(super) async fn remove(&self, node: &Node) -> Result<(), NodeError> {
         self.run(node, "-D").await
     }
 
@@ -151,7 +151,7 @@ mod tests {
             }))
             .unwrap()
         };
-        let route = |networking| ServiceRoute::of(&profile(networking), Some(&node())).0;
+        let route = |networking| ServiceDnat::of(&profile(networking), Some(&node())).0;
         let dual = route(serde_json::json!({"serviceSubnet": "10.96.0.0/16,fd00:10:96::/112"}));
         assert_eq!(dual.len(), 4);
         assert!(

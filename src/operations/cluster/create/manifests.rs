@@ -1,0 +1,31 @@
+//! Applying the profile's own manifests.
+
+use crate::adapters::kubernetes::{self, ApiError};
+use crate::documents::record::Record;
+
+use super::super::bootstrap::Up;
+use super::super::{ClusterError, Context};
+
+/// Applies the manifests of a cluster's profile, in order.
+///
+/// # Errors
+/// [`ApiError::Manifest`] if one cannot be read, [`ApiError::Request`] if the API server refuses one.
+pub(super) async fn apply(context: &Context, up: &Up, record: &Record) -> Result<(), ClusterError> {
+    for manifest in &record.profile.spec.manifests {
+        let step = context.reporter.stage(&format!("Applying {}", manifest.name));
+        let text = match (&manifest.inline, &manifest.file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) => {
+                let path = record.base.join(file);
+                std::fs::read_to_string(&path).map_err(|error| ApiError::Manifest {
+                    name: manifest.name.clone(),
+                    reason: format!("{}: {error}", path.display()),
+                })?
+            }
+            (None, None) => String::new(),
+        };
+        kubernetes::apply(&up.client, &manifest.name, &text).await?;
+        step.done();
+    }
+    Ok(())
+}

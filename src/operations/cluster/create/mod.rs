@@ -1,0 +1,207 @@
+//! Making a cluster, from a profile to the proof: the order of the steps. Each step has a file of its own.
+
+mod clean_up;
+mod containerd;
+mod golden;
+mod manifests;
+mod network;
+mod nodes;
+mod port;
+
+use std::path::PathBuf;
+
+use crate::adapters::kubernetes;
+use crate::adapters::node::Node;
+use crate::adapters::records::Lock;
+use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
+use crate::documents::profile::{DEFAULT_IMAGE, Profile};
+use crate::documents::record::{Record, RecordStatus};
+use crate::documents::render;
+use crate::operations::verify;
+
+use super::bootstrap::{self, Build};
+use super::delete::{Whose, delete};
+use super::owner::{record_here, require_own, this_engine};
+use super::prove::{Proof, record_ready};
+use super::{ClusterError, Context, LABEL_CLUSTER, balancer, preflight, resolve_image};
+
+pub(super) use clean_up::{What, or_clean_up};
+pub(super) use network::ensure_network;
+pub(super) use port::{keep_or_choose as keep_or_choose_port, server_url};
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// The resolved profile.
+    pub profile: Profile,
+    /// Where its relative paths start.
+    pub base: PathBuf,
+    /// Another image than the profile's.
+    pub image: Option<String>,
+    /// Another image for the load balancer than kind's.
+    pub load_balancer_image: Option<String>,
+    /// Whether to leave everything as it is when something fails.
+    pub retain: bool,
+}
+
+impl Request {
+    /// The reference of the image.
+    pub(super) fn image(&self) -> &str {
+        self.image.as_deref().or(self.profile.spec.image.as_deref()).unwrap_or(DEFAULT_IMAGE)
+    }
+}
+
+/// What a cluster that is made again has in common with the one before.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    pub(super) record: Record,
+    pub(super) keys: Option<KeyRing>,
+}
+
+/// A cluster that has been made and proven.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it was made.
+    pub record: Record,
+    /// The evidence.
+    pub report: verify::Report,
+    /// The kubeconfig file that names it.
+    pub kubeconfig: PathBuf,
+    /// What the Kubernetes version could not do of what the profile asks for.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a cluster. One that a killed kprov left half made under the same name is removed first.
+///
+/// # Errors
+/// [`ClusterError::Exists`] and whatever goes wrong; then nothing is left, unless `retain` says otherwise.
+pub async fn create(context: &Context, request: &Request) -> Result<Outcome, ClusterError> {
+    let lock = context.store().lock(&request.name)?;
+    make_way(context, &request.name).await?;
+    make(context, request, None, &lock).await
+}
+
+/// Makes sure that a name is free. What a killed kprov left half made under it is removed.
+pub(super) async fn make_way(context: &Context, name: &ClusterName) -> Result<(), ClusterError> {
+    let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?;
+    let exists = || ClusterError::Exists { name: name.to_string(), nodes: existing.len() };
+    match record_here(context, name).await? {
+        Some(record) if !existing.is_empty() && record.status == RecordStatus::Ready => Err(exists()),
+        None if !existing.is_empty() => Err(exists()),
+        None => Ok(()),
+        // Half made, or gone by another tool's hand.
+        Some(_) => {
+            require_own(name, &existing)?;
+            let step = context.reporter.stage("Removing what is left of an earlier try");
+            delete(context, name, Whose::Own).await?;
+            step.done();
+            Ok(())
+        }
+    }
+}
+
+/// Makes a cluster whose name is free, and cleans up if that fails.
+pub(super) async fn make(
+    context: &Context,
+    request: &Request,
+    before: Option<&Before>,
+    _lock: &Lock,
+) -> Result<Outcome, ClusterError> {
+    let what = What { name: &request.name, profile: &request.profile, retain: request.retain, known: before.is_some() };
+    or_clean_up(context, &what, attempt(context, request, before)).await
+}
+
+/// Makes everything that a cluster is made from, then the cluster.
+async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
+    let profile = &request.profile;
+    let reference = request.image();
+    // What costs nothing to find out comes before an image is pulled.
+    let keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
+        (Some(_), Some(keys)) => Some(keys),
+        (Some(encryption), None) => Some(KeyRing::resolve(encryption, &request.base)?),
+        (None, _) => None,
+    };
+    let plan = render::plan_nodes(profile, &request.name);
+    let info = context.engine.info().await?;
+    // One that is made again has been carried before.
+    if before.is_none() {
+        preflight::require(context, &info, u32::try_from(plan.len()).unwrap_or(u32::MAX))?;
+    }
+    let (image, facts) = resolve_image(context, reference).await?;
+    let version = facts.kubernetes()?;
+    let draft = Record {
+        name: request.name.clone(),
+        engine: this_engine(context).await?,
+        status: RecordStatus::Creating,
+        profile: profile.clone(),
+        base: request.base.clone(),
+        image: reference.to_owned(),
+        image_id: image.id.clone(),
+        load_balancer_image: None,
+        version: version.to_string(),
+        digest: String::new(),
+        api_server_port: 0,
+        nodes: Vec::new(),
+    };
+    let inputs = draft.inputs(&version, keys.as_ref(), &context.templates, info.cgroup_version == "1");
+    let warnings = render::warnings(&inputs);
+    for warning in &warnings {
+        context.reporter.warn(warning);
+    }
+    // Everything is rendered before anything is made: a template's error costs nothing.
+    let digest = render::cluster_digest(&render::documents_digest(&inputs)?, &image.id);
+    let files = nodes::early_files(&inputs)?;
+    let balancer = balancer::prepare(context, &inputs, request.load_balancer_image.as_deref()).await?;
+    let wanted = before.map_or(profile.spec.networking.api_server_port, |before| before.record.api_server_port);
+    let mut record = Record {
+        load_balancer_image: balancer.as_ref().map(|balancer| balancer.reference.clone()),
+        digest: digest.to_string(),
+        api_server_port: port::choose(context, profile, wanted)?,
+        ..draft.clone()
+    };
+    let store = context.store();
+    store.save(&record)?;
+    if let Some(keys) = &keys {
+        store.save_keys(&request.name, keys)?;
+    }
+
+    let parts = nodes::Parts {
+        record: &record,
+        image: &image,
+        plan: &plan,
+        storage_driver: &info.storage_driver,
+        files: &files,
+        balancer: balancer.as_ref(),
+    };
+    let build = Build {
+        context,
+        inputs,
+        facts: &facts,
+        nodes: nodes::make(context, &parts).await?,
+        endpoint: render::control_plane_endpoint(&plan, &request.name),
+        server: server_url(profile, record.api_server_port),
+    };
+    let up = bootstrap::bring_up(&build).await?;
+    record.nodes = build.addresses().await?;
+    let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
+    let proof = Proof {
+        context,
+        client: &up.client,
+        nodes: &nodes,
+        addresses: &record.nodes,
+        inputs: &build.inputs,
+        since: None,
+    };
+    proof.await_ready().await?;
+    if let [only] = nodes.as_slice() {
+        kubernetes::remove_label(&up.client, &only.name, render::EXCLUDE_FROM_LOAD_BALANCERS).await?;
+    }
+    manifests::apply(context, &up, &record).await?;
+    let report = proof.prove().await?;
+    let kubeconfig = record_ready(context, &mut record, &up.kubeconfig)?;
+    golden::keep(&build, &record, keys.as_ref()).await;
+    Ok(Outcome { record, report, kubeconfig, warnings })
+}

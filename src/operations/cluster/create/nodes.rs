@@ -1,0 +1,78 @@
+//! Making the nodes' containers, with the files that they need before they start.
+
+use futures_util::future::try_join_all;
+
+use crate::adapters::engine::Image;
+use crate::adapters::node::Node;
+use crate::documents::files::{FileEntry, pack};
+use crate::documents::profile::Role;
+use crate::documents::record::Record;
+use crate::documents::render::{self, Inputs, NodePlan};
+
+use super::super::balancer::Balancer;
+use super::super::bootstrap::Member;
+use super::super::containers::{Fixed, Frame, proxies};
+use super::super::{ClusterError, Context};
+use super::containerd::patch_containerd;
+use super::network::ensure_network;
+
+/// The files that have to be on control planes before the API server's first start.
+pub(super) fn early_files(inputs: &Inputs<'_>) -> Result<Vec<FileEntry>, ClusterError> {
+    let files = render::control_plane_files(inputs)?;
+    Ok(files.into_iter().map(|file| FileEntry::new(file.path, file.mode, file.content.as_bytes())).collect())
+}
+
+/// What the containers of a cluster are made from.
+pub(super) struct Parts<'a> {
+    pub(super) record: &'a Record,
+    pub(super) image: &'a Image,
+    pub(super) plan: &'a [NodePlan],
+    pub(super) storage_driver: &'a str,
+    /// What control planes need from the start.
+    pub(super) files: &'a [FileEntry],
+    pub(super) balancer: Option<&'a Balancer>,
+}
+
+/// Makes all containers, side by side, with the files that they need from the start. No node runs yet.
+///
+/// # Errors
+/// [`ClusterError::Engine`] if the engine refuses one, [`ClusterError::Node`] if a patch does not fit.
+pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Member>, ClusterError> {
+    let &Parts { record, image, plan, storage_driver, files, balancer } = parts;
+    let engine = &context.engine;
+    let step = context.reporter.stage("Making the nodes");
+    // Held until the containers are there: an empty network is one that `down` removes.
+    let _network_lock = context.store().network_lock().await?;
+    let network = ensure_network(engine, &record.name, &record.profile).await?;
+    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, plan, &network.subnets);
+    let frame = Frame {
+        cluster: &record.name,
+        profile: &record.profile,
+        base: &record.base,
+        digest: &record.digest,
+        image: &image.id,
+        api_server_port: record.api_server_port,
+        load_balancer: balancer.is_some(),
+        storage_driver,
+        proxies: &proxies,
+    };
+    if let Some(balancer) = balancer {
+        let made = engine.create_container(frame.load_balancer(&balancer.image, Fixed::default())).await?;
+        engine.put_archive(&made, pack(std::slice::from_ref(&balancer.config))).await?;
+        // It finds the control planes as they come.
+        engine.start_container(&made).await?;
+    }
+    let members = try_join_all(plan.iter().map(|plan| async {
+        let spec = frame.node(plan, Fixed::default());
+        engine.create_container(spec).await?;
+        let node = Node::new(engine.clone(), &plan.name, plan.role);
+        if plan.role == Role::ControlPlane {
+            node.put_files(files).await?;
+        }
+        patch_containerd(&node, &record.profile.spec.containerd_config_patches).await?;
+        Ok::<_, ClusterError>(Member { plan: plan.clone(), node })
+    }))
+    .await?;
+    step.done();
+    Ok(members)
+}

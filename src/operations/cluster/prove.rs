@@ -1,0 +1,113 @@
+//! The end of every making of a cluster, new or restored: waiting until it is ready, proving that it is what was asked
+//! for, and recording that it is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+
+use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::node::Node;
+use crate::documents::profile::{FileModes, Role};
+use crate::documents::record::{NodeRecord, Record, RecordStatus};
+use crate::documents::render::Inputs;
+use crate::operations::verify;
+
+use super::interim_network::ServiceDnat;
+use super::{ClusterError, Context};
+
+/// How long nodes and pods may take to be ready once all have joined.
+pub(super) const READY: Duration = Duration::from_secs(300);
+
+/// A cluster whose API server answers and whose nodes have all been started.
+pub(super) struct Proof<'a> {
+    pub(super) context: &'a Context,
+    pub(super) client: &'a Client,
+    /// The first control plane first.
+    pub(super) nodes: &'a [Node],
+    /// The nodes' addresses, in the same order.
+    pub(super) addresses: &'a [NodeRecord],
+    pub(super) inputs: &'a Inputs<'a>,
+    /// If given, only evidence younger than this counts.
+    pub(super) since: Option<Timestamp>,
+}
+
+impl Proof<'_> {
+    /// What the cluster has to show to be ready.
+    pub(super) fn expectation(&self) -> ready::Expectation {
+        let control_planes = self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
+        ready::Expectation {
+            nodes: self.nodes.iter().map(|node| node.name.clone()).collect(),
+            control_planes: control_planes.map(|node| node.name.clone()).collect(),
+            // Without a CNI neither nodes nor most pods can be ready: the user brings their own.
+            pods: !self.inputs.profile.spec.networking.disable_default_cni,
+            since: self.since,
+        }
+    }
+
+    /// Waits until every node and every system pod is Ready, and approves the kubelets' serving certificates meanwhile.
+    ///
+    /// # Errors
+    /// [`kubernetes::ApiError::NotReady`] with what is pending.
+    pub(super) async fn await_ready(&self) -> Result<(), ClusterError> {
+        let spec = &self.inputs.profile.spec;
+        let expected = self.expectation();
+        let step = self.context.reporter.stage("Waiting until every node and system pod is Ready");
+        let wait = async {
+            if !expected.pods {
+                return Ok(());
+            }
+            let ready = ready::wait(self.client, &expected, READY, |pending| {
+                if let Some(first) = pending.first() {
+                    step.detail(&format!("{first} ({} in all)", pending.len()));
+                }
+            });
+            tokio::select! {
+                ready = ready => ready,
+                never = kubernetes::hasten_probes(self.client) => match never {},
+            }
+        };
+        let approve = async {
+            if spec.hardening.kubelet_serving_certificates {
+                kubernetes::approve_serving_certificates(self.client, &expected.nodes, READY).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(wait, approve)?;
+        let dnat = ServiceDnat::of(self.inputs.profile, self.addresses.first());
+        try_join_all(self.nodes.iter().map(|node| dnat.remove(node))).await?;
+        step.done();
+        if spec.hardening.file_modes == FileModes::Restrictive {
+            try_join_all(self.nodes.iter().map(verify::restrict_file_modes)).await?;
+        }
+        Ok(())
+    }
+
+    /// Proves that the cluster is what was asked for.
+    ///
+    /// # Errors
+    /// [`verify::VerifyError`] with all that does not hold.
+    pub(super) async fn prove(&self) -> Result<verify::Report, ClusterError> {
+        let step = self.context.reporter.stage("Verifying");
+        let target =
+            verify::Target { client: self.client, nodes: self.nodes, inputs: Some(self.inputs), since: self.since };
+        let report = verify::verify(&target).await?;
+        report.require()?;
+        step.done();
+        Ok(report)
+    }
+}
+
+/// Gives the user the kubeconfig of a cluster that has been proven, and records that it is complete.
+///
+/// # Errors
+/// [`ClusterError::Kubeconfig`] or [`ClusterError::Records`] if a file cannot be written.
+pub(super) fn record_ready(context: &Context, record: &mut Record, kubeconfig: &str) -> Result<PathBuf, ClusterError> {
+    let path = context.kubeconfig.merge(kubeconfig)?;
+    // Last: whoever is killed before has not finished, and the next command knows it.
+    record.status = RecordStatus::Ready;
+    context.store().save(record)?;
+    Ok(path)
+}

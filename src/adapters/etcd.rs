@@ -1,6 +1,6 @@
 //! What is really stored: raw keys and values, read from etcd inside a control-plane node.
 //!
-//! Never writes. What a value is, `documents::stored` tells; what *should* be stored is `verify`'s affair.
+//! Writes nothing but kprov's own marker, outside of all that the API server keeps. What a value is, `documents::stored` tells; what *should* be stored is `verify`'s affair.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::encryption::{GroupResource, Layout};
+use crate::documents::static_pod::flag_of;
 use crate::documents::stored::classify;
 
 /// How often etcd is asked before an answer that breaks off counts as none.
@@ -33,8 +34,15 @@ pub struct EtcdEntry {
     pub mod_revision: i64,
 }
 
+#[derive(Deserialize, Default)]
+struct Header {
+    revision: i64,
+}
+
 #[derive(Deserialize)]
 struct RangeResponse {
+    #[serde(default)]
+    header: Header,
     #[serde(default)]
     kvs: Vec<KeyValue>,
     #[serde(default)]
@@ -135,7 +143,63 @@ impl Etcd {
         Ok(counts)
     }
 
-    async fn range(&self, arguments: &[&str]) -> Result<(Vec<EtcdEntry>, bool), NodeError> {
+    /// Writes a value of kprov's own.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn put(&self, key: &str, value: &str) -> Result<(), NodeError> {
+        self.ask(&["put", key, value]).await.map(|_| ())
+    }
+
+    /// Deletes a value of kprov's own. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn delete(&self, key: &str) -> Result<(), NodeError> {
+        self.ask(&["del", key]).await.map(|_| ())
+    }
+
+    /// Has etcd forget all revisions but the last one of each key, on every member.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn compact(&self) -> Result<(), NodeError> {
+        let answer = self.ask(&["get", "/", "--limit=1", "--keys-only"]).await?;
+        let revision = self.parsed::<RangeResponse>(&answer)?.header.revision.to_string();
+        match self.ask(&["compaction", &revision, "--physical=true", "--command-timeout=60s"]).await {
+            // An API server does so, too, every five minutes.
+            Err(NodeError::Command { last_lines, .. }) if last_lines.contains("has been compacted") => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Has this member write its database anew, without what it has forgotten.
+    ///
+    /// # Errors
+    /// [`NodeError`] if etcd cannot be asked.
+    pub async fn defragment(&self) -> Result<(), NodeError> {
+        self.ask(&["defrag", "--command-timeout=60s"]).await.map(|_| ())
+    }
+
+    /// The files of this member that hold any of these texts, byte by byte, as paths below its data folder.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node cannot be asked.
+    pub async fn files_with(&self, texts: &[String]) -> Result<Vec<String>, NodeError> {
+        let command = self.node.command_line("etcd").await?.unwrap_or_default();
+        let folder = flag_of(&command, "data-dir").unwrap_or_else(|| "/var/lib/etcd".to_owned());
+        let texts: String = texts.iter().map(|text| format!(" -e '{text}'")).collect();
+        let script = format!(
+            "cd '{folder}'; find member -type f | while read -r f; do if grep -qaF{texts} \"$f\"; then echo \"$f\"; fi; done"
+        );
+        let found = self.node.script("looking through etcd's files", &script).await?;
+        let mut found: Vec<String> = found.lines().map(str::to_owned).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// What etcd's own tool says, as JSON.
+    async fn ask(&self, arguments: &[&str]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
         // The API server's own client certificate is not in etcd's pod; etcd's server certificate is,
         // and is good for clients as well.
         let mut command = vec![
@@ -147,16 +211,24 @@ impl Etcd {
             "--write-out=json",
         ];
         command.extend(arguments);
-        let fail = |reason: String| NodeError::File {
-            node: self.node.name.clone(),
-            path: "etcdctl's answer".to_owned(),
-            reason,
-        };
+        Ok(self.node.run_in_container("etcd", &command).await?.stdout)
+    }
+
+    fn unreadable(&self, reason: String) -> NodeError {
+        NodeError::File { node: self.node.name.clone(), path: "etcdctl's answer".to_owned(), reason }
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(&self, answer: &[u8]) -> Result<T, NodeError> {
+        serde_json::from_slice(answer).map_err(|error| self.unreadable(error.to_string()))
+    }
+
+    async fn range(&self, arguments: &[&str]) -> Result<(Vec<EtcdEntry>, bool), NodeError> {
+        let fail = |reason: String| self.unreadable(reason);
         let mut tries = 0;
         let response: RangeResponse = loop {
-            let output = self.node.run_in_container("etcd", &command).await?;
+            let answer = self.ask(arguments).await?;
             tries += 1;
-            match serde_json::from_slice(&output.stdout) {
+            match serde_json::from_slice(&answer) {
                 Ok(response) => break response,
                 // containerd's tool may end before it has handed on all that its command has said.
                 Err(error) if error.is_eof() && tries < TRIES => {}

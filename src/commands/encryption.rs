@@ -13,7 +13,7 @@ use crate::documents::names::ClusterName;
 use crate::documents::profile::ProviderKind;
 use crate::documents::stored;
 use crate::operations::cluster;
-use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Subject};
+use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Scrubbed, Subject};
 
 use super::{Result, clusters, context, present};
 
@@ -126,8 +126,14 @@ async fn run(
     let (_, nodes) = control_planes(&context, Some(&name)).await?;
     let opened = clusters::open(&context, Some(&name)).await?;
     let client = opened.client().await?;
-    let subject =
-        Subject { context: &context, cluster: &name, control_planes: &nodes, client: &client, restart: how.restart };
+    let subject = Subject {
+        context: &context,
+        cluster: &name,
+        control_planes: &nodes,
+        client: &client,
+        restart: how.restart,
+        scrub: !how.no_scrub,
+    };
     let shown = how.show.as_deref().map(super::etcd::absolute);
     let before = look(&nodes, shown.as_deref()).await?;
     let outcome = change(&subject).await;
@@ -147,6 +153,7 @@ async fn run(
         "done": outcome.walk.as_ref().map(ToString::to_string),
         "rewritten": outcome.rewritten,
         "proof": outcome.proof,
+        "scrubbed": outcome.scrubbed,
         "seconds": (seconds * 10.0).round() / 10.0,
         "key": shown, "before": entry(&before), "after": entry(&after),
         "encryption": status,
@@ -155,7 +162,11 @@ async fn run(
         let done = match &outcome.walk {
             Some(walk) => {
                 let proof = outcome.proof.map(proof_text).unwrap_or_default();
-                format!("Done: {walk}. {} values rewritten, {seconds:.1} s.{proof}\n", outcome.rewritten)
+                format!(
+                    "Done: {walk}. {} values rewritten, {seconds:.1} s.{proof}\n{}",
+                    outcome.rewritten,
+                    scrubbed_text(&outcome.scrubbed)
+                )
             }
             None => "Everything is as asked for already.\n".to_owned(),
         };
@@ -172,6 +183,29 @@ fn proof_text(proof: Proof) -> String {
         0 => format!("{seen} Nothing is stored of these resources, so nothing is proven for them."),
         _ => format!("{seen} {concerned} are of these resources."),
     }
+}
+
+/// What is left of the time before, said as it is.
+fn scrubbed_text(members: &[Scrubbed]) -> String {
+    let mut text = String::new();
+    for Scrubbed { node, before, after } in members {
+        let held = if before.is_empty() { "none".to_owned() } else { before.join(", ") };
+        let left = if after.is_empty() { "none".to_owned() } else { after.join(", ") };
+        text.push_str(&format!(
+            "{node}: of etcd's files, these held what was stored before: {held}. Still do: {left}.\n"
+        ));
+    }
+    if members.iter().any(|member| !member.after.is_empty()) {
+        text.push_str(
+            "A write-ahead log (member/wal) keeps what was once written until etcd has replaced that file, which takes some hundred MB of writes.\n",
+        );
+    }
+    if !members.is_empty() {
+        text.push_str(
+            "Not looked at: blocks that the host's file system has freed, and states that were kept earlier.\n",
+        );
+    }
+    text
 }
 
 async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<EtcdEntry>> {

@@ -290,6 +290,11 @@ pub struct EncryptionHow {
     /// Restart API servers even where they could read new keys without it, which takes up to a minute each time
     #[arg(long)]
     pub restart: bool,
+
+    /// Leave old revisions and free pages in etcd, with what was stored before. Otherwise etcd is compacted and
+    /// defragmented in the end, and its files are searched for what is left
+    #[arg(long)]
+    pub no_scrub: bool,
     /// Show how this key is stored in etcd, before and after; without a leading slash, below /registry/
     #[arg(long, value_name = "KEY")]
     pub show: Option<String>,

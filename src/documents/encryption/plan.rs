@@ -110,6 +110,9 @@ pub struct Journal {
     /// Where the configuration lies on the control plane that this copy is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// A text that lies in etcd in the clear, to be looked for once it is scrubbed. It is random, and no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<String>,
 }
 
 impl std::fmt::Display for Journal {
@@ -173,6 +176,18 @@ impl Journal {
             .max_by_key(|(precision, _)| *precision)?;
         let others = base.groups.iter().filter_map(|group| best(&group.resources)).max();
         (others <= Some(precision)).then_some(to)
+    }
+
+    /// What the files of etcd are to hold no longer: the marker of a time before encryption, and the first bytes of values
+    /// under keys that are gone.
+    #[must_use]
+    pub fn texts_to_scrub(&self) -> Vec<String> {
+        let old = self.moves.iter().filter(|way| way.from.provider != ProviderKind::Identity);
+        let old = old.map(|way| way.from.stored());
+        let mut texts: Vec<String> = self.marker.iter().cloned().chain(old).collect();
+        texts.sort();
+        texts.dedup();
+        texts
     }
 
     /// The configuration that a phase gives every control plane; `None` for none at all.
@@ -381,7 +396,7 @@ mod tests {
 
     fn journal(verb: Verb, config: &Config, provider: Option<ProviderKind>, phase: Phase) -> Journal {
         let moves = moves(verb, config, provider, &secrets(), None).unwrap();
-        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves, file: None }
+        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves, file: None, marker: None }
     }
 
     fn new_keys() -> NewKeys {
@@ -534,6 +549,7 @@ mod tests {
             phase: Phase::Add,
             moves,
             file: None,
+            marker: None,
         };
         let secrets = GroupResource::parse("secrets");
         let add = journal.target(Phase::Add, &start, &new_keys()).unwrap();
@@ -564,6 +580,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_scrubbed_is_what_was_there_before() {
+        let mut rotate = journal(Verb::Rotate, &encrypted(), None, Phase::Record);
+        assert_eq!(rotate.texts_to_scrub(), ["k8s:enc:aescbc:v1:key1:"]);
+        rotate.marker = Some("marker".to_owned());
+        assert_eq!(rotate.texts_to_scrub(), ["k8s:enc:aescbc:v1:key1:", "marker"]);
+        assert!(journal(Verb::Enable, &Config::default(), None, Phase::Record).texts_to_scrub().is_empty());
+    }
+
+    #[test]
     fn further_resources_share_the_key() {
         let mut config = encrypted();
         let more = vec!["secrets".to_owned(), "configmaps".to_owned()];
@@ -579,6 +604,7 @@ mod tests {
             phase: Phase::Add,
             moves,
             file: None,
+            marker: None,
         };
         for phase in [Phase::Promote, Phase::Remove] {
             config = journal.target(phase, &config, &NewKeys(vec![material.clone()])).unwrap();

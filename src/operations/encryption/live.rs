@@ -16,9 +16,9 @@ use crate::documents::stored::classify;
 use crate::operations::api_server::{ApiServer, Rejected};
 use crate::operations::cluster::ClusterError;
 
-use super::EncryptionError;
 use super::reload::{self, Loaded};
 use super::world::{Books, Machine, Storage};
+use super::{EncryptionError, Scrubbed};
 
 impl Machine for ApiServer {
     fn name(&self) -> &str {
@@ -104,9 +104,14 @@ done"#
     }
 }
 
+/// Where a scrub's marker is: below nothing that an API server keeps.
+const MARKER: &str = "/kprov/marker";
+
 /// etcd as one control plane sees it, and the cluster's API.
 pub(super) struct Stores<'a> {
     pub(super) etcd: Etcd,
+    /// Every member, with its node's name.
+    pub(super) members: Vec<(String, Etcd)>,
     pub(super) client: &'a Client,
 }
 
@@ -125,6 +130,29 @@ impl Storage for Stores<'_> {
             return Err(EncryptionError::NotServed { resource: resource.name.to_string() });
         };
         Ok(kubernetes::touch(self.client, resource, served, key).await?)
+    }
+
+    async fn plant(&self, text: &str) -> Result<(), EncryptionError> {
+        Ok(self.etcd.put(MARKER, text).await?)
+    }
+
+    async fn uproot(&self) -> Result<(), EncryptionError> {
+        Ok(self.etcd.delete(MARKER).await?)
+    }
+
+    async fn scrub(&self, texts: &[String]) -> Result<Vec<Scrubbed>, EncryptionError> {
+        let mut scrubbed = Vec::new();
+        for (node, etcd) in &self.members {
+            let before = etcd.files_with(texts).await?;
+            scrubbed.push(Scrubbed { node: node.clone(), before, after: Vec::new() });
+        }
+        self.etcd.compact().await?;
+        // One after the other: a member that does so does nothing else.
+        for ((_, etcd), member) in self.members.iter().zip(&mut scrubbed) {
+            etcd.defragment().await?;
+            member.after = etcd.files_with(texts).await?;
+        }
+        Ok(scrubbed)
     }
 }
 

@@ -256,6 +256,8 @@ pub struct Subject<'a> {
     /// Whether API servers are restarted even where they could read a new configuration by themselves, which
     /// takes up to a minute each time.
     pub restart: bool,
+    /// Whether etcd is made to forget, in the end, how things were stored before.
+    pub scrub: bool,
 }
 
 /// What is asked for.
@@ -280,6 +282,20 @@ pub struct Outcome {
     pub rewritten: usize,
     /// What was looked through before the old keys went.
     pub proof: Option<Proof>,
+    /// What etcd's files held of the time before, member by member; empty if that was not to be looked for.
+    pub scrubbed: Vec<Scrubbed>,
+}
+
+/// A member of etcd that was made to forget. Paths are below its data folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scrubbed {
+    /// Its node.
+    pub node: String,
+    /// The files that held anything of the time before.
+    pub before: Vec<String>,
+    /// Those that still do.
+    pub after: Vec<String>,
 }
 
 /// What was looked through in etcd, all of it, before the old keys went.
@@ -347,7 +363,9 @@ impl Subject<'_> {
         work: impl AsyncFnOnce(&Walker<'_, ApiServer, Stores<'_>, Record<'_>>) -> Result<T, EncryptionError>,
     ) -> Result<T, EncryptionError> {
         let machines: Vec<ApiServer> = self.control_planes.iter().cloned().map(ApiServer::on).collect();
-        let storage = Stores { etcd: Etcd::on(self.control_planes.first().clone()), client: self.client };
+        let members = self.control_planes.iter().map(|node| (node.name.clone(), Etcd::on(node.clone()))).collect();
+        let etcd = Etcd::on(self.control_planes.first().clone());
+        let storage = Stores { etcd, members, client: self.client };
         let books = Record { store: self.context.store(), cluster: self.cluster };
         let walker = Walker {
             reporter: &self.context.reporter,
@@ -356,6 +374,7 @@ impl Subject<'_> {
             storage: &storage,
             books: &books,
             restart: self.restart,
+            scrub: self.scrub,
         };
         work(&walker).await
     }

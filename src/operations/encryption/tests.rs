@@ -20,7 +20,7 @@ use super::nodes::JOURNAL;
 use super::reload::Loaded;
 use super::walk::Walker;
 use super::world::{Books, Machine, Storage};
-use super::{EncryptionError, Outcome, Request};
+use super::{EncryptionError, Outcome, Request, Scrubbed};
 
 const MANIFEST: &str = "\
 spec:
@@ -59,6 +59,8 @@ struct State {
     etcd: BTreeMap<String, (String, Option<String>)>,
     record: Option<Config>,
     version: &'static str,
+    marker: Option<String>,
+    scrubbed: Vec<String>,
 }
 
 struct World {
@@ -102,7 +104,14 @@ impl World {
         }
         let running = (manifest.command(), config.cloned().unwrap_or_default());
         let plane = Plane { files, manifest, before: None, running };
-        let state = State { planes: vec![plane; planes], etcd: BTreeMap::new(), record: config.cloned(), version };
+        let state = State {
+            planes: vec![plane; planes],
+            etcd: BTreeMap::new(),
+            record: config.cloned(),
+            version,
+            marker: None,
+            scrubbed: Vec::new(),
+        };
         let world = Self {
             state: RefCell::new(state),
             layout,
@@ -321,6 +330,38 @@ impl Storage for World {
         self.step(|state| state.write(&self.layout, 0, key)).await;
         Ok(())
     }
+
+    async fn plant(&self, text: &str) -> Result<(), EncryptionError> {
+        self.step(|state| state.marker = Some(text.to_owned())).await;
+        Ok(())
+    }
+
+    async fn uproot(&self) -> Result<(), EncryptionError> {
+        self.step(|state| state.marker = None).await;
+        Ok(())
+    }
+
+    async fn scrub(&self, texts: &[String]) -> Result<Vec<Scrubbed>, EncryptionError> {
+        self.step(|state| {
+            assert!(state.marker.is_none(), "the marker goes first");
+            state.scrubbed = texts.to_vec();
+        })
+        .await;
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn etcd_is_scrubbed_of_what_was_there_before() {
+    let world = World::start(1, NEW, None);
+    run(&world, &Command::Run(request(Verb::Enable, Some(ProviderKind::Aescbc), &["secrets"]))).unwrap().unwrap();
+    let marker = std::mem::take(&mut world.state.borrow_mut().scrubbed);
+    assert!(marker.len() == 1 && marker[0].starts_with("kprov marker "), "{marker:?}");
+    run(&world, &Command::Run(request(Verb::Rotate, None, &[]))).unwrap().unwrap();
+    assert_eq!(world.state.borrow().scrubbed[0], "k8s:enc:aescbc:v1:key1:");
+    world.state.borrow_mut().scrubbed.clear();
+    run(&world, &Command::Run(request(Verb::Disable, None, &[]))).unwrap().unwrap();
+    assert!(world.state.borrow().scrubbed.is_empty(), "what was hidden is in the clear again");
 }
 
 impl Books for World {
@@ -360,6 +401,7 @@ fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, Encryptio
         storage: world.as_ref(),
         books: world.as_ref(),
         restart: false,
+        scrub: true,
     };
     runtime.block_on(async {
         let work = async {
@@ -377,6 +419,7 @@ fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, Encryptio
 fn assert_whole(world: &World, what: &str) {
     let state = world.state.borrow();
     let first = &state.planes[0];
+    assert_eq!(state.marker, None, "{what}: the marker is left");
     for plane in &state.planes {
         assert!(!plane.files.contains_key(JOURNAL), "{what}: the journal is left");
         assert!(plane.before.is_none(), "{what}: the manifest before is left");

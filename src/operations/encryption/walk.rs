@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::future::try_join_all;
 
 use crate::adapters::node::NodeError;
-use crate::documents::encryption::{Config, GroupResource, Journal, KeyId, Known, Layout, Move, NewKeys, Phase, moves};
+use crate::documents::encryption::{
+    Config, GroupResource, Journal, KeyId, Known, Layout, Move, NewKeys, Phase, Verb, moves,
+};
 use crate::documents::keys::KeyMaterial;
 use crate::documents::profile::ProviderKind;
 use crate::documents::render::KubernetesVersion;
@@ -17,7 +19,7 @@ use crate::progress::Reporter;
 
 use super::nodes::{ControlPlane, Wanted};
 use super::world::{Books, Machine, Storage};
-use super::{EncryptionError, Outcome, Proof, Request, lower, rewrite};
+use super::{EncryptionError, Outcome, Proof, Request, Scrubbed, lower, rewrite};
 
 /// What walks.
 pub(super) struct Walker<'a, M, S, B> {
@@ -29,6 +31,8 @@ pub(super) struct Walker<'a, M, S, B> {
     pub(super) books: &'a B,
     /// Whether API servers are restarted even where they could read a new configuration by themselves.
     pub(super) restart: bool,
+    /// Whether etcd is made to forget, in the end, how things were stored before.
+    pub(super) scrub: bool,
 }
 
 /// The walk that any control plane knows of, the furthest one.
@@ -82,7 +86,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
         let moves = moves(request.verb, &config, request.provider, &request.resources, request.key.as_deref())?;
         if moves.is_empty() {
             self.record(&planes)?;
-            return Ok(Outcome { walk: None, rewritten: 0, proof: None });
+            return Ok(Outcome { walk: None, rewritten: 0, proof: None, scrubbed: Vec::new() });
         }
         let restarts = planes.iter().any(|plane| !plane.reloads()) || self.restart;
         let journal = Journal {
@@ -95,6 +99,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             phase: if planes.len() > 1 { Phase::Add } else { Phase::Promote },
             moves,
             file: None,
+            marker: self.scrub.then(|| format!("kprov marker {:016x}", getrandom::u64().unwrap_or_default())),
         };
         let new = self.new_keys(&journal, &planes).await?;
         let step = self.reporter.stage("Writing down what is to be done");
@@ -106,6 +111,9 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 }
                 return Err(error.into());
             }
+        }
+        if let Some(marker) = &journal.marker {
+            self.storage.plant(marker).await?;
         }
         step.done();
         if restarts {
@@ -368,15 +376,16 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 }
                 Phase::Record => {
                     self.record(planes).map_err(failed)?;
+                    let scrubbed = self.scrubbed(&journal, |detail| step.detail(detail)).await.map_err(failed)?;
                     for plane in planes.iter() {
                         plane.remove_journal().await.map_err(|error| failed(error.into()))?;
                     }
                     step.done();
-                    return Ok(Outcome { walk: Some(journal), rewritten, proof });
+                    return Ok(Outcome { walk: Some(journal), rewritten, proof, scrubbed });
                 }
             }
             step.done();
-            let Some(next) = phase.next() else { return Ok(Outcome { walk: Some(journal), rewritten, proof }) };
+            let Some(next) = phase.next() else { return Err((phase, EncryptionError::NothingUnderWay)) };
             journal.phase = next;
             self.write_journals(planes, &journal).await.map_err(failed)?;
         }
@@ -441,6 +450,23 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             step.done();
         }
         Ok(())
+    }
+
+    /// Removes the marker, and has etcd forget how things were stored before, where that was to be. What etcd does not
+    /// do is told, and is no reason to fail: everything is stored as it is to be.
+    async fn scrubbed(&self, journal: &Journal, detail: impl Fn(&str)) -> Result<Vec<Scrubbed>, EncryptionError> {
+        if journal.marker.is_none() {
+            return Ok(Vec::new());
+        }
+        self.storage.uproot().await?;
+        if journal.undoing || journal.verb == Verb::Disable {
+            return Ok(Vec::new());
+        }
+        detail("having etcd forget old revisions");
+        Ok(self.storage.scrub(&journal.texts_to_scrub()).await.unwrap_or_else(|error| {
+            self.reporter.warn(&format!("etcd still holds what was stored before: {error}"));
+            Vec::new()
+        }))
     }
 
     fn record(&self, planes: &[ControlPlane<M>]) -> Result<(), EncryptionError> {

@@ -10,8 +10,8 @@ use crate::documents::keys::KeyRing;
 use crate::documents::static_pod::StaticPod;
 use crate::operations::api_server::Rejected;
 
-use super::EncryptionError;
 use super::reload::Loaded;
+use super::{EncryptionError, Scrubbed};
 
 /// A control plane: its files, and its API server.
 pub(super) trait Machine: Clone {
@@ -52,6 +52,13 @@ pub(super) trait Storage {
     async fn scan(&self, prefix: &str, visit: impl FnMut(&str, &str)) -> Result<(), EncryptionError>;
     /// Has the API write an object again as it is.
     async fn touch(&self, resource: &Located, key: &str) -> Result<(), EncryptionError>;
+    /// Writes a text into etcd in the clear, beside all that the API server keeps.
+    async fn plant(&self, text: &str) -> Result<(), EncryptionError>;
+    /// Deletes that text again; that it is gone already is no error.
+    async fn uproot(&self) -> Result<(), EncryptionError>;
+    /// Has every member of etcd forget old revisions and give free pages back, and looks for `texts` in its files, before
+    /// and after.
+    async fn scrub(&self, texts: &[String]) -> Result<Vec<Scrubbed>, EncryptionError>;
 }
 
 /// What kprov keeps of the cluster on this host.

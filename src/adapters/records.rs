@@ -190,27 +190,38 @@ impl Store {
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
     }
 
-    /// Forgets the keys of a cluster. One without keys is no error.
+    /// Forgets the keys of a cluster, also those that a killed kprov was about to write. One without keys is no error.
     ///
     /// # Errors
     /// [`RecordError::Paths`].
     pub fn forget_keys(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster).join("keys.json");
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
-            _ => Ok(()),
+        for path in paths::temporaries(&path).into_iter().chain([path]) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(PathsError::Write { path, error }.into());
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
-    /// Forgets a cluster. One that is not known is no error.
+    /// Forgets a cluster, and looks that nothing is left of it. One that is not known is no error.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if something could not be removed, or has come back.
     pub fn forget(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster);
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
-            _ => Ok(()),
+            _ => match path.symlink_metadata() {
+                Ok(_) => {
+                    let error = std::io::Error::other("it was removed, and is there again");
+                    Err(PathsError::Write { path, error }.into())
+                }
+                Err(_) => Ok(()),
+            },
         }
     }
 
@@ -267,5 +278,22 @@ mod tests {
         std::fs::create_dir(store.folder.join("..b")).unwrap();
         std::fs::write(store.folder.join("..b/cluster.json"), "").unwrap();
         assert_eq!(store.names(), [name("a")]);
+    }
+
+    #[test]
+    fn nothing_of_a_forgotten_cluster_is_left() {
+        let (_folder, store) = store();
+        let a = name("a");
+        let folder = store.path(&a);
+        let files = ["cluster.json", "keys.json", ".keys.json.kprov-Ab12", ".cluster.json.kprov-Cd34"];
+        for file in files {
+            paths::write_private(&folder.join(file), b"secret").unwrap();
+        }
+        store.forget_keys(&a).unwrap();
+        let left: Vec<_> = files.into_iter().filter(|file| folder.join(file).exists()).collect();
+        assert_eq!(left, ["cluster.json", ".cluster.json.kprov-Cd34"]);
+        store.forget(&a).unwrap();
+        store.forget(&a).unwrap();
+        assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 0);
     }
 }

@@ -37,13 +37,27 @@ pub enum EngineError {
     #[error("{host:?} is not an address of a Docker Engine: {reason}")]
     #[diagnostic(
         code(kprov::engine::address),
-        help("DOCKER_HOST takes unix:///path/to/docker.sock, tcp://HOST:PORT or https://HOST:PORT")
+        help(
+            "DOCKER_HOST takes unix:///path/to/docker.sock or tcp://HOST:PORT; with DOCKER_TLS_VERIFY=1, the certificates in DOCKER_CERT_PATH are used"
+        )
     )]
     Address {
         /// The address as given.
         host: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The docker context that was chosen is not there.
+    #[error("there is no docker context called {name:?}; there are: default{}", known.iter().map(|name| format!(", {name}")).collect::<String>())]
+    #[diagnostic(
+        code(kprov::engine::context),
+        help("DOCKER_CONTEXT or `docker context use` chooses one; `docker context ls` lists them")
+    )]
+    Context {
+        /// Its name.
+        name: String,
+        /// Those that there are, beside the default one.
+        known: Vec<String>,
     },
     /// The engine lacks something that nodes need.
     #[error("the Docker Engine at {host} is too old: its API is {found}, kprov needs {needed}")]

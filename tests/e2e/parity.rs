@@ -61,16 +61,24 @@ fn look(sandbox: &Sandbox) -> BTreeMap<String, String> {
         }
         for part in shell(node, CONTENT).split("== ").skip(1) {
             let (file, content) = part.split_once('\n').unwrap_or((part, ""));
-            seen.insert(format!("{node}: {file}"), content.to_owned());
+            seen.insert(format!("{node}: {file}"), without_token(content));
         }
     }
     let list = format!("kubectl get {OBJECTS} --all-namespaces -o json");
     let list: Value = serde_json::from_str(&shell(&sandbox.node("control-plane"), &list)).expect("a list of objects");
     for object in list["items"].as_array().into_iter().flatten() {
+        assert_ne!(object["type"], "bootstrap.kubernetes.io/token", "anybody who knows it can join");
         let (name, value) = essence(object);
         seen.insert(name, value);
     }
     seen
+}
+
+/// kubeadm's configuration without its bootstrap token, which is random, and not the one that everybody knows.
+fn without_token(content: &str) -> String {
+    assert!(!content.contains("abcdef.0123456789abcdef"), "{content}");
+    let is_token = |line: &&str| line.trim_start_matches([' ', '-']).starts_with("token:");
+    content.lines().filter(|line| !is_token(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// An object's name, without what is random in it, and what of it does not change from cluster to cluster.
@@ -88,12 +96,12 @@ fn essence(object: &Value) -> (String, String) {
     match kind.as_str() {
         "ConfigMap" => {
             // Certificates and signatures are each cluster's own.
-            let own = |key: &str| {
-                key.ends_with(".crt") || key.contains("ca-file") || key.starts_with("jws") || key == "kubeconfig"
-            };
+            let own = |key: &str| key.ends_with(".crt") || key.contains("ca-file") || key == "kubeconfig";
             // Old kubeadm notes a default there that its phase for the manifests has set in the same process.
             let quirk = "\\n    authorization-mode: Node,RBAC";
-            let data = object["data"].as_object().cloned().unwrap_or_default();
+            let mut data = object["data"].as_object().cloned().unwrap_or_default();
+            // The signature by a token goes a moment after the token.
+            data.retain(|key, _| !key.starts_with("jws"));
             value.extend(
                 data.iter().map(
                     |(key, text)| if own(key) { key.clone() } else { format!("{key}: {text}").replace(quirk, "") },

@@ -111,9 +111,7 @@ pub enum EngineError {
     #[error("the image {reference} is not on the engine and could not be pulled: {reason}")]
     #[diagnostic(
         code(kprov::engine::no_image),
-        help(
-            "check the name; without a network, load the image first (`docker load`), or build kprov's own test image: `cargo xtask node-image`"
-        )
+        help("check the name; without a network, load the image first (`docker load`)")
     )]
     NoImage {
         /// The image's reference.

@@ -3,7 +3,7 @@
 //! Kubernetes leaves them to somebody who knows the nodes (the controller manager approves
 //! client certificates only), and that is kprov: it has just made them.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,22 +13,33 @@ use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
+
+use crate::documents::record::NodeRecord;
+
 use super::{ApiError, http_get};
 
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+
+/// The group of all nodes, and the organization in their certificates.
+const NODES: &str = "system:nodes";
 
 /// Approves the serving certificates of `nodes`, as the requests come in, until the API server reaches each kubelet,
 /// whose certificate it verifies. A kubelet that restarts asks anew, and one whose request is approved takes a moment
 /// to fetch its certificate: so neither a count of requests nor an approval is the end.
 ///
-/// A request counts only if it comes from the kubelet of one of the nodes, for serving, and
-/// names nobody else: the API server has checked that who asks is who it says.
+/// A request counts only if it comes from the kubelet of one of the nodes, for serving, and asks for no name or address
+/// but that node's: the API server has checked that who asks is who it says, but not what it asks for.
 ///
 /// # Errors
 /// [`ApiError::Request`], or [`ApiError::NotReady`] after `timeout`.
 pub async fn approve_serving_certificates(
     client: &Client,
-    nodes: &[String],
+    nodes: &[NodeRecord],
     timeout: Duration,
 ) -> Result<(), ApiError> {
     tokio::select! {
@@ -38,15 +49,14 @@ pub async fn approve_serving_certificates(
 }
 
 /// Approves requests as they come in. Ends only if the API server refuses.
-async fn approve_requests(client: &Client, nodes: &[String]) -> Result<(), ApiError> {
+async fn approve_requests(client: &Client, nodes: &[NodeRecord]) -> Result<(), ApiError> {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let config = watcher::Config::default().fields(&format!("spec.signerName={SERVING_SIGNER}"));
-    let users: BTreeSet<String> = nodes.iter().map(|node| format!("system:node:{node}")).collect();
     let mut requests = watcher(api.clone(), config).default_backoff().applied_objects().boxed();
     loop {
         // The stream of a watcher with back-off does not end, and its errors pass.
         if let Ok(Some(request)) = requests.try_next().await
-            && is_wanted(&request, &users)
+            && nodes.iter().any(|node| is_wanted(&request, node))
         {
             approve(&api, request).await?;
         }
@@ -56,9 +66,9 @@ async fn approve_requests(client: &Client, nodes: &[String]) -> Result<(), ApiEr
 /// How often the kubelets are asked again: what they serve with cannot be watched.
 const ASK: Duration = Duration::from_millis(200);
 
-async fn await_serving_certificates(client: &Client, nodes: &[String], timeout: Duration) -> Result<(), ApiError> {
-    let answers = async |node: &String| {
-        let Ok(request) = http_get(&format!("/api/v1/nodes/{node}/proxy/healthz")) else { return };
+async fn await_serving_certificates(client: &Client, nodes: &[NodeRecord], timeout: Duration) -> Result<(), ApiError> {
+    let answers = async |node: &NodeRecord| {
+        let Ok(request) = http_get(&format!("/api/v1/nodes/{}/proxy/healthz", node.name)) else { return };
         while client.request_text(request.clone()).await.is_err() {
             tokio::time::sleep(ASK).await;
         }
@@ -69,19 +79,67 @@ async fn await_serving_certificates(client: &Client, nodes: &[String], timeout: 
     })
 }
 
-/// Whether a request comes from one of `users`, and asks for no more than it may have.
-fn is_wanted(request: &CertificateSigningRequest, users: &BTreeSet<String>) -> bool {
+/// Whether a request comes from the kubelet of `node`, and asks for no more than that may have.
+fn is_wanted(request: &CertificateSigningRequest, node: &NodeRecord) -> bool {
     let spec = &request.spec;
+    let user = format!("system:node:{}", node.name);
     let usages = spec.usages.as_deref().unwrap_or_default();
     let serves = usages.iter().any(|usage| usage == "server auth")
         && usages
             .iter()
             .all(|usage| matches!(usage.as_str(), "server auth" | "digital signature" | "key encipherment"));
-    let is_node = spec.groups.as_deref().unwrap_or_default().iter().any(|group| group == "system:nodes");
+    let is_node = spec.groups.as_deref().unwrap_or_default().iter().any(|group| group == NODES);
     spec.signer_name == SERVING_SIGNER
         && serves
         && is_node
-        && spec.username.as_ref().is_some_and(|user| users.contains(user))
+        && spec.username.as_ref() == Some(&user)
+        && names_only(&spec.request.0, &user, node).is_some()
+}
+
+/// `Some` if a PKCS#10 request is for `user`, and for names and addresses of `node` alone; `None` also for what cannot be
+/// read.
+fn names_only(pem: &[u8], user: &str, node: &NodeRecord) -> Option<()> {
+    let (rest, pem) = parse_x509_pem(pem).ok()?;
+    if pem.label != "CERTIFICATE REQUEST" || !rest.trim_ascii().is_empty() {
+        return None;
+    }
+    let (rest, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+    let info = &request.certification_request_info;
+    let subject = &info.subject;
+    let only = |values: Vec<Option<&str>>, wanted: &str| values == [Some(wanted)];
+    let names = only(subject.iter_common_name().map(|name| name.as_str().ok()).collect(), user)
+        && only(subject.iter_organization().map(|name| name.as_str().ok()).collect(), NODES)
+        && subject.iter_attributes().count() == 2;
+    if !rest.is_empty() || !names {
+        return None;
+    }
+    let mut asked = 0;
+    for attribute in info.iter_attributes() {
+        let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else { return None };
+        for extension in &requested.extensions {
+            let ParsedExtension::SubjectAlternativeName(alternative) = extension.parsed_extension() else {
+                return None;
+            };
+            if !alternative.general_names.iter().all(|name| belongs_to(name, node)) {
+                return None;
+            }
+            asked += alternative.general_names.len();
+        }
+    }
+    (asked > 0).then_some(())
+}
+
+fn belongs_to(name: &GeneralName<'_>, node: &NodeRecord) -> bool {
+    match name {
+        GeneralName::DNSName(name) => *name == node.name,
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            let own = [node.ipv4.map(IpAddr::from), node.ipv6.map(IpAddr::from)];
+            v4.or(v6).is_ok_and(|address| own.contains(&Some(address)))
+        }
+        _ => false,
+    }
 }
 
 async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateSigningRequest) -> Result<(), ApiError> {
@@ -106,23 +164,86 @@ async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateS
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use rcgen::{CertificateParams, DnType, IsCa, KeyPair};
+
     use super::*;
 
-    fn request(user: &str, usages: &[&str]) -> CertificateSigningRequest {
+    const USER: &str = "system:node:a-worker";
+    const USAGES: [&str; 2] = ["digital signature", "server auth"];
+
+    fn node() -> NodeRecord {
+        let (ipv4, ipv6) = (Some([172, 18, 0, 3].into()), Some("fd00::3".parse().unwrap()));
+        NodeRecord { name: "a-worker".to_owned(), ipv4, ipv6 }
+    }
+
+    fn params(user: &str, names: &[&str]) -> CertificateParams {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, NODES);
+        params.distinguished_name.push(DnType::CommonName, user);
+        params
+    }
+
+    fn request(user: &str, usages: &[&str], params: &CertificateParams) -> CertificateSigningRequest {
+        let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": "csr-1"},
-            "spec": {"request": "", "signerName": SERVING_SIGNER, "username": user, "groups": ["system:nodes"], "usages": usages}
+            "spec": {"request": STANDARD.encode(pem), "signerName": SERVING_SIGNER, "username": user, "groups": [NODES],
+                "usages": usages}
         }))
         .unwrap()
     }
 
+    fn wanted(names: &[&str]) -> bool {
+        is_wanted(&request(USER, &USAGES, &params(USER, names)), &node())
+    }
+
     #[test]
     fn only_our_own_nodes_are_approved_and_only_to_serve() {
-        let users = BTreeSet::from(["system:node:a-worker".to_owned()]);
-        let usages = ["digital signature", "server auth"];
-        assert!(is_wanted(&request("system:node:a-worker", &usages), &users));
-        assert!(!is_wanted(&request("system:node:stranger", &usages), &users));
-        assert!(!is_wanted(&request("system:node:a-worker", &["server auth", "client auth"]), &users));
-        assert!(!is_wanted(&request("system:node:a-worker", &["digital signature"]), &users));
+        let good = params(USER, &["a-worker"]);
+        assert!(is_wanted(&request(USER, &USAGES, &good), &node()));
+        let stranger = "system:node:stranger";
+        assert!(!is_wanted(&request(stranger, &USAGES, &params(stranger, &["a-worker"])), &node()));
+        assert!(!is_wanted(&request(USER, &["server auth", "client auth"], &good), &node()));
+        assert!(!is_wanted(&request(USER, &["digital signature"], &good), &node()));
+        let mut other_signer = request(USER, &USAGES, &good);
+        other_signer.spec.signer_name = "kubernetes.io/kube-apiserver-client".to_owned();
+        assert!(!is_wanted(&other_signer, &node()));
+    }
+
+    #[test]
+    fn only_names_and_addresses_of_the_node_are_approved() {
+        assert!(wanted(&["a-worker", "172.18.0.3", "fd00::3"]));
+        assert!(!wanted(&["kubernetes.default.svc"]));
+        assert!(!wanted(&["a-worker", "kubernetes.default.svc"]));
+        assert!(!wanted(&["a-worker", "172.18.0.2"]));
+        assert!(!wanted(&["a-worker", "10.96.0.1"]));
+        assert!(!wanted(&["*"]));
+        assert!(!wanted(&[]));
+    }
+
+    #[test]
+    fn only_the_nodes_own_subject_is_approved() {
+        let is = |params: &CertificateParams| is_wanted(&request(USER, &USAGES, params), &node());
+        assert!(!is(&params("kubernetes-admin", &["a-worker"])));
+        let mut masters = params(USER, &["a-worker"]);
+        masters.distinguished_name.push(DnType::OrganizationName, "system:masters");
+        assert!(!is(&masters));
+        let mut unit = params(USER, &["a-worker"]);
+        unit.distinguished_name.push(DnType::OrganizationalUnitName, "x");
+        assert!(!is(&unit));
+        let mut authority = params(USER, &["a-worker"]);
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        authority.is_ca = IsCa::NoCa;
+        assert!(!is(&authority), "no extension but the names");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_approved() {
+        let mut garbage = request(USER, &USAGES, &params(USER, &["a-worker"]));
+        garbage.spec.request.0 = b"nonsense".to_vec();
+        assert!(!is_wanted(&garbage, &node()));
     }
 }

@@ -4,6 +4,7 @@
 //! Leaves nodes' files and processes to `node`, and the user's kubeconfig to `kubeconfig`.
 
 mod apply;
+mod bootstrap_tokens;
 mod certificates;
 mod controllers;
 mod network;
@@ -17,6 +18,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use apply::{apply, complete_worker, remove_label};
+pub use bootstrap_tokens::delete_bootstrap_tokens;
 pub use certificates::approve_serving_certificates;
 pub use controllers::make_service_accounts;
 pub use network::pod_subnets;

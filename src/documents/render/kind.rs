@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::documents::profile::{FileModes, Role};
 
 use super::balancer::{LoadBalancer, load_balancer_config};
-use super::kubeadm::{Common, kubeadm_config, taints};
+use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
 use super::{Inputs, RenderError, audit_policy, probes, secrets, templates};
@@ -104,8 +104,8 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     }
     let endpoint = control_plane_endpoint(&plan, inputs.cluster);
     for node in &plan {
-        let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint)?;
-        documents.push(document(&format!("kubeadm/{}.yaml", node.name), config));
+        let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint, PLACEHOLDER_TOKEN)?;
+        documents.push(document(&format!("kubeadm/{}.yaml", node.name), config.to_string()));
     }
     for (path, patch) in probes::startup_probe_patches(inputs.templates)? {
         documents.push(document(&format!("kubeadm{}", path.trim_start_matches("/kind")), patch));

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::documents::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffect};
 
@@ -15,8 +16,11 @@ use super::probes::PATCHES_FOLDER;
 use super::version::KubernetesVersion;
 use super::{Inputs, RenderError, settings, templates};
 
-/// kind's well-known bootstrap token.
-pub const TOKEN: &str = "abcdef.0123456789abcdef";
+/// Stands for a bootstrap token where documents are shown or compared: each cluster has a random one. kind's own.
+pub const PLACEHOLDER_TOKEN: &str = "abcdef.0123456789abcdef";
+
+/// How long a bootstrap token is good for, should whoever made it be killed before deleting it.
+const TOKEN_TTL: &str = "15m0s";
 
 /// How a node comes to be part of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -106,7 +110,8 @@ struct KubeadmValues<'a> {
     kubernetes_version: String,
     kubeadm_feature_gates: BTreeMap<&'static str, bool>,
     endpoint: &'a str,
-    token: &'static str,
+    token: &'a str,
+    token_ttl: &'static str,
     api_port: u16,
     pod_subnet: &'a str,
     service_subnet: &'a str,
@@ -177,7 +182,8 @@ fn taint_value(taint: &Taint) -> Value {
 /// JoinConfiguration, KubeletConfiguration, and KubeProxyConfiguration unless there is to be no kube-proxy.
 ///
 /// `endpoint` is where every node finds the API server, as `host:port`
-/// (see [`control_plane_endpoint`](super::control_plane_endpoint)).
+/// (see [`control_plane_endpoint`](super::control_plane_endpoint)). `token` is what they join by; whoever
+/// brings the cluster up deletes it afterwards.
 ///
 /// # Errors
 /// [`RenderError::Template`] if the template fails, [`RenderError::Unsupported`] if the version lacks what is asked for,
@@ -188,7 +194,8 @@ pub fn kubeadm_config(
     start: NodeStart,
     addresses: &NodeAddresses,
     endpoint: &str,
-) -> Result<String, RenderError> {
+    token: &str,
+) -> Result<Zeroizing<String>, RenderError> {
     let spec = &inputs.profile.spec;
     let addresses = addresses.ordered(&node.name, &spec.networking)?;
     let join = |separator: &str| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator);
@@ -208,7 +215,8 @@ pub fn kubeadm_config(
         kubernetes_version: inputs.version.to_string(),
         kubeadm_feature_gates: inputs.version.kubeadm_feature_gates().iter().map(|gate| (*gate, true)).collect(),
         endpoint,
-        token: TOKEN,
+        token,
+        token_ttl: TOKEN_TTL,
         api_port: API_SERVER_PORT,
         pod_subnet: spec.networking.pod_subnet(),
         service_subnet: spec.networking.service_subnet(),
@@ -223,5 +231,5 @@ pub fn kubeadm_config(
         },
         kube_proxy: proxy.map(|mode| KubeProxyValues { mode, feature_gates: &spec.feature_gates }),
     };
-    Ok(inputs.templates.render(templates::KUBEADM, values)?)
+    Ok(Zeroizing::new(inputs.templates.render(templates::KUBEADM, values)?))
 }

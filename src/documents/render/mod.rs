@@ -34,7 +34,7 @@ pub use balancer::{LoadBalancer, load_balancer_config};
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kindnet::{KINDNET_FILE, kindnet_config};
-pub use kubeadm::{NodeStart, TOKEN, kubeadm_config, patches_flag, skip_phases};
+pub use kubeadm::{NodeStart, PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
     plan_nodes, role_name,

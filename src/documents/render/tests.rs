@@ -71,7 +71,8 @@ impl Case {
         let nodes = plan_nodes(&self.profile, "lab");
         let endpoint = control_plane_endpoint(&nodes, "lab");
         let node = &nodes[index];
-        let text = kubeadm_config(&self.inputs(), node, node.start(), &ADDRESSES, &endpoint).unwrap();
+        let text =
+            kubeadm_config(&self.inputs(), node, node.start(), &ADDRESSES, &endpoint, PLACEHOLDER_TOKEN).unwrap();
         by_kind(&text)
     }
 }
@@ -240,7 +241,8 @@ fn addresses_follow_the_family() {
     let case = Case::new(profile(json!({"networking": {"ipFamily": "ipv6"}})), "v1.27.3");
     let node = &plan_nodes(&case.profile, "lab")[0];
     let only_v4 = NodeAddresses { v6: None, ..ADDRESSES };
-    let error = kubeadm_config(&case.inputs(), node, NodeStart::Init, &only_v4, "lab:6443").unwrap_err();
+    let error =
+        kubeadm_config(&case.inputs(), node, NodeStart::Init, &only_v4, "lab:6443", PLACEHOLDER_TOKEN).unwrap_err();
     assert_eq!(error.to_string(), "node lab-control-plane has no IPv6 address");
 }
 

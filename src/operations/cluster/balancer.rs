@@ -12,7 +12,7 @@ use super::{ClusterError, Context};
 /// The image that kind 0.33 uses (pkg/cluster/internal/loadbalancer/const.go).
 pub(super) const DEFAULT_IMAGE: &str = "docker.io/envoyproxy/envoy:v1.36.2";
 
-/// The image that `cargo xtask node-image --load-balancer` builds of Debian's haproxy.
+/// A balancer that was built here, of haproxy: for hosts that reach no registry.
 const BUILT_IMAGE: &str = "kprov/haproxy:latest";
 
 /// A load balancer that is about to be made.

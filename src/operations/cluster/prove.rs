@@ -71,7 +71,7 @@ impl Proof<'_> {
         };
         let approve = async {
             if spec.hardening.kubelet_serving_certificates {
-                kubernetes::approve_serving_certificates(self.client, &expected.nodes, READY).await?;
+                kubernetes::approve_serving_certificates(self.client, self.addresses, READY).await?;
             }
             Ok(())
         };

@@ -4,7 +4,7 @@ use crate::adapters::states::States;
 use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
-use crate::documents::render::{self, Inputs};
+use crate::documents::render;
 
 use super::create::{Before, make};
 use super::owner::{record_here, require_own};
@@ -68,15 +68,7 @@ async fn check(context: &Context, record: &Record, keys: Option<&KeyRing>) -> Re
     let (_, facts) = resolve_image(context, &record.image).await?;
     let version = facts.kubernetes()?;
     let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
-    let inputs = Inputs {
-        profile: &record.profile,
-        cluster: &record.name,
-        image: &record.image,
-        version: &version,
-        keys,
-        templates: &context.templates,
-        cgroup_v1,
-    };
+    let inputs = record.inputs(&version, keys, &context.templates, cgroup_v1);
     render::documents_digest(&inputs)?;
     render::control_plane_files(&inputs)?;
     Ok(())

@@ -14,6 +14,7 @@ use kube::Client;
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::files::FileEntry;
+use crate::documents::keys::KeyError;
 use crate::documents::profile::Bootstrap;
 use crate::documents::record::NodeRecord;
 use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
@@ -38,6 +39,8 @@ pub(super) struct Build<'a> {
     pub(super) endpoint: String,
     /// Where this host finds it, an URL.
     pub(super) server: String,
+    /// What nodes join by, where they do so by kubeadm.
+    pub(super) token: zeroize::Zeroizing<String>,
 }
 
 /// A node in the making.
@@ -57,13 +60,37 @@ pub(super) struct Up {
 
 /// Starts the nodes and brings up Kubernetes on them; ends when every node has joined, not when all is ready.
 pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
-    match build.inputs.profile.spec.bootstrap {
+    let up = match build.inputs.profile.spec.bootstrap {
         // Further control planes join by kubeadm's own protocol.
         Bootstrap::Phased if build.joining(NodeStart::JoinControlPlane).next().is_none() => {
-            phased::bring_up(build).await
+            phased::bring_up(build).await?
         }
-        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await,
+        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await?,
+    };
+    // All have joined: nobody else is to.
+    kubernetes::delete_bootstrap_tokens(&up.client).await?;
+    Ok(up)
+}
+
+/// A random bootstrap token, `ID.SECRET` of 6 and 16 letters and digits.
+///
+/// # Errors
+/// [`KeyError::Random`] if the system has no randomness.
+pub(super) fn new_token() -> Result<zeroize::Zeroizing<String>, ClusterError> {
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut token = zeroize::Zeroizing::new(String::with_capacity(23));
+    while token.len() < 23 {
+        let mut byte = [0_u8];
+        getrandom::fill(&mut byte).map_err(|error| KeyError::Random(error.to_string()))?;
+        if token.len() == 6 {
+            token.push('.');
+        }
+        // The largest multiple of the alphabet's size: each character is as likely as any other.
+        if byte[0] < 252 {
+            token.push(char::from(ALPHABET[usize::from(byte[0]) % ALPHABET.len()]));
+        }
     }
+    Ok(token)
 }
 
 impl Build<'_> {
@@ -93,9 +120,10 @@ impl Build<'_> {
             let (v4, v6) = member.node.addresses(NETWORK).await?;
             let addresses = NodeAddresses { v4, v6 };
             let start = member.plan.start();
-            let config = render::kubeadm_config(&self.inputs, &member.plan, start, &addresses, &self.endpoint)?;
+            let config =
+                render::kubeadm_config(&self.inputs, &member.plan, start, &addresses, &self.endpoint, &self.token)?;
             let mut files = files(&addresses)?;
-            files.push(FileEntry::new(KUBEADM_CONFIG, 0o600, config));
+            files.push(FileEntry::new(KUBEADM_CONFIG, 0o600, config.as_bytes()));
             member.node.put_files(&files).await?;
             member.node.wait_booted().await?;
             Ok::<_, ClusterError>(())

@@ -239,9 +239,15 @@ async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<In
     build
         .boot_with(member, |addresses| {
             // kubeadm's phase that sets up a kubelet reads an InitConfiguration, whichever node it runs on.
-            let config =
-                render::kubeadm_config(&build.inputs, &member.plan, NodeStart::Init, addresses, &build.endpoint)?;
-            Ok(vec![FileEntry::new(KUBELET_CONFIG, 0o600, config)])
+            let config = render::kubeadm_config(
+                &build.inputs,
+                &member.plan,
+                NodeStart::Init,
+                addresses,
+                &build.endpoint,
+                &build.token,
+            )?;
+            Ok(vec![FileEntry::new(KUBELET_CONFIG, 0o600, config.as_bytes())])
         })
         .await?;
     // The phase ends by starting the kubelet; while the unit is masked it can only warn that it could not.

@@ -183,6 +183,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         nodes: nodes::make(context, &parts).await?,
         endpoint: render::control_plane_endpoint(&plan, &request.name),
         server: server_url(profile, record.api_server_port),
+        token: bootstrap::new_token()?,
     };
     let up = bootstrap::bring_up(&build).await?;
     record.nodes = build.addresses().await?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms from the top down, with what belongs to none: a room may use itself and those below it.
-const ROOMS: [&str; 4] = ["commands", "operations", "adapters", "documents"];
+const ROOMS: [&str; 5] = ["commands", "operations", "kms", "adapters", "documents"];
 
 /// Used by every room, and uses none.
 const SHARED: &str = "progress";

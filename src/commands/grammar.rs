@@ -116,6 +116,13 @@ pub enum Command {
         #[command(subcommand)]
         command: EncryptionCommand,
     },
+    #[cfg(target_os = "linux")]
+    /// A KMS plugin: wraps an API server's data keys by a key that is kept elsewhere
+    Kms {
+        /// What to do.
+        #[command(subcommand)]
+        command: KmsCommand,
+    },
     /// Render a profile's documents, without touching Docker
     Render(Render),
     /// List profiles, or show one with all that it extends
@@ -279,6 +286,33 @@ pub enum EncryptionCommand {
         /// How.
         #[command(flatten)]
         how: EncryptionHow,
+    },
+}
+
+/// `kprov kms`.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Subcommand)]
+pub enum KmsCommand {
+    /// Serve an API server's KMS requests, v2 and v1, until SIGTERM
+    Serve {
+        /// The socket to listen at; its folder must be closed to others
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+        /// The provider's configuration, YAML or JSON, readable by this user alone
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Ask a plugin how it is doing; exits 0 only if its KMS works
+    Status {
+        /// The plugin's socket
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+    },
+    /// Put a new first key into the key file of the provider `local`, or make the file
+    AddKey {
+        /// The key file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 

@@ -9,6 +9,8 @@ mod encryption;
 mod etcd;
 mod exec;
 pub mod grammar;
+#[cfg(target_os = "linux")]
+mod kms;
 mod present;
 mod profiles;
 mod snapshot;
@@ -50,6 +52,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Schema => profiles::schema(),
         Command::Profiles { name } => profiles::profiles(global, name.as_deref()),
         Command::Render(arguments) => profiles::render(global, &arguments),
+        #[cfg(target_os = "linux")]
+        Command::Kms { command } => kms::kms(global, &command),
         other => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -83,6 +87,8 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_ref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,
+        #[cfg(target_os = "linux")]
+        Command::Kms { .. } => unreachable!("it needs no engine, and has been run"),
         Command::Completions { .. } | Command::Schema | Command::Profiles { .. } | Command::Render(_) => {
             unreachable!("these need no engine, and have been run")
         }

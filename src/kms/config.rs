@@ -1,0 +1,102 @@
+//! The plugin's configuration file: YAML or JSON, strict, without a secret in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::KmsError;
+use super::provider::{Provider, local::Local, vault};
+use super::secret::read_private;
+
+/// Which provider wraps, and how it is reached: exactly one of the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    local: Option<LocalConfig>,
+    vault: Option<vault::Config>,
+}
+
+/// Keys in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LocalConfig {
+    key_file: PathBuf,
+}
+
+impl Config {
+    /// Reads a configuration file, which only root and this user may read.
+    ///
+    /// # Errors
+    /// [`KmsError::File`], [`KmsError::Mode`] or [`KmsError::Config`].
+    pub fn read(path: &Path) -> Result<Self, KmsError> {
+        let fail = |reason: String| KmsError::Config { path: path.to_owned(), reason };
+        let bytes = read_private(path)?;
+        let config: Self = serde_yaml::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
+        match (&config.local, &config.vault) {
+            (Some(_), None) => Ok(config),
+            (None, Some(vault)) => vault.check().map(|()| config).map_err(|reason| fail(format!("vault: {reason}"))),
+            _ => Err(fail("it names one provider: `local` or `vault`".to_owned())),
+        }
+    }
+
+    /// Sets the provider up. A server that cannot be reached is no error: it may come back.
+    pub(super) fn provider(&self) -> Result<Arc<dyn Provider>, KmsError> {
+        match (&self.local, &self.vault) {
+            (Some(local), _) => Ok(Arc::new(Local::open(&local.key_file)?)),
+            (None, Some(config)) => Ok(vault::Vault::start(config)?),
+            (None, None) => Err(KmsError::Provider("none is configured".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, KmsError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        Config::read(&path)
+    }
+
+    #[test]
+    fn yaml_and_json_are_read() {
+        let config = read("local:\n  keyFile: /a").unwrap();
+        assert_eq!(config, read(r#"{"local": {"keyFile": "/a"}}"#).unwrap());
+        let text = "vault: {address: 'https://vault:8200', caFile: /ca, key: k, login: {appRole: {roleId: {file: /r}, secretId: {env: S}}}}";
+        assert!(read(text).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (text, reason) in [
+            ("local: {keyFile: /a, keyfile: /b}", "unknown field `keyfile`"),
+            ("{}", "it names one provider"),
+            (
+                "local: {keyFile: /a}\nvault: {address: 'https://v', caFile: /ca, key: k, login: {token: {env: T}}}",
+                "it names one provider",
+            ),
+            (
+                "vault: {address: 'http://v:8200', caFile: /ca, key: k, login: {token: {env: T}}}",
+                "must begin with https://",
+            ),
+            ("vault: {address: 'https://v', caFile: /ca, key: ../sys, login: {token: {env: T}}}", "key"),
+            ("vault: {address: 'https://v', caFile: /ca, key: k, login: {}}", "one way to log in"),
+            ("vault: {address: 'https://v', caFile: /ca, key: k, login: {token: s.secret}}", "invalid type"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        let text = "vault: {address: 'https://v', caFile: /ca, key: k, login: {token: {value: s.very-secret}}}";
+        assert!(!read(text).unwrap_err().to_string().contains("very-secret"));
+    }
+}

@@ -24,7 +24,7 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = private_folder();
         let config = local_config(folder.path());
         let socket = folder.path().join("kms.sock");
         let (end, ended) = oneshot::channel::<()>();
@@ -49,6 +49,11 @@ impl Running {
         tokio::time::timeout(LONG, &mut self.served).await.unwrap().unwrap().unwrap();
         assert!(!self.socket.exists(), "the socket is removed");
     }
+}
+
+/// By itself, tempfile leaves the mode to the umask.
+fn private_folder() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o700)).tempdir().unwrap()
 }
 
 fn local_config(folder: &Path) -> Config {
@@ -158,7 +163,7 @@ async fn the_report_counts() {
 
 #[tokio::test]
 async fn nobody_behind_a_socket_is_an_error_that_says_so() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let error = report(&folder.path().join("kms.sock")).await.unwrap_err();
     assert!(matches!(error, KmsError::NoAnswer { .. }), "{error}");
 }

@@ -203,12 +203,9 @@ impl Node {
         }
     }
 
-    /// Runs a shell script. The script comes in by standard input, so that no other process sees it.
-    ///
-    /// # Errors
-    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
-    pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
-        match self.output(&["sh", "-eu"], Some(Zeroizing::new(script.as_bytes().to_vec()))).await {
+    /// Runs a command that errors call `what`: the text of a script says nothing to a reader.
+    async fn named(&self, what: &str, command: &[&str], input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
+        match self.output(command, Some(input)).await {
             Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(NodeError::Command { node, code, last_lines, .. }) => {
                 Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
@@ -220,21 +217,20 @@ impl Node {
         }
     }
 
+    /// Runs a shell script. The script comes in by standard input, so that no other process sees it.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
+        self.named(what, &["sh", "-eu"], Zeroizing::new(script.as_bytes().to_vec())).await
+    }
+
     /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
     ///
     /// # Errors
     /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
     pub async fn feed(&self, what: &str, script: &str, input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
-        match self.output(&["sh", "-euc", script], Some(input)).await {
-            Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            Err(NodeError::Command { node, code, last_lines, .. }) => {
-                Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
-            }
-            Err(NodeError::TimedOut { node, seconds, .. }) => {
-                Err(NodeError::TimedOut { node, command: what.to_owned(), seconds })
-            }
-            Err(other) => Err(other),
-        }
+        self.named(what, &["sh", "-euc", script], input).await
     }
 
     /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.

@@ -352,7 +352,7 @@ async fn bring_back(
     let import = async {
         try_join_all(nodes.iter().map(|node| async {
             match state.images.iter().find(|(name, _)| *name == node.name) {
-                Some((_, images)) => super::snapshots::import_images(node, images).await,
+                Some((_, images)) => import_images(node, images).await,
                 None => Ok(()),
             }
         }))
@@ -413,4 +413,12 @@ async fn bring_back(
     let report = proof.prove().await?;
     removal.await.expect("removing containers does not panic")?;
     Ok((report, kubeconfig))
+}
+
+/// Puts images that were loaded into nodes into them again.
+async fn import_images(node: &Node, archive: &[u8]) -> Result<(), ClusterError> {
+    let tar = unpack(archive).map_err(|reason| SnapshotError::Archive { node: node.name.clone(), reason })?;
+    let node = node.patient(super::capture::LONG);
+    node.output(&["ctr", "--namespace", "k8s.io", "images", "import", "-"], Some(tar)).await?;
+    Ok(())
 }

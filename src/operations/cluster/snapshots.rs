@@ -2,7 +2,6 @@
 
 use futures_util::future::try_join_all;
 
-use crate::adapters::node::Node;
 use crate::adapters::states::{SnapshotError, States};
 use crate::documents::names::{ClusterName, SnapshotName};
 use crate::documents::snapshot::{Blob, StateManifest};
@@ -129,13 +128,4 @@ pub async fn create_from(
     let outcome = restore::restore(context, &state, since, retain).await?;
     states.set_golden(&found, &id)?;
     Ok(outcome)
-}
-
-/// Puts images that were loaded into nodes into them again.
-pub(super) async fn import_images(node: &Node, archive: &[u8]) -> Result<(), ClusterError> {
-    let tar = crate::documents::snapshot::unpack(archive)
-        .map_err(|reason| SnapshotError::Archive { node: node.name.clone(), reason })?;
-    let node = node.patient(capture::LONG);
-    node.output(&["ctr", "--namespace", "k8s.io", "images", "import", "-"], Some(tar)).await?;
-    Ok(())
 }

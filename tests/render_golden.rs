@@ -5,8 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use kprov::documents::keys::KeyRing;
-use kprov::documents::profile::{SearchPath, load};
+use kprov::documents::profile::{Encryption, SearchPath, load};
 use kprov::documents::render::{Inputs, KubernetesVersion, Templates, bundle};
 
 const PROFILES: [&str; 4] = ["default", "secure-two-node", "hardened", "ha"];
@@ -21,7 +20,7 @@ fn golden() -> PathBuf {
 fn check(profile: &str, version: &str) -> Vec<PathBuf> {
     let nowhere = SearchPath { current: golden(), user: None };
     let profile = load(profile, &[], &nowhere).unwrap_or_else(|error| panic!("{error}")).profile;
-    let keys = profile.spec.encryption.as_ref().map(KeyRing::placeholder);
+    let keys = profile.spec.encryption.as_ref().map(Encryption::placeholder);
     let version: KubernetesVersion = version.parse().unwrap();
     let inputs = Inputs {
         profile: &profile,

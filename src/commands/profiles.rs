@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::adapters::bundle::{self, BundleError};
 use crate::adapters::paths::Paths;
 use crate::commands::grammar::{self, Global, Output};
-use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, Loaded, SearchPath};
 use crate::documents::render::{self, Inputs, KubernetesVersion};
@@ -96,7 +95,7 @@ pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     };
     let keys = match &loaded.profile.spec.encryption {
-        Some(encryption) => Some(KeyRing::resolve(encryption, &loaded.base)?),
+        Some(encryption) => Some(encryption.resolve(&loaded.base)?),
         None => None,
     };
     inputs.keys = keys.as_ref();

@@ -1,22 +1,54 @@
-//! Encryption keys: making them, reading them from their source, keeping them out of sight.
+//! Encryption keys: making them, and keeping them out of sight; and which providers there are to use them.
 //!
 //! Owns key bytes while they are in memory (wiped when dropped, redacted in `Debug`).
-//! Leaves to `render` how they are written into an EncryptionConfiguration, and to
-//! `cluster::store` where they are kept between commands.
+//! Leaves to `profile` where each comes from, to `encryption` how they are written into an EncryptionConfiguration, and
+//! to `adapters::records` where they are kept between commands.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::documents::profile::{Encryption, KeySource, ProviderKind};
-
 /// The length in bytes of keys that kprov makes: AES-256, and the only length that secretbox takes.
 pub const GENERATED_LENGTH: usize = 32;
+
+/// The local encryption providers of kube-apiserver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// AES-CBC with PKCS#7 padding; keys of 16, 24 or 32 bytes (kprov makes 32).
+    Aescbc,
+    /// AES-GCM; keys of 16, 24 or 32 bytes (kprov makes 32). Must be rotated often.
+    Aesgcm,
+    /// XSalsa20 and Poly1305; keys of 32 bytes.
+    Secretbox,
+    /// No encryption.
+    Identity,
+}
+
+impl ProviderKind {
+    /// The name in an EncryptionConfiguration and in the prefix of stored values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aescbc => "aescbc",
+            Self::Aesgcm => "aesgcm",
+            Self::Secretbox => "secretbox",
+            Self::Identity => "identity",
+        }
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -84,6 +116,12 @@ impl KeyMaterial {
         Ok(Self(bytes))
     }
 
+    /// A key that is all zeros: for digests and previews, never for a cluster.
+    #[must_use]
+    pub fn placeholder() -> Self {
+        Self(Zeroizing::new(vec![0; GENERATED_LENGTH]))
+    }
+
     /// Reads the base64 text `text` (white space at either end is ignored) as the key `name` of `provider`.
     ///
     /// # Errors
@@ -135,60 +173,6 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Makes or reads every key that `encryption` names. Relative key files start at `base`.
-    ///
-    /// # Errors
-    /// The first [`KeyError`].
-    pub fn resolve(encryption: &Encryption, base: &Path) -> Result<Self, KeyError> {
-        Self::with(encryption, |name, provider, source| match source {
-            KeySource::Generate => KeyMaterial::generate(),
-            KeySource::Env(variable) => {
-                let text = std::env::var(variable)
-                    .map(Zeroizing::new)
-                    .map_err(|_| KeyError::NoVariable { key: name.to_owned(), variable: variable.clone() })?;
-                KeyMaterial::from_base64(name, provider, &text)
-            }
-            KeySource::File(path) => {
-                let path = base.join(path);
-                let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| KeyError::NoFile {
-                    key: name.to_owned(),
-                    path,
-                    error,
-                })?;
-                KeyMaterial::from_base64(name, provider, &text)
-            }
-            KeySource::Literal(text) => KeyMaterial::from_base64(name, provider, text),
-        })
-    }
-
-    /// A ring of the same shape whose keys are all zeros: for digests and previews, never for a cluster.
-    #[must_use]
-    pub fn placeholder(encryption: &Encryption) -> Self {
-        Self::with(encryption, |_, _, _| {
-            Ok::<_, std::convert::Infallible>(KeyMaterial(Zeroizing::new(vec![0; GENERATED_LENGTH])))
-        })
-        .unwrap_or_else(|never| match never {})
-    }
-
-    fn with<E>(
-        encryption: &Encryption,
-        mut material: impl FnMut(&str, ProviderKind, &KeySource) -> Result<KeyMaterial, E>,
-    ) -> Result<Self, E> {
-        let mut providers = Vec::with_capacity(encryption.providers.len());
-        for provider in &encryption.providers {
-            let mut keys = Vec::new();
-            if provider.kind != ProviderKind::Identity {
-                let default = [crate::documents::profile::Key { name: "key1".to_owned(), source: KeySource::Generate }];
-                let wanted = if provider.keys.is_empty() { &default[..] } else { &provider.keys };
-                for key in wanted {
-                    keys.push((key.name.clone(), material(&key.name, provider.kind, &key.source)?));
-                }
-            }
-            providers.push(ProviderKeys { kind: provider.kind, keys });
-        }
-        Ok(Self { providers })
-    }
-
     /// The provider and key that write: what every stored value should carry.
     #[must_use]
     pub fn writer(&self) -> Option<(ProviderKind, &str)> {
@@ -276,26 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_can_come_from_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("key"), format!("{KEY32}\n")).unwrap();
-        let encryption: Encryption = serde_json::from_value(serde_json::json!({
-            "providers": [{"type": "aescbc", "keys": [{"name": "a", "source": {"file": "key"}}]}, {"type": "identity"}]
-        }))
-        .unwrap();
-        let ring = KeyRing::resolve(&encryption, folder.path()).unwrap();
-        assert_eq!(ring.writer(), Some((ProviderKind::Aescbc, "a")));
-        assert_eq!(ring.providers[0].keys[0].1.to_base64().as_str(), KEY32);
-        assert!(ring.providers[1].keys.is_empty());
-    }
-
-    #[test]
     fn a_ring_survives_being_stored() {
-        let encryption: Encryption = serde_json::from_value(serde_json::json!({
-            "providers": [{"type": "secretbox"}, {"type": "identity"}]
-        }))
-        .unwrap();
-        let ring = KeyRing::resolve(&encryption, Path::new("/")).unwrap();
+        let key = ("key1".to_owned(), KeyMaterial::generate().unwrap());
+        let ring = KeyRing {
+            providers: vec![
+                ProviderKeys { kind: ProviderKind::Secretbox, keys: vec![key] },
+                ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() },
+            ],
+        };
         let text = serde_json::to_string(&StoredKeys::from(&ring)).unwrap();
         let stored: StoredKeys = serde_json::from_str(&text).unwrap();
         assert_eq!(KeyRing::try_from(stored).unwrap(), ring);

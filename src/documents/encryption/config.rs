@@ -1,4 +1,4 @@
-//! The EncryptionConfiguration of a living cluster: read, changed step by step, written.
+//! The EncryptionConfiguration: made from keys, read, changed step by step, written.
 //!
 //! Pure. Every step is idempotent and keeps what it does not concern, so that a walk that was
 //! interrupted can be taken up from whatever was written last. Keys are wiped when dropped; no error quotes the text.
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::documents::keys::ProviderKind;
 use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKeys};
-use crate::documents::profile::ProviderKind;
 
 use super::layout::{GroupResource, Precision};
 
@@ -283,9 +283,26 @@ impl Config {
         if groups.is_empty() { Err("it names no resources".to_owned()) } else { Ok(Self { groups }) }
     }
 
+    /// The configuration that a profile asks for: one group of resources.
+    #[must_use]
+    pub fn of(resources: &[String], ring: &KeyRing) -> Self {
+        let providers = ring.providers.iter().cloned().map(Provider::Local).collect();
+        Self { groups: vec![Group { resources: resources.to_vec(), providers }] }
+    }
+
     /// The document, as the API server reads it. Wiped when dropped.
     #[must_use]
     pub fn to_yaml(&self) -> Zeroizing<String> {
+        self.write(|_, material| material.to_base64())
+    }
+
+    /// The document with a text in place of each key, for showing.
+    #[must_use]
+    pub fn redacted(&self, text: impl Fn(&KeyId) -> String) -> String {
+        self.write(|id, _| Zeroizing::new(text(id))).to_string()
+    }
+
+    fn write(&self, secret: impl Fn(&KeyId, &KeyMaterial) -> Zeroizing<String>) -> Zeroizing<String> {
         // Room for all of it from the start: a buffer that grows leaves copies of keys behind.
         let mut out = Zeroizing::new(String::with_capacity(4096 + 1024 * self.groups.len() + 256 * self.key_count()));
         out.push_str("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n");
@@ -305,9 +322,10 @@ impl Config {
                     Provider::Local(local) => {
                         out.push_str(&format!("  - {}:\n      keys:\n", local.kind));
                         for (name, material) in &local.keys {
-                            out.push_str(&format!("      - name: {}\n        secret: ", text(name)));
-                            out.push_str(&material.to_base64());
-                            out.push('\n');
+                            let id = KeyId { provider: local.kind, key: name.clone() };
+                            out.push_str(&format!("      - name: {}\n        secret: \"", text(name)));
+                            out.push_str(&secret(&id, material));
+                            out.push_str("\"\n");
                         }
                     }
                     Provider::Kms(kms) => {
@@ -528,7 +546,7 @@ resources:
   - aescbc:
       keys:
       - name: \"key1\"
-        secret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
+        secret: \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"
   - identity: {}
 ";
 
@@ -696,9 +714,8 @@ resources:
 
     #[test]
     fn errors_name_the_fault_and_no_key() {
-        let cut = &TEXT[..TEXT.len() - 40];
         for (text, expected) in [
-            (cut.to_owned(), "not valid base64"),
+            (TEXT.replace("Hh8=", "Hh8"), "not valid base64"),
             (TEXT[..90].to_owned(), "no valid EncryptionConfiguration"),
             (TEXT.replace("aescbc", "rot13"), "there is no provider \"rot13\""),
             (TEXT.replace("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "AAEC"), "has 3 bytes"),

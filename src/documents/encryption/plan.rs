@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::documents::profile::ProviderKind;
+use crate::documents::keys::ProviderKind;
 
 use super::config::{Config, KeyId};
 use super::layout::{GroupResource, Precision};

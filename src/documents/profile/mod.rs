@@ -9,6 +9,7 @@ mod error;
 mod kubelet;
 mod load;
 mod names;
+mod ring;
 pub mod schema;
 mod semantic;
 mod set;
@@ -22,6 +23,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::documents::keys::ProviderKind;
 
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
@@ -331,39 +334,6 @@ pub struct EncryptionProvider {
     /// Its keys; the first one writes. Default: one generated key, `key1`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Key>,
-}
-
-/// The local encryption providers of kube-apiserver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ProviderKind {
-    /// AES-CBC with PKCS#7 padding; keys of 16, 24 or 32 bytes (kprov makes 32).
-    Aescbc,
-    /// AES-GCM; keys of 16, 24 or 32 bytes (kprov makes 32). Must be rotated often.
-    Aesgcm,
-    /// XSalsa20 and Poly1305; keys of 32 bytes.
-    Secretbox,
-    /// No encryption.
-    Identity,
-}
-
-impl ProviderKind {
-    /// The name in an EncryptionConfiguration and in the prefix of stored values.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Aescbc => "aescbc",
-            Self::Aesgcm => "aesgcm",
-            Self::Secretbox => "secretbox",
-            Self::Identity => "identity",
-        }
-    }
-}
-
-impl std::fmt::Display for ProviderKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// A key's name and where its bytes come from.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::documents::keys::KeyRing;
+use crate::documents::profile::Encryption;
 
 use super::{Inputs, RenderError, bundle};
 
@@ -51,7 +51,7 @@ impl FromStr for Digest {
 /// [`RenderError`] if one of the documents cannot be rendered.
 pub fn documents_digest(inputs: &Inputs<'_>) -> Result<Digest, RenderError> {
     let spec = &inputs.profile.spec;
-    let ring = spec.encryption.as_ref().map(KeyRing::placeholder);
+    let ring = spec.encryption.as_ref().map(Encryption::placeholder);
     let mut hash = Sha256::new();
     // Neither its keys nor the host's cgroups make a cluster another one.
     let inputs = Inputs { keys: ring.as_ref(), cgroup_v1: false, ..*inputs };

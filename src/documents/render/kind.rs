@@ -91,8 +91,8 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let mut documents = vec![document("cluster.yaml", kind_config(inputs, &plan, dir)?)];
     if let Some(encryption) = &spec.encryption {
         let (content, secret) = match inputs.keys {
-            Some(ring) => (secrets::encryption_config(inputs.templates, &encryption.resources, ring)?, true),
-            None => (secrets::redacted(inputs, encryption)?.into(), false),
+            Some(ring) => (secrets::encryption_config(encryption, ring), true),
+            None => (secrets::redacted(encryption).into(), false),
         };
         documents.push(Document { name: "encryption/encryption-config.yaml".to_owned(), content, secret });
     }

@@ -39,7 +39,6 @@ pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
     plan_nodes, role_name,
 };
-pub use secrets::encryption_config;
 pub use settings::{
     AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE, ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume,
     StaticPod, api_server, cert_sans, warnings,
@@ -96,9 +95,6 @@ pub enum RenderError {
     /// The profile asks for encryption, and there are no keys.
     #[error("the profile asks for encryption, but there are no keys")]
     NoKeys,
-    /// An overriding template does not print each key once, in order.
-    #[error("the EncryptionConfiguration's template does not print each key exactly once, in the order of the profile")]
-    KeysMisplaced,
     /// A folder that kind cannot mount.
     #[error("kind cannot mount what is in {path}: it has a colon in it")]
     #[diagnostic(code(kprov::render::colon), help("choose a folder without a colon for `--out`"))]
@@ -141,7 +137,7 @@ pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderE
     let mut files: Vec<NodeFile> = patches.into_iter().map(patch).collect();
     if let Some(encryption) = &inputs.profile.spec.encryption {
         let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
-        let content = encryption_config(inputs.templates, &encryption.resources, ring)?;
+        let content = secrets::encryption_config(encryption, ring);
         files.push(NodeFile { path: ENCRYPTION_FILE, mode: 0o600, content });
     }
     if let Some(policy) = audit_policy(inputs)? {

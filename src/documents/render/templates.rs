@@ -35,7 +35,6 @@ built_in! {
     KUBEADM = "kubeadm.yaml.j2";
     "kubelet.yaml.j2";
     "kube-proxy.yaml.j2";
-    ENCRYPTION = "encryption-config.yaml.j2";
     AUDIT_POLICY = "audit-policy.yaml.j2";
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";

@@ -45,7 +45,7 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
             .warn(&format!("The golden state cannot be used ({error}): making the cluster again from its profile.")),
     }
     let keys = match (store.load_keys(cluster)?, &record.profile.spec.encryption) {
-        (None, Some(encryption)) => Some(KeyRing::resolve(encryption, &record.base)?),
+        (None, Some(encryption)) => Some(encryption.resolve(&record.base)?),
         (keys, _) => keys,
     };
     let request = Request {

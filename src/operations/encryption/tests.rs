@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::adapters::node::NodeError;
 use crate::documents::encryption::{Config, GroupResource, KeyId, Layout, Located, Phase, PlanError, Served, Verb};
 use crate::documents::keys::KeyRing;
-use crate::documents::profile::ProviderKind;
+use crate::documents::keys::ProviderKind;
 use crate::documents::static_pod::StaticPod;
 use crate::operations::api_server::Rejected;
 use crate::progress::Reporter;

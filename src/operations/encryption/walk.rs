@@ -12,7 +12,7 @@ use crate::documents::encryption::{
     Config, GroupResource, Journal, KeyId, Known, Layout, Move, NewKeys, Phase, Verb, moves,
 };
 use crate::documents::keys::KeyMaterial;
-use crate::documents::profile::ProviderKind;
+use crate::documents::keys::ProviderKind;
 use crate::documents::render::KubernetesVersion;
 use crate::operations::api_server::SETTLE;
 use crate::progress::Reporter;

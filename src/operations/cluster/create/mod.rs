@@ -121,7 +121,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     // What costs nothing to find out comes before an image is pulled.
     let keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
         (Some(_), Some(keys)) => Some(keys),
-        (Some(encryption), None) => Some(KeyRing::resolve(encryption, &request.base)?),
+        (Some(encryption), None) => Some(encryption.resolve(&request.base)?),
         (None, _) => None,
     };
     let plan = render::plan_nodes(profile, &request.name);

@@ -218,6 +218,23 @@ impl Pki {
         Ok(Zeroizing::new(String::from_utf8_lossy(&text).into_owned()))
     }
 
+    /// Where the cluster is and who vouches for it, as a kubeconfig without contexts and users: anybody may know.
+    #[must_use]
+    pub fn public_kubeconfig(&self, server: &str) -> String {
+        use base64::Engine as _;
+        let authority = base64::engine::general_purpose::STANDARD.encode(self.ca.certificate.pem());
+        let value = json!({
+            "apiVersion": "v1",
+            "clusters": [{"cluster": {"certificate-authority-data": authority, "server": server}, "name": ""}],
+            "contexts": null,
+            "current-context": "",
+            "kind": "Config",
+            "preferences": {},
+            "users": null,
+        });
+        serde_yaml::to_string(&value).expect("plain data with text keys")
+    }
+
     fn client(&self, user: &str, group: Option<&str>) -> Result<Identity, PkiError> {
         self.ca.issue(user, group, Vec::new(), &[ExtendedKeyUsagePurpose::ClientAuth])
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint as ApiTaint};
+use k8s_openapi::api::core::v1::{Namespace, Node, Taint as ApiTaint};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
@@ -52,6 +52,23 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiErr
             .map_err(ApiError::request(doing))?;
     }
     Ok(())
+}
+
+/// Waits until a namespace that the API server makes by itself is there.
+///
+/// # Errors
+/// [`ApiError::NotReady`] if it does not come in time.
+pub async fn await_namespace(client: &Client, name: &str) -> Result<(), ApiError> {
+    const COMES: Duration = Duration::from_secs(60);
+    let api: Api<Namespace> = Api::all(client.clone());
+    let there = await_condition(api, name, |namespace: Option<&Namespace>| namespace.is_some());
+    match tokio::time::timeout(COMES, there).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(ApiError::NotReady {
+            seconds: COMES.as_secs(),
+            pending: vec![format!("the namespace {name} is not there")],
+        }),
+    }
 }
 
 /// Takes a label off a node. One that is not there is no error.

@@ -7,6 +7,7 @@
 
 mod balancer;
 mod digest;
+mod joining;
 mod kind;
 mod kindnet;
 mod kubeadm;
@@ -32,6 +33,7 @@ use crate::documents::profile::Profile;
 
 pub use balancer::{LoadBalancer, load_balancer_config};
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
+pub use joining::joining_manifest;
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kindnet::{KINDNET_FILE, kindnet_config};
 pub use kubeadm::{NodeStart, PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};

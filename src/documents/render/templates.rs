@@ -41,6 +41,7 @@ built_in! {
     ENVOY = "envoy.yaml.j2";
     STARTUP_PROBE = "startup-probe.yaml.j2";
     KINDNET = "kindnet.conflist.j2";
+    JOINING = "joining.yaml.j2";
 }
 
 /// A template that is wrong, or that does not fit its values.

@@ -272,6 +272,13 @@ impl KubernetesVersion {
         self.at_least(1, 29)
     }
 
+    /// Whether kubeadm binds the API server's client certificate for kubelets to the role `system:kubelet-api-admin`, from
+    /// 1.36.1 on (CHANGELOG-1.36; cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go).
+    #[must_use]
+    pub fn binds_kubelet_api_admin(&self) -> bool {
+        (self.0.major, self.0.minor, self.0.patch) >= (1, 36, 1)
+    }
+
     /// The group of the client certificates for etcd, which has no notion of groups: kubeadm left it out from 1.30 on
     /// (cmd/kubeadm/app/phases/certs/certlist.go).
     #[must_use]

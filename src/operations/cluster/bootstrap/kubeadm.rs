@@ -2,6 +2,7 @@
 
 use futures_util::future::try_join_all;
 
+use crate::adapters::kubernetes;
 use crate::adapters::node::NodeError;
 use crate::documents::profile::Role;
 use crate::documents::render::{self, NodeStart};
@@ -44,6 +45,8 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     };
     let workers = try_join_all(build.joining(NodeStart::JoinWorker).map(|member| join(build, member)));
     tokio::try_join!(addons, control_planes, workers)?;
+    // All have joined: nobody else is to.
+    kubernetes::delete_bootstrap_tokens(&up.client).await?;
     build.connect_nodes(&up.client).await?;
     Ok(up)
 }

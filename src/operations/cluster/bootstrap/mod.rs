@@ -60,16 +60,13 @@ pub(super) struct Up {
 
 /// Starts the nodes and brings up Kubernetes on them; ends when every node has joined, not when all is ready.
 pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
-    let up = match build.inputs.profile.spec.bootstrap {
+    match build.inputs.profile.spec.bootstrap {
         // Further control planes join by kubeadm's own protocol.
         Bootstrap::Phased if build.joining(NodeStart::JoinControlPlane).next().is_none() => {
-            phased::bring_up(build).await?
+            phased::bring_up(build).await
         }
-        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await?,
-    };
-    // All have joined: nobody else is to.
-    kubernetes::delete_bootstrap_tokens(&up.client).await?;
-    Ok(up)
+        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await,
+    }
 }
 
 /// A random bootstrap token, `ID.SECRET` of 6 and 16 letters and digits.

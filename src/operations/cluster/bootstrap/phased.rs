@@ -60,7 +60,9 @@ const STATIC_PODS: [&str; 2] = ["control-plane all", "etcd local"];
 /// Those that wait for the API server, but for the addons. Left out are `wait-control-plane`, which kprov does itself,
 /// and `kubelet-finalize`: it points the kubelet's kubeconfig at the certificate that the kubelet rotates, which ours
 /// does from the start, and restarts the kubelet.
-const OBJECTS: [&str; 3] = ["upload-config all", "mark-control-plane", "bootstrap-token"];
+/// So is `bootstrap-token`: nobody joins by a token here, so there is none at any time; its other objects are made by
+/// [`make_joining_objects`].
+const OBJECTS: [&str; 2] = ["upload-config all", "mark-control-plane"];
 
 pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     let cluster = build.inputs.cluster;
@@ -88,8 +90,9 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
         Ok(())
     };
     let objects = complete_control_plane(build);
+    let joining = make_joining_objects(build, &pki, &client);
     let connect = build.connect_nodes(&client);
-    tokio::try_join!(controllers.map(Ok), objects, dns, addons, kubelets, connect, images.map(Ok))?;
+    tokio::try_join!(controllers.map(Ok), objects, joining, dns, addons, kubelets, connect, images.map(Ok))?;
     build.connect().await
 }
 
@@ -199,6 +202,15 @@ async fn complete_control_plane(build: &Build<'_>) -> Result<(), ClusterError> {
     tokio::try_join!(member.node.script("kubeadm init (objects)", &objects), addons)?;
     step.done();
     Ok(())
+}
+
+/// Makes what kubeadm makes beside a bootstrap token.
+async fn make_joining_objects(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<(), ClusterError> {
+    let kubeconfig = pki.public_kubeconfig(&format!("https://{}", build.endpoint));
+    let manifest = render::joining_manifest(build.inputs.templates, build.inputs.version, &kubeconfig)?;
+    // The API server makes this namespace when it is ready, not before.
+    kubernetes::await_namespace(client, "kube-public").await?;
+    Ok(kubernetes::apply(client, "rules for joining", &manifest).await?)
 }
 
 /// Installs the cluster's name server, the only system pods with a slow probe, once that is not put off any more.

@@ -3,6 +3,7 @@
 mod failing;
 mod kills;
 mod kind;
+mod kube_proxy;
 mod lifecycle;
 mod parity;
 

@@ -2,13 +2,14 @@
 //!
 //! Both do their work in rounds, and the first one mostly comes to nothing: kindnet looks for nodes before it can have
 //! heard of any, and again ten seconds later. What is done here is what they do themselves in the end, and what they find
-//! then they leave as it is. So all of it is a shortcut, and whatever fails is only slower.
+//! then they leave as it is. So all of it is a shortcut: what fails is told, and is only slower.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use kube::Client;
+use zeroize::Zeroizing;
 
 use crate::adapters::engine::Subnet;
 use crate::adapters::kubernetes;
@@ -16,27 +17,41 @@ use crate::adapters::node::{Node, NodeError};
 use crate::documents::profile::{KubeProxyMode, Profile};
 use crate::documents::record::NodeRecord;
 use crate::documents::render::{API_SERVER_PORT, KINDNET_FILE, Templates, kindnet_config};
+use crate::operations::verify::StandIn;
+
+use super::Context;
+
+const CONNECT_PODS: &str = include_str!("scripts/connect_pods.sh");
 
 /// How long the controller manager may take to give out pod subnets; after that, kindnet does it all by itself.
 const SUBNETS: Duration = Duration::from_secs(60);
 
 /// Connects the nodes' pods as kindnet will: a configuration of the CNI on each node, and routes from each to the pods
-/// of the others. Waits until the controller manager has given out pod subnets, but not for long.
-pub(super) async fn connect_pods(client: &Client, templates: &Templates, nodes: &[Node], addresses: &[NodeRecord]) {
+/// of the others. Waits until the controller manager has given out pod subnets, but not for long. Says what did not work.
+pub(super) async fn connect_pods(
+    client: &Client,
+    templates: &Templates,
+    nodes: &[Node],
+    addresses: &[NodeRecord],
+) -> Vec<String> {
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-    let mtu = join_all(nodes.iter().map(async |node| {
-        let text = node.run(&["cat", "/sys/class/net/eth0/mtu"]).await.ok()?;
-        text.trim().parse::<u32>().ok()
-    }));
+    let mtu = join_all(nodes.iter().map(async |node| node.run(&["cat", "/sys/class/net/eth0/mtu"]).await));
     let subnets = tokio::time::timeout(SUBNETS, kubernetes::pod_subnets(client, &names));
-    let (mtu, Ok(subnets)) = tokio::join!(mtu, subnets) else { return };
-    join_all(nodes.iter().zip(mtu).map(async |(node, mtu)| {
-        let config = kindnet_config(templates, subnets.get(&node.name)?, mtu?).ok()?;
+    let (mtu, Ok(subnets)) = tokio::join!(mtu, subnets) else {
+        return vec![format!("there are no pod subnets after {} s", SUBNETS.as_secs())];
+    };
+    let connected = join_all(nodes.iter().zip(mtu).map(async |(node, mtu)| {
+        let mtu = mtu.map_err(|error| error.to_string())?;
+        let mtu = mtu.trim().parse().map_err(|_| format!("{}: its MTU is {mtu:?}", node.name))?;
+        let own = subnets.get(&node.name).ok_or_else(|| format!("{}: it has no pod subnet", node.name))?;
+        let config = kindnet_config(templates, own, mtu).map_err(|error| error.to_string())?;
         let others = addresses.iter().filter(|other| other.name != node.name);
         let routes = others.flat_map(|other| routes(other, subnets.get(&other.name).map_or(&[], Vec::as_slice)));
-        node.script("connecting the pods", &script(&routes.collect::<Vec<_>>(), &config)).await.ok()
-    }))
-    .await;
+        let script = format!("{CONNECT_PODS}\n{}cni_config {KINDNET_FILE}", routes.collect::<String>());
+        let config = Zeroizing::new(config.into_bytes());
+        node.feed("connecting the pods", &script, config).await.map_err(|error| error.to_string())
+    }));
+    connected.await.into_iter().filter_map(Result::err).collect()
 }
 
 /// The routes to a node's pods.
@@ -44,24 +59,9 @@ fn routes(node: &NodeRecord, pod_subnets: &[String]) -> Vec<String> {
     let route = |subnet: &String| {
         let gateway = if subnet.contains(':') { IpAddr::from(node.ipv6?) } else { IpAddr::from(node.ipv4?) };
         let subnet: Subnet = subnet.parse().ok()?;
-        Some(format!("ip route replace {subnet} via {gateway}\n"))
+        Some(format!("route {subnet} {gateway}\n"))
     };
     pod_subnets.iter().filter_map(route).collect()
-}
-
-/// A configuration that is there already is kindnet's own. Renamed when it is whole, since containerd watches the folder.
-fn script(routes: &[String], config: &str) -> String {
-    format!(
-        "{routes}\
-         [ -e {KINDNET_FILE} ] && exit\n\
-         mkdir -p \"$(dirname {KINDNET_FILE})\"\n\
-         cat > {KINDNET_FILE}.kprov <<'END'\n\
-         {config}\n\
-         END\n\
-         mv -n {KINDNET_FILE}.kprov {KINDNET_FILE}\n\
-         rm -f {KINDNET_FILE}.kprov\n",
-        routes = routes.concat(),
-    )
 }
 
 /// The API server's address among the services: the first of their subnet.
@@ -73,49 +73,46 @@ pub(super) fn api_server_address(service_subnet: &str) -> Option<IpAddr> {
     })
 }
 
-/// A way from a node to the API server's service address, until kube-proxy has made its own: pods that start
+/// Ways from a node to the API server's service address, until kube-proxy has made its own: pods that start
 /// before that, such as the cluster's name server, would hang in their first connection for half a minute.
-#[derive(Debug, Clone)]
-pub(super) struct ServiceDnat(Vec<String>);
-
-impl ServiceDnat {
-    /// The way to the first control plane; none where nobody routes service addresses.
-    pub(super) fn of(profile: &Profile, first: Option<&NodeRecord>) -> Self {
-        let networking = &profile.spec.networking;
-        if networking.kube_proxy_mode == KubeProxyMode::None {
-            return Self(Vec::new());
-        }
-        let rules = networking.service_subnet().split(',').filter_map(|subnet| {
-            let from = api_server_address(subnet)?;
-            let (tool, to) = match from {
-                IpAddr::V4(_) => ("iptables", first?.ipv4?.to_string()),
-                IpAddr::V6(_) => ("ip6tables", format!("[{}]", first?.ipv6?)),
-            };
-            Some((tool, format!("-d {from} -p tcp --dport 443 -j DNAT --to-destination {to}:{API_SERVER_PORT}")))
-        });
-        Self(
-            rules
-                .flat_map(|(tool, rule)| {
-                    ["PREROUTING", "OUTPUT"].map(|chain| format!("{tool} -w -t nat ACTION {chain} {rule}"))
-                })
-                .collect(),
-        )
+///
+/// They lead to the first control plane; there are none where nobody routes service addresses.
+pub(super) fn stand_ins(profile: &Profile, first: Option<&NodeRecord>) -> Vec<StandIn> {
+    let networking = &profile.spec.networking;
+    if networking.kube_proxy_mode == KubeProxyMode::None {
+        return Vec::new();
     }
+    let stand_in = |subnet| {
+        let address = api_server_address(subnet)?;
+        let target = match address {
+            IpAddr::V4(_) => IpAddr::from(first?.ipv4?),
+            IpAddr::V6(_) => IpAddr::from(first?.ipv6?),
+        };
+        Some(StandIn { address, target: SocketAddr::new(target, API_SERVER_PORT).to_string() })
+    };
+    networking.service_subnet().split(',').filter_map(stand_in).collect()
+}
 
-    pub(super) async fn add(&self, node: &Node) -> Result<(), NodeError> {
-        self.run(node, "-I").await
-    }
+/// Lays ways on nodes. Says what did not work.
+pub(super) async fn lay(stand_ins: &[StandIn], nodes: &[Node]) -> Vec<String> {
+    let all = nodes.iter().flat_map(|node| stand_ins.iter().map(move |stand_in| stand_in.lay(node)));
+    join_all(all).await.into_iter().filter_map(|laid| laid.err().map(|error| error.to_string())).collect()
+}
 
-    pub(super) async fn remove(&self, node: &Node) -> Result<(), NodeError> {
-        self.run(node, "-D").await
+/// Tells what did not work, and that it is no harm.
+pub(super) fn slower(context: &Context, failed: &[String]) {
+    for what in failed {
+        context.reporter.warn(&format!("a shortcut of the nodes' network did not work, so this takes longer: {what}"));
     }
+}
 
-    async fn run(&self, node: &Node, action: &str) -> Result<(), NodeError> {
-        // A node without such rules is slower, not wrong.
-        let lines: Vec<String> =
-            self.0.iter().map(|rule| format!("{} || true\n", rule.replacen("ACTION", action, 1))).collect();
-        node.script("laying a way to the API server", &lines.concat()).await.map(|_| ())
-    }
+/// Takes all ways away again.
+///
+/// # Errors
+/// [`NodeError::Command`] if a node's rules cannot be read or changed.
+pub(super) async fn take_away(stand_ins: &[StandIn], nodes: &[Node]) -> Result<(), NodeError> {
+    let all = nodes.iter().flat_map(|node| stand_ins.iter().map(move |stand_in| stand_in.take_away(node)));
+    try_join_all(all).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -130,8 +127,7 @@ mod tests {
     #[test]
     fn pods_are_reached_by_their_nodes_address_of_the_same_family() {
         let subnets = ["10.244.1.0/24".to_owned(), "fd00:10:244:1::/64".to_owned(), "$(reboot)".to_owned()];
-        let expected =
-            ["ip route replace 10.244.1.0/24 via 172.18.0.3\n", "ip route replace fd00:10:244:1::/64 via fd00::3\n"];
+        let expected = ["route 10.244.1.0/24 172.18.0.3\n", "route fd00:10:244:1::/64 fd00::3\n"];
         assert_eq!(routes(&node(), &subnets), expected);
     }
 
@@ -151,17 +147,15 @@ mod tests {
             }))
             .unwrap()
         };
-        let route = |networking| ServiceDnat::of(&profile(networking), Some(&node())).0;
-        let dual = route(serde_json::json!({"serviceSubnet": "10.96.0.0/16,fd00:10:96::/112"}));
-        assert_eq!(dual.len(), 4);
-        assert!(
-            dual[0].contains("-d 10.96.0.1 -p tcp --dport 443 -j DNAT --to-destination 172.18.0.3:6443"),
-            "{dual:?}"
+        let ways = |networking| -> Vec<(String, String)> {
+            let all = stand_ins(&profile(networking), Some(&node()));
+            all.into_iter().map(|way| (way.address.to_string(), way.target)).collect()
+        };
+        let pair = |address: &str, target: &str| (address.to_owned(), target.to_owned());
+        assert_eq!(
+            ways(serde_json::json!({"serviceSubnet": "10.96.0.0/16,fd00:10:96::/112"})),
+            [pair("10.96.0.1", "172.18.0.3:6443"), pair("fd00:10:96::1", "[fd00::3]:6443")]
         );
-        assert!(
-            dual[2].contains("-d fd00:10:96::1 -p tcp --dport 443 -j DNAT --to-destination [fd00::3]:6443"),
-            "{dual:?}"
-        );
-        assert!(route(serde_json::json!({"kubeProxyMode": "none"})).is_empty());
+        assert!(ways(serde_json::json!({"kubeProxyMode": "none"})).is_empty());
     }
 }

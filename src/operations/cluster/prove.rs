@@ -4,18 +4,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use futures_util::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::adapters::kubernetes::{self, ready};
 use crate::adapters::node::Node;
-use crate::documents::profile::{FileModes, Role};
+use crate::documents::profile::{FileModes, KubeProxyMode, Role};
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
 use crate::documents::render::Inputs;
 use crate::operations::verify;
 
-use super::interim_network::ServiceDnat;
+use super::interim_network::{stand_ins, take_away};
 use super::{ClusterError, Context};
 
 /// How long nodes and pods may take to be ready once all have joined.
@@ -73,11 +74,19 @@ impl Proof<'_> {
             if spec.hardening.kubelet_serving_certificates {
                 kubernetes::approve_serving_certificates(self.client, self.addresses, READY).await?;
             }
-            Ok(())
+            Ok::<_, kubernetes::ApiError>(())
         };
-        tokio::try_join!(wait, approve)?;
-        let dnat = ServiceDnat::of(self.inputs.profile, self.addresses.first());
-        try_join_all(self.nodes.iter().map(|node| dnat.remove(node))).await?;
+        let routes_services = spec.networking.kube_proxy_mode != KubeProxyMode::None;
+        let proxies = async {
+            if routes_services {
+                verify::await_kube_proxy(self.nodes, READY).await?;
+            }
+            Ok::<_, ClusterError>(())
+        };
+        let (wait, approve) = (wait.map_err(ClusterError::from), approve.map_err(ClusterError::from));
+        tokio::try_join!(wait, approve, proxies)?;
+        // kube-proxy's own rules are there by now: what follows is to prove them, not ours.
+        take_away(&stand_ins(self.inputs.profile, self.addresses.first()), self.nodes).await?;
         step.done();
         if spec.hardening.file_modes == FileModes::Restrictive {
             try_join_all(self.nodes.iter().map(verify::restrict_file_modes)).await?;

@@ -25,7 +25,7 @@ use crate::operations::verify;
 
 use super::containers::{Fixed, Frame, proxies};
 use super::create::{What, or_clean_up, server_url};
-use super::interim_network::{ServiceDnat, connect_pods};
+use super::interim_network::{connect_pods, lay, slower, stand_ins};
 use super::interrupt::interrupted;
 use super::owner::this_engine;
 use super::prove::{Proof, READY, record_ready};
@@ -347,8 +347,7 @@ async fn bring_back(
         Ok::<_, NodeError>(())
     }))
     .await?;
-    let dnat = ServiceDnat::of(&record.profile, addresses.first());
-    try_join_all(nodes.iter().map(|node| dnat.add(node))).await?;
+    slower(context, &lay(&stand_ins(&record.profile, addresses.first()), &nodes).await);
     let import = async {
         try_join_all(nodes.iter().map(|node| async {
             match state.images.iter().find(|(name, _)| *name == node.name) {
@@ -405,7 +404,7 @@ async fn bring_back(
     }
     let connect = async {
         if state.has_kindnet && !record.profile.spec.networking.disable_default_cni {
-            connect_pods(&client, &context.templates, &nodes, addresses).await;
+            slower(context, &connect_pods(&client, &context.templates, &nodes, addresses).await);
         }
         Ok(())
     };

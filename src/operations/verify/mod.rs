@@ -8,6 +8,7 @@
 mod canary;
 mod checks;
 mod expected;
+mod kube_proxy;
 mod modes;
 
 use k8s_openapi::jiff::Timestamp;
@@ -20,6 +21,7 @@ use crate::documents::render::{Inputs, RenderError};
 
 pub use canary::Canary;
 pub use expected::{Expected, Resource};
+pub use kube_proxy::{StandIn, await_kube_proxy};
 pub use modes::restrict_file_modes;
 
 /// Why there is no evidence, or why it does not suffice.
@@ -145,16 +147,17 @@ pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
     // Nothing can be seen inside a node that does not run; the others are looked at all the same.
     let seen = &Target { nodes: &running, ..*target };
     let expected = Expected::of(seen).await?;
-    let (ready, processes, files, kubelets, stored) = tokio::join!(
+    let (ready, processes, files, kubelets, proxies, stored) = tokio::join!(
         checks::ready(target),
         checks::processes(seen, &expected),
         checks::files(seen, &expected),
         checks::kubelets(seen, &expected),
+        kube_proxy::checks(seen),
         checks::stored(seen, &expected),
     );
     let (stored, canary, census) = stored?;
     let mut all = Vec::new();
-    for part in [containers, ready?, processes?, files?, kubelets?, stored] {
+    for part in [containers, ready?, processes?, files?, kubelets?, proxies?, stored] {
         all.extend(part);
     }
     Ok(Report { checks: all, canary, census })

@@ -20,7 +20,7 @@ use crate::documents::record::NodeRecord;
 use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
 
 use super::image::ImageFacts;
-use super::interim_network::{ServiceDnat, connect_pods};
+use super::interim_network::{connect_pods, lay, slower, stand_ins};
 use super::{ClusterError, Context, NETWORK, logs};
 
 /// How long kubeadm may take: it waits itself, for several minutes each, for several things.
@@ -158,11 +158,11 @@ impl Build<'_> {
     async fn connect_nodes(&self, client: &Client) -> Result<(), ClusterError> {
         let nodes: Vec<Node> = self.nodes.iter().map(|member| member.node.clone()).collect();
         let addresses = self.addresses().await?;
-        let dnat = ServiceDnat::of(self.inputs.profile, addresses.first());
-        try_join_all(nodes.iter().map(|node| dnat.add(node))).await?;
+        let mut failed = lay(&stand_ins(self.inputs.profile, addresses.first()), &nodes).await;
         if self.facts.has_kindnet() && !self.inputs.profile.spec.networking.disable_default_cni {
-            connect_pods(client, self.inputs.templates, &nodes, &addresses).await;
+            failed.extend(connect_pods(client, self.inputs.templates, &nodes, &addresses).await);
         }
+        slower(self.context, &failed);
         Ok(())
     }
 

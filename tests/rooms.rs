@@ -168,11 +168,74 @@ fn modules_of_a_room_use_each_other_in_no_circle() {
     }
 }
 
+/// What each chain of `super::` in a file leads to: how many steps up, and the words that follow, as in [`uses`].
+fn climbs(text: &str) -> Vec<(usize, String)> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut found = Vec::new();
+    let mut rest = code;
+    while let Some(at) = rest.find("super::") {
+        rest = &rest[at..];
+        let mut steps = 0;
+        while let Some(next) = rest.strip_prefix("super::") {
+            (steps, rest) = (steps + 1, next);
+        }
+        // As a path of its own, its words are found by the same reader.
+        found.extend(uses(&format!("crate::x::{rest}")).into_iter().take(words(rest)).map(|(_, word)| (steps, word)));
+    }
+    found
+}
+
+/// How many words a path begins with: one, or as many as a list in braces has.
+fn words(rest: &str) -> usize {
+    match rest.strip_prefix('{') {
+        Some(_) => uses(&format!("crate::x::{}", &rest[..=rest.find(';').unwrap_or(rest.len() - 1)])).len(),
+        None => 1,
+    }
+}
+
+#[test]
+fn files_of_a_folder_use_each_other_in_no_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // Of each folder, which of its files and folders uses which.
+    let mut folders: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for file in sources(&root) {
+        let mut module: Vec<String> = file
+            .strip_prefix(&root)
+            .unwrap()
+            .with_extension("")
+            .iter()
+            .map(|part| part.to_str().unwrap().to_owned())
+            .collect();
+        if module.last().is_some_and(|last| last == "tests") {
+            continue;
+        }
+        if module.last().is_some_and(|last| last == "mod") {
+            module.pop();
+        }
+        for (steps, word) in climbs(&fs::read_to_string(&file).unwrap()) {
+            let Some(depth) = module.len().checked_sub(steps) else { continue };
+            let (folder, inside) = (root.join(module[..depth].iter().collect::<PathBuf>()), &module[depth]);
+            let is_module = folder.join(&word).is_dir() || folder.join(format!("{word}.rs")).is_file();
+            if is_module && word != *inside {
+                folders.entry(folder).or_default().entry(inside.clone()).or_default().insert(word);
+            }
+        }
+    }
+    assert!(folders.len() > 10, "only {} folders were found", folders.len());
+    for (folder, edges) in folders {
+        assert_eq!(circle(&edges), None, "in {}", folder.display());
+    }
+}
+
 #[test]
 fn a_circle_is_seen() {
     let text = "use crate::documents::keys;\nuse crate::documents::{a::{b, c}, d};\n// crate::documents::no\n#[cfg(test)]\nuse crate::documents::e;";
     let found: Vec<String> = uses(text).into_iter().map(|(_, module)| module).collect();
     assert_eq!(found, ["keys", "a", "d"]);
+    let text = "use super::error::Finding;\nuse super::{a::{b, c}, d};\nsuper::super::e::f();\n// super::no";
+    let found = climbs(text);
+    assert_eq!(found, [(1, "error"), (1, "a"), (1, "d"), (2, "e")].map(|(steps, word)| (steps, word.to_owned())));
     let edges = |pairs: &[(&str, &str)]| {
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (one, other) in pairs {

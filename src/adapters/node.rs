@@ -236,7 +236,7 @@ impl Node {
     /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.
     ///
     /// # Errors
-    /// [`NodeError::Engine`].
+    /// [`NodeError::Engine`] if there is no such container, or the engine does not answer.
     pub async fn read_file(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
         match self.engine.get_archive(&self.name, path).await {
             Ok(archive) => Ok(first_file(&archive)),
@@ -265,7 +265,7 @@ impl Node {
     /// A reader may see a file half written: see [`Self::replace_file`] for files that something watches.
     ///
     /// # Errors
-    /// [`NodeError::Engine`].
+    /// [`NodeError::Engine`] if there is no such container, or it takes no files: its disk is full or read-only, say.
     pub async fn put_files(&self, files: &[FileEntry]) -> Result<(), NodeError> {
         if files.is_empty() {
             return Ok(());
@@ -294,7 +294,7 @@ impl Node {
     /// The IPv4 and IPv6 address of the node on the clusters' network.
     ///
     /// # Errors
-    /// [`NodeError::Engine`].
+    /// [`NodeError::Engine`] if there is no such container, or the engine does not answer.
     pub async fn addresses(
         &self,
         network: &str,
@@ -342,7 +342,7 @@ impl Node {
     /// Whether the node's container runs.
     ///
     /// # Errors
-    /// [`NodeError::Engine`].
+    /// [`NodeError::Engine`] if the engine does not answer.
     pub async fn is_running(&self) -> Result<bool, NodeError> {
         Ok(self.engine.exit_code(&self.name).await?.is_none())
     }

@@ -60,7 +60,7 @@ impl Paths {
     /// `$XDG_DATA_HOME/kprov` and `$XDG_CONFIG_HOME/kprov`, with the defaults of the XDG specification.
     ///
     /// # Errors
-    /// [`PathsError::NoHome`].
+    /// [`PathsError::NoHome`] if neither those variables nor a home folder are known.
     pub fn from_process() -> Result<Self, PathsError> {
         let xdg = Xdg::new().map_err(|_| PathsError::NoHome)?;
         Ok(Self::at(xdg.data_dir().join("kprov"), xdg.config_dir().join("kprov")))
@@ -106,7 +106,7 @@ impl Paths {
 /// Makes `path` and what it lies in, each new folder with mode 0700. Folders that exist stay as they are.
 ///
 /// # Errors
-/// [`PathsError::Create`].
+/// [`PathsError::Create`] if a folder could not be made, or something that is no folder is in the way.
 pub fn create_private_dir(path: &Path) -> Result<(), PathsError> {
     DirBuilder::new()
         .recursive(true)
@@ -185,7 +185,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// The bytes of `path`, wiped when dropped; `None` if there is no such file.
 ///
 /// # Errors
-/// [`PathsError::Read`].
+/// [`PathsError::Read`] if it is there, but cannot be read.
 pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, PathsError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),

@@ -116,7 +116,7 @@ impl Store {
     /// Takes the lock of the network that all clusters share, once nobody else holds it.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if the lock's file could not be made.
     pub async fn network_lock(&self) -> Result<Lock, RecordError> {
         paths::create_private_dir(&self.folder)?;
         // Not a name that a cluster can have.
@@ -175,7 +175,7 @@ impl Store {
     /// Writes the record of a cluster.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if it could not be written; a record of before is still there then.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let bytes = json(record);
         Ok(paths::write_private(&self.path(&record.name).join("cluster.json"), &bytes)?)
@@ -184,7 +184,7 @@ impl Store {
     /// Writes the keys of a cluster.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if they could not be written; those of before are still there then.
     pub fn save_keys(&self, cluster: &ClusterName, keys: &KeyRing) -> Result<(), RecordError> {
         let bytes = json(&StoredKeys::from(keys));
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
@@ -193,7 +193,7 @@ impl Store {
     /// Forgets the keys of a cluster, also those that a killed kprov was about to write. One without keys is no error.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if a file is there and could not be removed.
     pub fn forget_keys(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster).join("keys.json");
         for path in paths::temporaries(&path).into_iter().chain([path]) {

@@ -15,7 +15,7 @@ use crate::documents::stored;
 use crate::operations::cluster;
 use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Scrubbed, Subject};
 
-use super::{Result, clusters, context, present};
+use super::{Result, context, present, target};
 
 /// How many lines of a value are shown: the prefix, and enough of what follows.
 const SHOWN: usize = 10;
@@ -69,7 +69,7 @@ async fn control_planes(
 async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let (name, nodes) = control_planes(&context, cluster).await?;
-    let client = clusters::open(&context, Some(&name)).await?.client().await?;
+    let client = target::open(&context, Some(&name)).await?.client().await?;
     let status = encryption::status(&nodes, &client).await?;
     present::result(global.output, &json!({"cluster": name, "encryption": status}), || status_text(&status));
     Ok(ExitCode::SUCCESS)
@@ -121,10 +121,10 @@ async fn run(
 ) -> Result<ExitCode> {
     let start = Instant::now();
     let context = context(global).await?;
-    let name = clusters::name(&context, how.cluster.as_ref()).await?;
+    let name = target::name(&context, how.cluster.as_ref()).await?;
     let _lock = context.store().lock(&name)?;
     let (_, nodes) = control_planes(&context, Some(&name)).await?;
-    let opened = clusters::open(&context, Some(&name)).await?;
+    let opened = target::open(&context, Some(&name)).await?;
     let client = opened.client().await?;
     let subject = Subject {
         context: &context,

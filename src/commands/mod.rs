@@ -3,18 +3,24 @@
 //! Results go to standard output, talk to standard error.
 
 mod api_server;
-mod clusters;
 mod doctor;
+mod down;
 mod encryption;
 mod etcd;
 mod exec;
 pub mod grammar;
 #[cfg(target_os = "linux")]
 mod kms;
+mod kubeconfig;
+mod ls;
 mod present;
 mod profiles;
 mod snapshot;
+mod status;
+mod target;
 mod up;
+mod verify;
+mod wait;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +28,7 @@ use std::sync::Arc;
 use clap::CommandFactory;
 
 use crate::adapters::engine::Engine;
-use crate::adapters::kubeconfig;
+use crate::adapters::kubeconfig::{Environment, Files};
 use crate::adapters::paths::Paths;
 use crate::commands::grammar::{Cli, Command, Global, Output};
 use crate::documents::render::Templates;
@@ -71,20 +77,20 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => up::up(global, &arguments).await,
-        Command::Down { cluster, yes, all } => clusters::down(global, cluster.as_ref(), yes, all).await,
-        Command::Ls => clusters::ls(global).await,
-        Command::Status { cluster } => clusters::status(global, cluster.as_ref()).await,
+        Command::Down { cluster, yes, all } => down::down(global, cluster.as_ref(), yes, all).await,
+        Command::Ls => ls::ls(global).await,
+        Command::Status { cluster } => status::status(global, cluster.as_ref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,
         Command::Snapshot { command } => snapshot::snapshot(global, command).await,
-        Command::Verify { cluster } => clusters::verify(global, cluster.as_ref()).await,
+        Command::Verify { cluster } => verify::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);
-            clusters::wait(global, cluster.as_ref(), nodes, timeout).await
+            wait::wait(global, cluster.as_ref(), nodes, timeout).await
         }
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_ref(), command).await,
         Command::ApiServer { command } => api_server::api_server(global, command).await,
         Command::Encryption { command } => encryption::encryption(global, command).await,
-        Command::Kubeconfig { cluster, merge } => clusters::kubeconfig(global, cluster.as_ref(), merge).await,
+        Command::Kubeconfig { cluster, merge } => kubeconfig::kubeconfig(global, cluster.as_ref(), merge).await,
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,
         #[cfg(target_os = "linux")]
@@ -102,7 +108,7 @@ async fn context(global: &Global) -> Result<Context> {
         engine: Engine::connect().await?,
         reporter: reporter(global),
         templates: Arc::new(templates(global, &paths)?),
-        kubeconfig: kubeconfig::Files::choose(global.kubeconfig.as_deref(), &kubeconfig::Environment::from_process())?,
+        kubeconfig: Files::choose(global.kubeconfig.as_deref(), &Environment::from_process())?,
         paths,
     })
 }

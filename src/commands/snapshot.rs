@@ -17,7 +17,7 @@ use crate::documents::names::SnapshotName;
 use crate::documents::snapshot::{self, PortableError, StateManifest};
 use crate::operations::cluster;
 
-use super::{Result, clusters, context, present, reporter, up};
+use super::{Result, context, present, reporter, target, up};
 
 /// The variable that may hold the passphrase.
 const VARIABLE: &str = "KPROV_PASSPHRASE";
@@ -43,7 +43,7 @@ pub(super) async fn snapshot(global: &Global, command: SnapshotCommand) -> Resul
     match command {
         SnapshotCommand::Save { name, cluster, with_images } => {
             let context = context(global).await?;
-            let cluster = clusters::name(&context, cluster.as_ref()).await?;
+            let cluster = target::name(&context, cluster.as_ref()).await?;
             let saved = cluster::save_snapshot(&context, &cluster, &name, with_images).await;
             context.reporter.close();
             let manifest = saved?;

@@ -11,7 +11,7 @@ use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, SearchPath};
 use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
 
-use super::{Result, clusters, context, present};
+use super::{Result, context, present, target, verify};
 
 pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitCode> {
     let start = Instant::now();
@@ -99,7 +99,7 @@ async fn several(
 pub(super) async fn reset(global: &Global, cluster: Option<&ClusterName>, retain: bool) -> Result<ExitCode> {
     let start = Instant::now();
     let context = context(global).await?;
-    let name = clusters::name(&context, cluster).await?;
+    let name = target::name(&context, cluster).await?;
     let outcome = cluster::reset(&context, &name, retain).await;
     context.reporter.close();
     show(global, &outcome?, start);
@@ -127,7 +127,7 @@ pub(super) fn show(global: &Global, outcome: &Outcome, start: Instant) {
         format!(
             "{}\nThe cluster {} is up: Kubernetes {}, {} nodes, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
              Go on:\n  kubectl --context {entry} get nodes\n  kprov verify {}\n  kprov etcd keys secrets --cluster {}\n",
-            clusters::evidence(&outcome.report, false),
+            verify::evidence(&outcome.report, false),
             record.name,
             record.version,
             record.nodes.len(),

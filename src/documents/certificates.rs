@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::documents::files::FileEntry;
 use crate::documents::render::KubernetesVersion;
+use crate::documents::yaml;
 
 /// Where kubeadm keeps certificates on a control plane.
 const FOLDER: &str = "/etc/kubernetes/pki";
@@ -264,7 +265,7 @@ impl Pki {
             "preferences": {},
             "users": [{"name": user, "user": credentials}],
         });
-        Zeroizing::new(serde_yaml::to_string(&value).expect("plain data with text keys").into_bytes())
+        Zeroizing::new(yaml::document(&value).into_bytes())
     }
 }
 

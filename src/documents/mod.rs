@@ -14,3 +14,4 @@ pub mod render;
 pub mod snapshot;
 pub mod static_pod;
 pub mod stored;
+pub mod yaml;

@@ -91,7 +91,7 @@ impl ClusterName {
     /// The name of the cluster that is number `index` of several.
     ///
     /// # Errors
-    /// [`NameError::Long`].
+    /// [`NameError::Long`] if the number makes it too long.
     pub fn numbered(&self, index: u16) -> Result<Self, NameError> {
         format!("{self}-{index}").parse()
     }

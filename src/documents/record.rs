@@ -22,6 +22,15 @@ pub enum RecordStatus {
     Ready,
 }
 
+impl std::fmt::Display for RecordStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+        })
+    }
+}
+
 /// How a cluster was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

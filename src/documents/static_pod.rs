@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
+use crate::documents::yaml;
+
 /// The container's name in kubeadm's manifest, and that of its process.
 pub const CONTAINER: &str = "kube-apiserver";
 
@@ -72,7 +74,7 @@ impl StaticPod {
     /// The manifest as text.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        serde_yaml::to_string(&self.0).unwrap_or_default()
+        yaml::block(&self.0, 0) + "\n"
     }
 
     /// The words of the command, the program's name first.

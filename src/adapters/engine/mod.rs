@@ -19,7 +19,7 @@ pub use containers::{Container, ContainerSpec, ContainerState, PublishedPort};
 pub use error::EngineError;
 pub use exec::{ExecOutput, ExecSpec, Terminal};
 pub use images::Image;
-pub use networks::{Network, Subnet};
+pub use networks::Network;
 
 /// A connection to a Docker Engine. Cheap to clone.
 #[derive(Debug, Clone)]

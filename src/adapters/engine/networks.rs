@@ -1,35 +1,10 @@
 //! The bridge network that nodes share.
 
-use std::net::IpAddr;
-
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
+use ipnet::IpNet;
 
 use super::{Engine, EngineError};
-
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet {
-    /// The first address.
-    pub base: IpAddr,
-    /// How many leading bits are fixed.
-    pub prefix: u8,
-}
-
-impl std::fmt::Display for Subnet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
-}
-
-impl std::str::FromStr for Subnet {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (base, prefix) = text.split_once('/').ok_or(())?;
-        Ok(Self { base: base.parse().map_err(|_| ())?, prefix: prefix.parse().map_err(|_| ())? })
-    }
-}
 
 /// A network of the engine.
 #[derive(Debug, Clone)]
@@ -39,7 +14,7 @@ pub struct Network {
     /// Its name.
     pub name: String,
     /// Its subnets.
-    pub subnets: Vec<Subnet>,
+    pub subnets: Vec<IpNet>,
     /// Its labels.
     pub labels: std::collections::HashMap<String, String>,
 }
@@ -76,11 +51,11 @@ impl Engine {
     pub async fn create_network(
         &self,
         name: &str,
-        ipv6: Option<Subnet>,
+        ipv6: Option<IpNet>,
         label: (&str, &str),
     ) -> Result<Network, EngineError> {
         let chosen = self.try_network(name, ipv6, None, label).await?;
-        let Some(ipv4) = chosen.subnets.iter().find(|subnet| subnet.base.is_ipv4()).copied() else {
+        let Some(ipv4) = chosen.subnets.iter().find(|subnet| subnet.addr().is_ipv4()).copied() else {
             return Ok(chosen);
         };
         self.remove_network(&chosen.id).await?;
@@ -90,8 +65,8 @@ impl Engine {
     async fn try_network(
         &self,
         name: &str,
-        ipv6: Option<Subnet>,
-        ipv4: Option<Subnet>,
+        ipv6: Option<IpNet>,
+        ipv4: Option<IpNet>,
         label: (&str, &str),
     ) -> Result<Network, EngineError> {
         let doing = || format!("making the network {name}");
@@ -156,19 +131,7 @@ impl Engine {
     }
 }
 
-fn subnets(ipam: Option<Ipam>) -> Vec<Subnet> {
+fn subnets(ipam: Option<Ipam>) -> Vec<IpNet> {
     let config = ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     config.into_iter().filter_map(|config| config.subnet?.parse().ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subnets_are_read_and_written() {
-        let subnet: Subnet = "172.18.0.0/16".parse().unwrap();
-        assert_eq!(subnet.to_string(), "172.18.0.0/16");
-        assert!("172.18.0.0".parse::<Subnet>().is_err());
-    }
 }

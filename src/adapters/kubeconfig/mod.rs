@@ -6,7 +6,6 @@
 //! blocks (on the lock, for seconds at worst): call it off the async threads.
 
 mod lock;
-mod yaml11;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -18,6 +17,7 @@ use serde_yaml::{Mapping, Value};
 use zeroize::Zeroizing;
 
 use crate::adapters::paths::{self, PathsError};
+use crate::documents::yaml;
 use lock::Lock;
 
 /// How long to wait for another program that is changing the same file.
@@ -126,7 +126,7 @@ impl Files {
     /// else `~/.kube/config`.
     ///
     /// # Errors
-    /// [`KubeconfigError::NoFile`].
+    /// [`KubeconfigError::NoFile`] if the list is empty, or no home folder is known.
     pub fn choose(explicit: Option<&Path>, environment: &Environment) -> Result<Self, KubeconfigError> {
         let mut files: Vec<PathBuf> = Vec::new();
         if let Some(file) = explicit.filter(|file| !file.as_os_str().is_empty()) {
@@ -242,7 +242,7 @@ pub fn for_cluster(admin_conf: &str, cluster: &str, server: &str) -> Result<Zero
         entry.insert("name".into(), name.as_str().into());
     }
     document.root.insert(CURRENT.into(), name.into());
-    document.to_text(admin_conf.len() + server.len())
+    Ok(document.to_text(admin_conf.len() + server.len()))
 }
 
 const CURRENT: &str = "current-context";
@@ -270,13 +270,14 @@ struct Document {
 
 impl Document {
     fn parse(text: &str, origin: &str) -> Result<Self, KubeconfigError> {
-        let value: Value = serde_yaml::from_str(text).map_err(|error| KubeconfigError::Yaml {
+        let mut value: Value = serde_yaml::from_str(text).map_err(|error| KubeconfigError::Yaml {
             origin: origin.to_owned(),
             place: error
                 .location()
                 .map(|place| format!(" (line {}, column {})", place.line(), place.column()))
                 .unwrap_or_default(),
         })?;
+        mend_booleans(&mut value);
         let root = match value {
             Value::Null => Mapping::new(),
             Value::Mapping(root) => root,
@@ -355,9 +356,41 @@ impl Document {
     }
 
     /// The text, about `size` bytes of it.
-    fn to_text(&self, size: usize) -> Result<Zeroizing<String>, KubeconfigError> {
-        yaml11::to_text(&self.root, size)
-            .ok_or_else(|| shape(&self.origin, "it could not be written as YAML".to_owned()))
+    fn to_text(&self, size: usize) -> Zeroizing<String> {
+        // Room for all of it at once: a buffer that grows leaves copies of keys behind.
+        let mut text = Zeroizing::new(String::with_capacity(size + size / 2 + 1024));
+        yaml::write(&self.root, &mut text);
+        text
+    }
+}
+
+/// kubeconfig's booleans. Everywhere else `yes` can only have been meant as text.
+const BOOLEANS: [&str; 4] = ["insecure-skip-tls-verify", "disable-compression", "provideClusterInfo", "colors"];
+
+/// Makes booleans of those that were written in YAML 1.1's words: kubectl takes them, serde_yaml takes them for text.
+fn mend_booleans(value: &mut Value) {
+    match value {
+        Value::Sequence(items) => items.iter_mut().for_each(mend_booleans),
+        Value::Mapping(fields) => {
+            for (name, field) in fields.iter_mut() {
+                let named = name.as_str().is_some_and(|name| BOOLEANS.contains(&name));
+                match field.as_str().and_then(boolean).filter(|_| named) {
+                    Some(meant) => *field = Value::Bool(meant),
+                    None => mend_booleans(field),
+                }
+            }
+        }
+        Value::Tagged(tagged) => mend_booleans(&mut tagged.value),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What `text` means to YAML 1.1, if it is a boolean there alone.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
+        _ => None,
     }
 }
 
@@ -379,7 +412,7 @@ fn change(
         // /dev/null and its like: they hold nothing, need no lock, and must not be replaced by a file.
         Ok(metadata) if !metadata.is_file() => {
             let Some(document) = edit("", &path.display().to_string())? else { return Ok(false) };
-            let text = document.to_text(growth)?;
+            let text = document.to_text(growth);
             OpenOptions::new()
                 .write(true)
                 .open(&target)
@@ -396,7 +429,7 @@ fn change(
     paths::remove_leftovers(&target);
     let text = read_text(&target)?;
     let Some(document) = edit(&text, &path.display().to_string())? else { return Ok(false) };
-    paths::write_private(&target, document.to_text(text.len() + growth)?.as_bytes())?;
+    paths::write_private(&target, document.to_text(text.len() + growth).as_bytes())?;
     Ok(true)
 }
 

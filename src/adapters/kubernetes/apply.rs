@@ -74,7 +74,7 @@ pub async fn await_namespace(client: &Client, name: &str) -> Result<(), ApiError
 /// Takes a label off a node. One that is not there is no error.
 ///
 /// # Errors
-/// [`ApiError::Request`].
+/// [`ApiError::Request`] if there is no such node, or the API server does not answer.
 pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<(), ApiError> {
     let api: Api<Node> = Api::all(client.clone());
     let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": {label: null}}}));
@@ -88,7 +88,7 @@ pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<()
 /// annotation with the runtime's socket, and the profile's taints. Waits until the node has registered.
 ///
 /// # Errors
-/// [`ApiError`].
+/// [`ApiError`] if the node has not registered in time, or the API server refuses the change.
 pub async fn complete_worker(client: &Client, plan: &NodePlan, version: &KubernetesVersion) -> Result<(), ApiError> {
     const REGISTER: Duration = Duration::from_secs(120);
     let api: Api<Node> = Api::all(client.clone());

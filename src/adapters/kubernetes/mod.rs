@@ -94,7 +94,7 @@ fn reason(error: &kube::Error) -> String {
 /// A client for the cluster that the kubeconfig's current context names.
 ///
 /// # Errors
-/// [`ApiError::Kubeconfig`].
+/// [`ApiError::Kubeconfig`] if it is none, names no current context, or holds certificates that cannot be used.
 pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
     let fail = |error: &dyn std::fmt::Display| ApiError::Kubeconfig(error.to_string());
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| fail(&error))?;

@@ -3,7 +3,7 @@
 //! Conditions are watched, not polled. [`pending`] is the one definition of "ready"; it is
 //! pure, so that it can be tested without a cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -163,6 +164,16 @@ fn pod_pending(pod: &Pod, since: Option<Timestamp>) -> Option<String> {
 
 fn is_stale(evidence: Option<Timestamp>, since: Option<Timestamp>) -> bool {
     since.is_some_and(|since| evidence.is_none_or(|evidence| evidence.as_second() < since.as_second()))
+}
+
+/// Whether each node that the API knows is Ready.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server cannot be asked.
+pub async fn nodes(client: &Client) -> Result<BTreeMap<String, bool>, ApiError> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = nodes.map_err(ApiError::request("listing the nodes"))?;
+    Ok(nodes.items.iter().map(|node| (node.name_any(), node_pending(node, None).is_none())).collect())
 }
 
 /// Watches the cluster until nothing is pending any more. `observe` gets what is pending at each change.

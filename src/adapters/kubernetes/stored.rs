@@ -85,7 +85,7 @@ async fn served(client: &Client, group: String, version: String) -> Result<Vec<S
 /// object that is gone is no error.
 ///
 /// # Errors
-/// [`ApiError::Request`].
+/// [`ApiError::Request`] if the API server refuses, or cannot read the value.
 pub async fn touch(client: &Client, resource: &Located, served: &Served, key: &str) -> Result<(), ApiError> {
     let Served { name, version, kind, namespaced } = served;
     let api = ApiResource {

@@ -81,7 +81,7 @@ impl States {
     /// Nothing, if no snapshot is called so.
     ///
     /// # Errors
-    /// [`SnapshotError::Exists`].
+    /// [`SnapshotError::Exists`] if one is.
     pub fn check_free(&self, name: &SnapshotName) -> Result<(), SnapshotError> {
         if self.named_path(name).exists() {
             return Err(SnapshotError::Exists { name: name.to_string() });
@@ -120,7 +120,7 @@ impl States {
     /// Makes a state that is kept already the golden one of a cluster.
     ///
     /// # Errors
-    /// [`SnapshotError::Paths`].
+    /// [`SnapshotError::Paths`] if the note of it could not be written; the golden state of before is still there then.
     pub fn set_golden(&self, cluster: &ClusterName, id: &str) -> Result<(), SnapshotError> {
         let _guard = self.guard()?;
         paths::write_private(&self.golden_path(cluster), id.as_bytes())?;
@@ -187,7 +187,7 @@ impl States {
     /// Forgets the golden state of a cluster that is no more. None is no error.
     ///
     /// # Errors
-    /// [`SnapshotError::Paths`].
+    /// [`SnapshotError::Paths`] if the note of it is there and could not be removed.
     pub fn forget_golden(&self, cluster: &ClusterName) -> Result<(), SnapshotError> {
         let path = self.golden_path(cluster);
         if !path.exists() {
@@ -231,7 +231,7 @@ impl States {
     /// The bytes of a blob, checked against its sum.
     ///
     /// # Errors
-    /// [`SnapshotError::Damaged`].
+    /// [`SnapshotError::Damaged`] if it is missing, or its bytes are not those that were kept.
     pub fn read(&self, blob: &Blob) -> Result<Zeroizing<Vec<u8>>, SnapshotError> {
         let path = self.blob_path(blob);
         let damaged = |reason: String| SnapshotError::Damaged { path: path.clone(), reason };

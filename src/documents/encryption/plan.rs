@@ -293,7 +293,8 @@ fn new_name(config: &Config, given: Option<&str>, behind: u64) -> Result<String,
 /// The moves that a verb asks for; empty if all is as it is asked for already.
 ///
 /// # Errors
-/// [`PlanError`].
+/// [`PlanError`] if the verb makes no sense for what is there: nothing is encrypted, a KMS plugin has the keys, a key's name is
+/// taken or none, a resource is encrypted already.
 pub fn moves(
     verb: Verb,
     config: &Config,

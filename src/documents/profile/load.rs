@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use miette::Severity;
 
+use crate::documents::yaml;
+
 use super::error::{Finding, Problem, ProfileError, Source, Warning, located};
 use super::set::Set;
 use super::shape::{Required, Shape};
 use super::source::{Found, Origin, SearchPath, same_file};
-use super::tree::{self, Entry, Node, Span, Value};
-use super::{KeySource, Profile, semantic};
+use super::tree::{Node, Span, Value};
+use super::{KeySource, Profile, read, secret, semantic};
 
 /// A profile that is complete and checked.
 #[derive(Debug, Clone)]
@@ -86,10 +88,7 @@ pub fn load(reference: &str, sets: &[String], search: &SearchPath) -> Result<Loa
 /// The profile as YAML that [`load`] reads back to the same profile. Literal keys are in it: see [`Profile::redacted`].
 #[must_use]
 pub fn to_yaml(profile: &Profile) -> String {
-    // By way of JSON, whose enums are mappings; straight to YAML they would become tags.
-    // Neither step can fail on our types: every key is a string.
-    let value = serde_json::to_value(profile).unwrap_or_default();
-    serde_yaml::to_string(&value).unwrap_or_default()
+    yaml::document(profile)
 }
 
 impl Profile {
@@ -122,9 +121,9 @@ impl Layers {
         loop {
             origins.push(found.origin.clone());
             let source = self.sources.len();
-            let mut tree = tree::parse(&found.text, source, 0, &mut self.findings);
+            let mut tree = read::parse(&found.text, source, 0, &mut self.findings);
             if let Some(tree) = &mut tree {
-                mark_keys(tree);
+                secret::mark_keys(tree);
             }
             let base = absolute(&found.base, search);
             self.sources.push(Source::new(found.origin.to_string(), base, &found.text, tree.as_ref(), None));
@@ -184,54 +183,6 @@ fn absolute(folder: &Path, search: &SearchPath) -> PathBuf {
     let folder = if folder.as_os_str().is_empty() { &search.current } else { folder };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
-}
-
-/// Marks whatever may be key material: all that stands under a list of providers and is not known to be harmless.
-pub(super) fn mark_keys(node: &mut Node) {
-    match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(mark_keys),
-        Value::Map(entries) => {
-            for entry in entries {
-                match entry.key.as_str() {
-                    "providers" => mark_within(&mut entry.node, &["type", "keys"]),
-                    "keys" => mark_within(&mut entry.node, &["name", "source"]),
-                    "literal" | "secret" => entry.node.mark_secret(),
-                    _ => mark_keys(&mut entry.node),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Marks all in a list of mappings but the fields in `harmless`, and what is in those if it is of an unexpected form.
-fn mark_within(list: &mut Node, harmless: &[&str]) {
-    let Value::List(items) = &mut list.value else { return list.mark_secret() };
-    for item in items {
-        let Value::Map(entries) = &mut item.value else {
-            item.mark_secret();
-            continue;
-        };
-        for entry in entries {
-            match entry.key.as_str() {
-                key if !harmless.contains(&key) => entry.mark_secret(),
-                "keys" => mark_within(&mut entry.node, &["name", "source"]),
-                "source" => mark_source(&mut entry.node),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn mark_source(source: &mut Node) {
-    match &mut source.value {
-        Value::Map(entries) => {
-            let harmless = |entry: &&mut Entry| matches!(entry.key.as_str(), "env" | "file");
-            entries.iter_mut().filter(|entry| !harmless(entry)).for_each(Entry::mark_secret);
-        }
-        Value::String(word) if matches!(word.as_str(), "generate" | "env" | "file" | "literal") => {}
-        _ => source.mark_secret(),
-    }
 }
 
 /// Makes paths absolute that come from another folder than the profile's own, so that one folder will do for all.

@@ -9,8 +9,10 @@ mod error;
 mod kubelet;
 mod load;
 mod names;
+mod read;
 mod ring;
 pub mod schema;
+mod secret;
 mod semantic;
 mod set;
 mod shape;
@@ -30,9 +32,9 @@ pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
 pub use load::{Loaded, load, to_yaml};
 pub use names::{check_cluster_name, check_image};
+pub use read::check_stream;
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
-pub use tree::check_stream;
 
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";

@@ -13,7 +13,8 @@ use crate::documents::names::NameError;
 
 use super::error::{Finding, near};
 use super::names;
-use super::tree::{self, Node, Step};
+use super::read;
+use super::tree::{Node, Step};
 use super::{
     Audit, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind, Role,
     kubelet,
@@ -655,7 +656,7 @@ impl Checks<'_, '_> {
                     self.error("profile::manifest", "the manifest's file has no name", &path("file"), "empty");
                 }
                 (None, Some(text)) => {
-                    if let Err(why) = tree::check_stream(text) {
+                    if let Err(why) = read::check_stream(text) {
                         let message = format!("the manifest `{}` is no YAML: {why}", manifest.name);
                         self.key_error("profile::manifest", message, &path("inline"), "in this text");
                     }

@@ -5,7 +5,8 @@
 
 use super::error::Finding;
 use super::shape::Shape;
-use super::tree::{self, Entry, Node, Path, Span, Step, Value};
+use super::tree::{Entry, Node, Path, Span, Step, Value};
+use super::{read, secret};
 
 /// One `--set`, read.
 pub(super) struct Set {
@@ -66,13 +67,13 @@ impl Set {
         let mut value = if text.trim().is_empty() {
             Node { value: Value::String(String::new()), span, secret: false }
         } else {
-            tree::parse(text, source, equals + 1, findings)?
+            read::parse(text, source, equals + 1, findings)?
         };
         // Nobody wants to quote twice, for the shell and for YAML, to say that a flag is "false".
         if is_text && matches!(value.value, Value::Bool(_) | Value::Number(_)) {
             value.value = Value::String(text.trim().to_owned());
         }
-        super::load::mark_keys(&mut value);
+        secret::mark_keys(&mut value);
         let last = path.0.last();
         let keys_may_be_here = path.0.contains(&"providers".into());
         if keys_may_be_here && !["type", "name", "env", "file"].iter().any(|name| last == Some(&Step::from(*name))) {

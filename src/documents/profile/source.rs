@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy as _;
 
 use super::error::{Problem, near};
-use super::tree;
+use super::read;
+use super::tree::Node;
 
 /// The profiles that kprov brings along.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -169,10 +170,10 @@ pub fn list(search: &SearchPath) -> Vec<Listed> {
 fn listed(name: String, origin: Origin) -> Listed {
     let mut findings = Vec::new();
     let (tree, unreadable) = match read(origin.clone()) {
-        Ok(found) => (tree::parse(&found.text, 0, 0, &mut findings), None),
+        Ok(found) => (read::parse(&found.text, 0, 0, &mut findings), None),
         Err(problem) => (None, Some(problem.to_string())),
     };
-    let text = |node: Option<&tree::Node>| node.and_then(tree::Node::text).map(str::to_owned);
+    let text = |node: Option<&Node>| node.and_then(Node::text).map(str::to_owned);
     let description =
         text(tree.as_ref().and_then(|tree| tree.get("metadata")).and_then(|meta| meta.get("description")));
     Listed {
@@ -205,7 +206,7 @@ fn read(origin: Origin) -> Result<Found, Box<Problem>> {
                     ErrorKind::NotFound => format!("there is no file {}", path.display()),
                     ErrorKind::InvalidData => format!("{} is no text (UTF-8)", path.display()),
                     ErrorKind::FileTooLarge => {
-                        format!("{} has more than {} MiB", path.display(), tree::MAX_TEXT >> 20)
+                        format!("{} has more than {} MiB", path.display(), read::MAX_TEXT >> 20)
                     }
                     _ => format!("{} could not be read: {error}", path.display()),
                 };
@@ -220,8 +221,8 @@ fn read(origin: Origin) -> Result<Found, Box<Problem>> {
 /// The text of a file, which is read no further than a profile may be long: it may have no end.
 fn bounded(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(tree::MAX_TEXT as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > tree::MAX_TEXT {
+    std::fs::File::open(path)?.take(read::MAX_TEXT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > read::MAX_TEXT {
         return Err(ErrorKind::FileTooLarge.into());
     }
     String::from_utf8(bytes).map_err(|_| ErrorKind::InvalidData.into())

@@ -20,7 +20,7 @@ struct KindnetValues<'a> {
 /// `mtu` is that of the node's interface, in bytes.
 ///
 /// # Errors
-/// [`RenderError::Template`].
+/// [`RenderError::Template`] if an overriding template is broken.
 pub fn kindnet_config(templates: &Templates, pod_subnets: &[String], mtu: u32) -> Result<String, RenderError> {
     let is_v6 = |subnet: &String| subnet.contains(':');
     let mut routes = Vec::new();

@@ -19,7 +19,6 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod version;
-mod yaml;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -34,7 +34,7 @@ struct ProbeValues {
 /// The patches, by their paths on a control plane.
 ///
 /// # Errors
-/// [`RenderError::Template`].
+/// [`RenderError::Template`] if an overriding template is broken.
 pub(super) fn startup_probe_patches(templates: &Templates) -> Result<Vec<(&'static str, String)>, RenderError> {
     let patch = |(component, path, delay)| {
         Ok((path, templates.render(templates::STARTUP_PROBE, ProbeValues { component, delay })?))

@@ -16,9 +16,8 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
+use crate::documents::yaml;
 use crate::progress::{printable, printable_in_place};
-
-use super::yaml;
 
 /// The ending of a template's file name.
 const EXTENSION: &str = "j2";
@@ -154,10 +153,13 @@ impl Templates {
             Err(Error::new(ErrorKind::InvalidOperation, "a value must go through a filter, such as `| yaml`"))
         });
         environment.add_filter("yaml", |value: &Value| {
-            Ok::<_, Error>(Value::from_safe_string(yaml::inline(&to_json(value)?)))
+            Ok::<_, Error>(Value::from_safe_string(yaml::inline(&yaml::value(&to_json(value)?))))
         });
         environment.add_filter("block", |value: &Value, indent: Option<usize>| {
-            Ok::<_, Error>(Value::from_safe_string(yaml::block(&to_json(value)?, indent.unwrap_or_default())))
+            Ok::<_, Error>(Value::from_safe_string(yaml::block(
+                &yaml::value(&to_json(value)?),
+                indent.unwrap_or_default(),
+            )))
         });
         environment.add_filter("word", word);
         environment.add_filter("merge", |base: &Value, over: &Value| {

@@ -105,7 +105,8 @@ pub fn write(
 /// Reads what [`write`] has written, and checks every sum. Gives the name that the snapshot had.
 ///
 /// # Errors
-/// [`PortableError`].
+/// [`PortableError`] if the passphrase is missing or wrong, the file is no exported snapshot, a sum does not fit, or it was written by a
+/// later version.
 pub fn read(file: &[u8], passphrase: Option<&SecretString>) -> Result<(SnapshotName, Draft), PortableError> {
     let opened;
     let tar = if is_encrypted(file) {

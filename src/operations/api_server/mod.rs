@@ -136,7 +136,7 @@ impl ApiServer {
     /// Whether the files that the change's flags name are there.
     ///
     /// # Errors
-    /// [`ApiServerError::NoFile`].
+    /// [`ApiServerError::NoFile`] names the first one that is not on the control plane; [`ApiServerError`] of the node if nobody could look.
     pub async fn check_files(&self, change: &Change) -> Result<(), ApiServerError> {
         for named in named_paths(change).into_iter().filter(|named| named.read) {
             if self.node.try_output(&["test", "-f", &named.path], None).await?.code != 0 {
@@ -191,7 +191,7 @@ impl ApiServer {
     /// Keeps the manifest before the last change as a backup: the change is made.
     ///
     /// # Errors
-    /// [`NodeError`].
+    /// [`NodeError`] if the backup could not be written; the change stays made.
     pub async fn commit(&self) -> Result<(), NodeError> {
         let script = format!("if [ -e '{BEFORE}' ]; then mv -f '{BEFORE}' '{BACKUP}'; sync /kind/kprov; fi");
         self.node.script("keeping the manifest's backup", &script).await.map(|_| ())
@@ -231,7 +231,7 @@ impl ApiServer {
     /// Whether it runs as the manifest says, and is ready.
     ///
     /// # Errors
-    /// [`NodeError`].
+    /// [`NodeError`] if the node cannot be asked; an API server that does not answer is `false`, no error.
     pub async fn runs(&self, manifest: &StaticPod) -> Result<bool, NodeError> {
         let now = restart::observe(&self.node, &manifest.port()).await?;
         Ok(now.ready && now.process.is_some_and(|process| process.command == manifest.command()))
@@ -240,7 +240,7 @@ impl ApiServer {
     /// Makes sure that the kubelet runs. It is stopped for the shortest of times only; one that is stopped now was left so.
     ///
     /// # Errors
-    /// [`NodeError`].
+    /// [`NodeError`] if the node does not run, or systemd cannot start the kubelet.
     pub async fn wake(&self) -> Result<(), NodeError> {
         let script = "systemctl is-active -q kubelet || systemctl start kubelet";
         self.node.script("starting the kubelet", script).await.map(|_| ())
@@ -249,7 +249,7 @@ impl ApiServer {
     /// Finishes or takes back what a kprov that was killed has left half done. Says what it did, if anything.
     ///
     /// # Errors
-    /// [`NodeError`].
+    /// [`NodeError`] if the node does not run, or a manifest could not be read or put back; nothing is half done by it.
     pub async fn recover(&self, mut detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
         self.wake().await?;
         if self.node.try_output(&["test", "-e", BEFORE], None).await?.code != 0 {
@@ -290,7 +290,8 @@ pub const SETTLE: Duration = Duration::from_millis(3500);
 /// one does not come up with it, all have the manifest of before again. Gives the names of those that were changed.
 ///
 /// # Errors
-/// [`ApiServerError`].
+/// [`ApiServerError`] if a manifest cannot be changed so, or an API server did not come up; it tells on which control plane, and whether the
+/// way back was gone to its end.
 pub async fn change_all(
     reporter: &Reporter,
     control_planes: &ControlPlanes,

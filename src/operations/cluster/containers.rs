@@ -5,7 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use crate::adapters::engine::{ContainerSpec, PublishedPort, Subnet};
+use ipnet::IpNet;
+
+use crate::adapters::engine::{ContainerSpec, PublishedPort};
 use crate::documents::profile::{Profile, Protocol, Role};
 use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
@@ -131,7 +133,7 @@ pub(super) fn proxies(
     variable: impl Fn(&str) -> Option<String>,
     profile: &Profile,
     nodes: &[NodePlan],
-    subnets: &[Subnet],
+    subnets: &[IpNet],
 ) -> Vec<String> {
     let get = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty());
     let set: Vec<_> = ["HTTP_PROXY", "HTTPS_PROXY"].into_iter().filter_map(|name| Some((name, get(name)?))).collect();

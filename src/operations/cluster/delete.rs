@@ -83,7 +83,7 @@ pub(super) async fn remove_containers(
 /// Removes what a kprov has made outside any cluster and was killed before it could clean up.
 ///
 /// # Errors
-/// [`ClusterError::Engine`].
+/// [`ClusterError::Engine`] if the engine does not answer, or a container could not be removed.
 pub async fn delete_leftovers(context: &Context) -> Result<usize, ClusterError> {
     let engine = &context.engine;
     let mut removed = 0;

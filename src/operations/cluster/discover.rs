@@ -141,7 +141,7 @@ impl Found {
 /// All clusters on the engine, sorted by name. What is labelled with something that cannot be a cluster's name is none.
 ///
 /// # Errors
-/// [`ClusterError::Engine`].
+/// [`ClusterError::Engine`] if the engine does not answer.
 pub async fn list(engine: &Engine) -> Result<Vec<Found>, ClusterError> {
     let mut clusters: BTreeMap<ClusterName, Vec<Container>> = BTreeMap::new();
     for container in engine.containers(LABEL_CLUSTER, None).await? {

@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use ipnet::IpNet;
 use kube::Client;
 use zeroize::Zeroizing;
 
-use crate::adapters::engine::Subnet;
 use crate::adapters::kubernetes;
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::profile::{KubeProxyMode, Profile};
@@ -58,7 +58,7 @@ pub(super) async fn connect_pods(
 fn routes(node: &NodeRecord, pod_subnets: &[String]) -> Vec<String> {
     let route = |subnet: &String| {
         let gateway = if subnet.contains(':') { IpAddr::from(node.ipv6?) } else { IpAddr::from(node.ipv4?) };
-        let subnet: Subnet = subnet.parse().ok()?;
+        let subnet: IpNet = subnet.parse().ok()?;
         Some(format!("route {subnet} {gateway}\n"))
     };
     pod_subnets.iter().filter_map(route).collect()
@@ -66,8 +66,8 @@ fn routes(node: &NodeRecord, pod_subnets: &[String]) -> Vec<String> {
 
 /// The API server's address among the services: the first of their subnet.
 pub(super) fn api_server_address(service_subnet: &str) -> Option<IpAddr> {
-    let subnet: Subnet = service_subnet.trim().parse().ok()?;
-    Some(match subnet.base {
+    let subnet: IpNet = service_subnet.trim().parse().ok()?;
+    Some(match subnet.network() {
         IpAddr::V4(base) => Ipv4Addr::from(u32::from(base) + 1).into(),
         IpAddr::V6(base) => Ipv6Addr::from(u128::from(base) + 1).into(),
     })

@@ -51,7 +51,7 @@ pub(super) fn is_own(container: &Container) -> bool {
 /// Nothing, if kprov made all these containers of a cluster.
 ///
 /// # Errors
-/// [`ClusterError::Foreign`].
+/// [`ClusterError::Foreign`] names the first container that somebody else made.
 pub(super) fn require_own(name: &ClusterName, containers: &[Container]) -> Result<(), ClusterError> {
     match containers.iter().find(|container| !is_own(container)) {
         Some(other) => Err(ClusterError::Foreign { name: name.to_string(), container: other.name.clone() }),

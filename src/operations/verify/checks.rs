@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use kube::Api;
 use kube::api::ListParams;
+use kube::core::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -206,6 +207,7 @@ fn same(running: &Value, asked: &Value) -> bool {
             asked.iter().all(|(key, value)| same(running.get(key).unwrap_or(&Value::Null), value))
         }
         (Value::String(running), Value::String(asked)) => {
+            let duration = |text: &str| text.parse::<Duration>().ok();
             running == asked || duration(running).is_some_and(|running| Some(running) == duration(asked))
         }
         // A field at its zero value is left out.
@@ -214,26 +216,6 @@ fn same(running: &Value, asked: &Value) -> bool {
         }
         _ => running == asked,
     }
-}
-
-/// A Go duration of hours, minutes and whole seconds, in seconds.
-fn duration(text: &str) -> Option<u64> {
-    let (mut total, mut number) = (0, String::new());
-    for c in text.chars() {
-        let unit = match c {
-            '0'..='9' => {
-                number.push(c);
-                continue;
-            }
-            'h' => 3600,
-            'm' => 60,
-            's' => 1,
-            _ => return None,
-        };
-        total += number.parse::<u64>().ok()? * unit;
-        number.clear();
-    }
-    number.is_empty().then_some(total)
 }
 
 /// What is in etcd: the canary, and every value of every encrypted resource.

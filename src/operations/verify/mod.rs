@@ -141,7 +141,7 @@ impl Report {
 /// Gathers all evidence. Checks that fail are in the report; an error means that something could not be looked at.
 ///
 /// # Errors
-/// [`VerifyError`].
+/// [`VerifyError`] if a node, the API server or etcd could not be asked at all.
 pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
     let (running, containers) = checks::containers(target.nodes).await?;
     // Nothing can be seen inside a node that does not run; the others are looked at all the same.

@@ -24,7 +24,7 @@ const PRIVATE: &str = "\
 /// Takes all permissions of group and others off the files that the benchmark names.
 ///
 /// # Errors
-/// [`NodeError`].
+/// [`NodeError`] if the node does not run, or a mode could not be changed.
 pub async fn restrict_file_modes(node: &Node) -> Result<(), NodeError> {
     let script = format!(
         "for f in {patterns}; do if [ -f \"$f\" ]; then chmod go-rwx \"$f\"; fi; done\n\

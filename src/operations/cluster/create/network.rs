@@ -1,8 +1,10 @@
 //! The network that all clusters share.
 
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
-use crate::adapters::engine::{Engine, EngineError, Network, Subnet};
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::adapters::engine::{Engine, EngineError, Network};
 use crate::adapters::records::RecordError;
 use crate::documents::profile::{IpFamily, Profile};
 
@@ -32,12 +34,12 @@ pub(in super::super) async fn ensure_network(
 }
 
 /// A random /64 of the addresses for private use (RFC 4193), since engines do not choose IPv6 subnets themselves.
-fn unique_local_subnet(cluster: &str) -> Result<Subnet, ClusterError> {
+fn unique_local_subnet(cluster: &str) -> Result<IpNet, ClusterError> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes[1..8])
         .map_err(|error| RecordError::Unreadable { name: cluster.to_owned(), reason: error.to_string() })?;
     bytes[0] = 0xfd;
-    Ok(Subnet { base: IpAddr::from(bytes), prefix: 64 })
+    Ok(Ipv6Net::new_assert(Ipv6Addr::from(bytes), 64).into())
 }
 
 #[cfg(test)]

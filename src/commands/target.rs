@@ -1,0 +1,66 @@
+//! Which cluster a command is about, and what is known of it.
+
+use kube::Client;
+use zeroize::Zeroizing;
+
+use crate::adapters::node::Node;
+use crate::adapters::{kubeconfig, kubernetes};
+use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
+use crate::documents::record::Record;
+use crate::operations::cluster::{self, ClusterError, Context, Found};
+
+use super::Result;
+
+/// The name that was given, or that of the only cluster there is: on the engine, or half made in kprov's records.
+pub(super) async fn name(context: &Context, given: Option<&ClusterName>) -> Result<ClusterName> {
+    if let Some(given) = given {
+        return Ok(given.clone());
+    }
+    match cluster::find(&context.engine, None).await {
+        Ok(found) => Ok(found.name),
+        Err(ClusterError::None) => {
+            let mut names = context.store().names();
+            match names.len() {
+                0 => Err(ClusterError::None.into()),
+                1 => Ok(names.remove(0)),
+                _ => Err(ClusterError::Ambiguous { known: names.iter().map(ToString::to_string).collect() }.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A cluster that is looked at, with all that is known of it.
+pub(super) struct Opened {
+    pub(super) found: Found,
+    pub(super) nodes: Vec<Node>,
+    pub(super) record: Option<Record>,
+    pub(super) keys: Option<KeyRing>,
+    pub(super) kubeconfig: Zeroizing<String>,
+}
+
+impl Opened {
+    pub(super) async fn client(&self) -> Result<Client> {
+        Ok(kubernetes::client(&self.kubeconfig).await?)
+    }
+}
+
+/// Finds a cluster, and its kubeconfig on its first control plane.
+pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Result<Opened> {
+    let found = cluster::find(&context.engine, cluster).await?;
+    let nodes = found.nodes(&context.engine);
+    let control_planes = found.control_planes(&context.engine)?;
+    let admin = control_planes.first().read_text("/etc/kubernetes/admin.conf").await?;
+    let (address, port) =
+        found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
+    let server = format!("https://{}", std::net::SocketAddr::new(address, port));
+    let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
+    // A record of a cluster of the same name on another engine says nothing of this one.
+    let record = match cluster::record_here(context, &found.name).await {
+        Err(ClusterError::Elsewhere { .. }) => None,
+        other => other?,
+    };
+    let keys = if record.is_some() { context.store().load_keys(&found.name)? } else { None };
+    Ok(Opened { nodes, record, keys, kubeconfig, found })
+}

@@ -1,0 +1,62 @@
+//! `kprov verify`: the evidence that a cluster is what its profile says.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::commands::grammar::Global;
+use crate::documents::names::ClusterName;
+use crate::documents::render::KubernetesVersion;
+use crate::operations::verify::{self, Report};
+
+use super::target::open;
+use super::{Result, context, present};
+
+pub(super) async fn verify(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = open(&context, cluster).await?;
+    let client = opened.client().await?;
+    let version: Option<KubernetesVersion> = opened.record.as_ref().map(|record| record.version.parse()).transpose()?;
+    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+    let inputs = opened
+        .record
+        .as_ref()
+        .zip(version.as_ref())
+        .map(|(record, version)| record.inputs(version, opened.keys.as_ref(), &context.templates, cgroup_v1));
+    let step = context.reporter.stage("Gathering evidence");
+    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None };
+    let report = verify::verify(&target).await?;
+    step.done();
+    context.reporter.close();
+    present::result(
+        global.output,
+        &json!({"cluster": opened.found.name, "ok": report.is_ok(), "evidence": report}),
+        || evidence(&report, true),
+    );
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How much of each check's evidence is shown where not all of it is asked for.
+const SHORT: usize = 96;
+
+/// The evidence as text: all of it, or the beginning of each check's.
+pub(super) fn evidence(report: &Report, all: bool) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let mark = if check.ok { "ok  " } else { "FAIL" };
+        let evidence = if all || !check.ok { check.evidence.clone() } else { shortened(&check.evidence) };
+        text.push_str(&format!("{mark} {}: {evidence}\n", check.name));
+    }
+    if let Some(canary) = &report.canary {
+        let indented: String = canary.first_bytes.lines().map(|line| format!("       {line}\n")).collect();
+        text.push_str(&format!("     the canary's first bytes in etcd ({}):\n{indented}", canary.stored));
+    }
+    text
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= SHORT {
+        return text.to_owned();
+    }
+    text.chars().take(SHORT).chain(['…']).collect()
+}

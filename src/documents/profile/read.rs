@@ -1,0 +1,469 @@
+//! Reading YAML 1.2 text into a tree.
+//!
+//! Owns the bounds of what is read, and what is said of text that is no YAML or more than a profile may use of it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use granit_parser::{Event, Parser, ScalarStyle, StrInput};
+
+use super::error::{Finding, quoted};
+use super::tree::{Entry, Node, Span, Value};
+
+/// The most bytes of a profile's text.
+pub(super) const MAX_TEXT: usize = 4 << 20;
+
+/// The most bytes of memory that a document may take once its aliases are expanded: a small text can grow to any
+/// size by them, by a few values that are long as well as by many short ones.
+const MAX_EXPANDED: usize = 32 << 20;
+
+/// The deepest nesting: every reader of the tree recurses.
+const MAX_DEPTH: usize = 64;
+
+/// The deepest nesting of other YAML, as of its readers: schemas of custom resources go deep.
+const MAX_STREAM_DEPTH: usize = 128;
+
+/// Reads the one document of `text`, which lies `offset` bytes into source number `source`.
+/// Everything that is wrong is added to `findings`; there is no tree if the syntax itself is broken.
+pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec<Finding>) -> Option<Node> {
+    let mut reader = Reader {
+        events: Parser::new_from_str(text),
+        source,
+        offset,
+        anchors: HashMap::new(),
+        findings,
+        budget: MAX_EXPANDED,
+        depth: 0,
+    };
+    match reader.document() {
+        Ok(node) => Some(node),
+        Err(finding) => {
+            findings.push(*finding);
+            None
+        }
+    }
+}
+
+/// Whether `text` is YAML at all, as any number of documents, and stays within bounds when its aliases are expanded.
+///
+/// Only sizes are kept, so that this is safe on any text, before other readers build anything of it.
+///
+/// # Errors
+/// The parser's own words where the syntax is broken; otherwise which bound is exceeded.
+pub fn check_stream(text: &str) -> Result<(), String> {
+    // Bytes of each anchored value; of each open collection its anchor and the bytes so far.
+    let mut anchors: HashMap<usize, usize> = HashMap::new();
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (size, anchor) = match event.map_err(|error| error.to_string())?.0 {
+            Event::Scalar(text, _, anchor, _) => (size_of::<Entry>() + text.len(), anchor),
+            Event::Alias(anchor) => (anchors.get(&anchor).copied().ok_or("an alias contains itself")?, 0),
+            Event::SequenceStart(_, anchor, _) | Event::MappingStart(_, anchor, _) => {
+                open.push((anchor, size_of::<Entry>()));
+                if open.len() > MAX_STREAM_DEPTH {
+                    return Err(too_deep(MAX_STREAM_DEPTH));
+                }
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
+                Some((anchor, size)) => (size, anchor),
+                None => continue,
+            },
+            _ => continue,
+        };
+        if anchor > 0 {
+            anchors.insert(anchor, size);
+        }
+        let total = size.saturating_add(open.last().map_or(0, |(_, size)| *size));
+        if total > MAX_EXPANDED {
+            return Err(too_large());
+        }
+        if let Some((_, size)) = open.last_mut() {
+            *size = total;
+        }
+    }
+    Ok(())
+}
+
+fn too_large() -> String {
+    format!("more than {} MiB once its aliases are expanded", MAX_EXPANDED >> 20)
+}
+
+fn too_deep(most: usize) -> String {
+    format!("nested more than {most} deep")
+}
+
+struct Reader<'a, 'f> {
+    events: Parser<'a, StrInput<'a>>,
+    source: usize,
+    offset: usize,
+    /// Anchored values and their sizes.
+    anchors: HashMap<usize, (Rc<Node>, usize)>,
+    findings: &'f mut Vec<Finding>,
+    /// Bytes that the tree and the anchored values may still take.
+    budget: usize,
+    depth: usize,
+}
+
+type Read<T> = Result<T, Box<Finding>>;
+
+impl<'a> Reader<'a, '_> {
+    fn span(&self, range: Range<usize>) -> Span {
+        Span { source: self.source, start: range.start + self.offset, end: range.end + self.offset }
+    }
+
+    /// The next event that is part of the data.
+    fn next(&mut self) -> Read<(Event<'a>, Span)> {
+        loop {
+            match self.events.next() {
+                Some(Ok((event, span))) => {
+                    let span = self.span(span.byte_range().unwrap_or(0..0));
+                    // Whether comments are events depends on a feature that other crates may switch on.
+                    let is_data = event.is_node()
+                        || matches!(
+                            event,
+                            Event::StreamStart
+                                | Event::StreamEnd
+                                | Event::DocumentStart(..)
+                                | Event::DocumentEnd
+                                | Event::SequenceEnd
+                                | Event::MappingEnd
+                        );
+                    if is_data {
+                        return Ok((event, span));
+                    }
+                }
+                Some(Err(error)) => {
+                    let at = error.marker().byte_offset().unwrap_or(0);
+                    let message = format!("invalid YAML: {}", error.info());
+                    return Err(Box::new(Finding::error("profile::syntax", message, self.span(at..at))));
+                }
+                None => return Ok((Event::StreamEnd, self.span(0..0))),
+            }
+        }
+    }
+
+    fn document(&mut self) -> Read<Node> {
+        loop {
+            match self.next()? {
+                (Event::StreamStart | Event::DocumentStart(..), _) => {}
+                (Event::StreamEnd, span) => {
+                    return Err(Box::new(Finding::error("profile::syntax", "there is no document here", span)));
+                }
+                (event, span) => {
+                    let root = self.node(event, span)?;
+                    loop {
+                        match self.next()? {
+                            (Event::StreamEnd, _) => return Ok(root),
+                            (Event::DocumentStart(..), span) => {
+                                let finding = Finding::error("profile::syntax", "a second YAML document", span)
+                                    .label("begins here")
+                                    .help("one file is one profile");
+                                return Err(Box::new(finding));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes `bytes` off the budget, before they are allocated.
+    fn charge(&mut self, bytes: usize, span: Span) -> Read<()> {
+        match self.budget.checked_sub(bytes) {
+            Some(rest) => {
+                self.budget = rest;
+                Ok(())
+            }
+            None => Err(Box::new(Finding::error("profile::syntax", too_large(), span).help("are aliases nested?"))),
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(Box::new(Finding::error("profile::syntax", too_deep(MAX_DEPTH), span)));
+        }
+        let node = self.node_within(event, span)?;
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    fn node_within(&mut self, event: Event<'a>, span: Span) -> Read<Node> {
+        let text = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        self.charge(size_of::<Node>() + text, span)?;
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = tag.as_deref().map(|tag| tag.core_suffix().map(str::to_owned).ok_or_else(|| tag.original()));
+                let value = match kind {
+                    None if style == ScalarStyle::Plain => self.plain(&text, span),
+                    None => Value::String(text.into_owned()),
+                    Some(Ok(kind)) if kind == "str" => Value::String(text.into_owned()),
+                    Some(Ok(_)) => self.plain(&text, span),
+                    Some(Err(tag)) => {
+                        let message = format!("the tag `{tag}` means nothing here");
+                        self.findings.push(Finding::error("profile::syntax", message, span).help("leave it out"));
+                        Value::String(text.into_owned())
+                    }
+                };
+                (value, anchor)
+            }
+            Event::SequenceStart(_, anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break,
+                        (event, span) => items.push(self.node(event, span)?),
+                    }
+                }
+                (Value::List(items), anchor)
+            }
+            Event::MappingStart(_, anchor, _) => (self.mapping()?, anchor),
+            Event::Alias(anchor) => {
+                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+                    // Only an anchor that is still open is missing: an alias inside of what it names.
+                    return Err(Box::new(Finding::error("profile::syntax", "an alias contains itself", span)));
+                };
+                self.charge(size, span)?;
+                return Ok(Node::clone(&node));
+            }
+            _ => (Value::Null, 0),
+        };
+        let node = Node { value, span, secret: false };
+        if anchor > 0 {
+            let size = size(&node);
+            self.charge(size, span)?;
+            self.anchors.insert(anchor, (Rc::new(node.clone()), size));
+        }
+        Ok(node)
+    }
+
+    fn mapping(&mut self) -> Read<Value> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut seen: HashMap<String, Span> = HashMap::new();
+        loop {
+            let (event, key_span) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(Value::Map(entries)),
+                Event::Scalar(text, ..) => {
+                    self.charge(size_of::<Entry>() + text.len(), key_span)?;
+                    text.into_owned()
+                }
+                event => {
+                    self.node(event, key_span)?;
+                    self.findings.push(Finding::error("profile::syntax", "a key has to be a plain word", key_span));
+                    String::new()
+                }
+            };
+            if key == "<<" {
+                let finding = Finding::error("profile::syntax", "`<<` is no merge key in YAML 1.2", key_span)
+                    .help("use `extends` to build on another profile");
+                self.findings.push(finding);
+            }
+            let (event, span) = self.next()?;
+            let node = self.node(event, span)?;
+            if let Some(first) = seen.get(&key) {
+                let finding = Finding::error(
+                    "profile::duplicate_key",
+                    format!("the key {} is there twice", quoted(&key)),
+                    key_span,
+                )
+                .label("again here")
+                .also(*first, "first here")
+                .help("remove one of them, or merge them");
+                self.findings.push(finding);
+            } else if key != "<<" {
+                seen.insert(key.clone(), key_span);
+                entries.push(Entry { key, key_span, node, secret: false });
+            }
+        }
+    }
+
+    /// A plain scalar by YAML 1.2's core schema, but for numbers with a leading zero: 0644 is an octal number to some
+    /// and a decimal one to others, so it stays a string.
+    fn plain(&mut self, text: &str, span: Span) -> Value {
+        match text {
+            "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+            "true" | "True" | "TRUE" => return Value::Bool(true),
+            "false" | "False" | "FALSE" => return Value::Bool(false),
+            ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | ".nan" | ".NaN" | ".NAN" => {
+                let message = format!("`{text}` is no number that Kubernetes knows");
+                self.findings.push(Finding::error("profile::syntax", message, span).help("for a string, quote it"));
+                return Value::Null;
+            }
+            _ => {}
+        }
+        number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)
+    }
+}
+
+/// The bytes that a value takes.
+fn size(node: &Node) -> usize {
+    size_of::<Node>()
+        + match &node.value {
+            Value::String(text) => text.len(),
+            Value::List(items) => items.iter().map(size).sum(),
+            Value::Map(entries) => {
+                entries.iter().map(|entry| size_of::<Entry>() + entry.key.len() + size(&entry.node)).sum()
+            }
+            _ => 0,
+        }
+}
+
+fn number(text: &str) -> Option<serde_json::Number> {
+    if let Some(digits) = text.strip_prefix("0x") {
+        return u64::from_str_radix(digits, 16).ok().map(Into::into);
+    }
+    if let Some(digits) = text.strip_prefix("0o") {
+        return u64::from_str_radix(digits, 8).ok().map(Into::into);
+    }
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let first = unsigned.bytes().next()?;
+    if !(first.is_ascii_digit() || first == b'.' && unsigned.as_bytes().get(1).is_some_and(u8::is_ascii_digit)) {
+        return None;
+    }
+    if first == b'0' && unsigned.as_bytes().get(1).is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    if !unsigned.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')) {
+        return None;
+    }
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if let Ok(whole) = text.parse::<i64>() {
+        return Some(whole.into());
+    }
+    if let Ok(whole) = text.parse::<u64>() {
+        return Some(whole.into());
+    }
+    serde_json::Number::from_f64(text.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Option<Node>, Vec<String>) {
+        let mut findings = Vec::new();
+        let node = parse(text, 0, 0, &mut findings);
+        (node, findings.into_iter().map(|finding| finding.message).collect())
+    }
+
+    #[test]
+    fn scalars_are_those_of_yaml_1_2() {
+        let (node, findings) = read(
+            "[yes, on, 'true', true, ~, 12, -3, 0x1F, 0o17, 1.5, 1e3, 0644, 1.20.2, 10.96.0.0/16, '5', !!str 5, 5m, -a, +1]",
+        );
+        assert!(findings.is_empty(), "{findings:?}");
+        assert_eq!(
+            node.unwrap().to_json(),
+            serde_json::json!([
+                "yes",
+                "on",
+                "true",
+                true,
+                null,
+                12,
+                -3,
+                31,
+                15,
+                1.5,
+                1000.0,
+                "0644",
+                "1.20.2",
+                "10.96.0.0/16",
+                "5",
+                "5",
+                "5m",
+                "-a",
+                1
+            ])
+        );
+    }
+
+    #[test]
+    fn every_duplicate_key_is_found() {
+        let (_, findings) = read("a: 1\nb: {c: 1, c: 2}\na: 2\n");
+        assert_eq!(findings, ["the key `c` is there twice", "the key `a` is there twice"]);
+    }
+
+    #[test]
+    fn places_are_those_of_the_text() {
+        let text = "a:\n  b: [x, yy]\n";
+        let (node, _) = read(text);
+        let node = node.unwrap();
+        let shown = |span: Span| &text[span.start..span.end];
+        assert_eq!(shown(node.place_of(&["a".into(), "b".into(), 1.into()])), "yy");
+        assert_eq!(shown(node.place_of(&["a".into(), "b".into()])), "b");
+        assert_eq!(shown(node.place_of(&["a".into(), "missing".into(), "deeper".into()])), "a");
+        assert_eq!(shown(node.place_of_key(&["a".into(), "b".into()])), "b");
+    }
+
+    #[test]
+    fn merging_is_deep_and_null_removes() {
+        let (base, _) = read("a: {x: 1, y: 2, l: [1, 2]}\nb: 1\nl: [1]\n");
+        let (over, _) = read("a: {x: null, y: 3, l: [9], z: {n: null, m: 1}}\nc: null\nl: [null, {n: null, m: 1}]\n");
+        let mut merged = base.unwrap();
+        merged.merge(over.unwrap());
+        assert_eq!(
+            merged.to_json(),
+            serde_json::json!({"a": {"y": 3, "l": [9], "z": {"m": 1}}, "b": 1, "l": [null, {"m": 1}]})
+        );
+    }
+
+    #[test]
+    fn broken_and_hostile_documents_end_in_an_error() {
+        for (text, want) in [
+            ("", "there is no document here"),
+            ("a: 1\n---\nb: 1\n", "a second YAML document"),
+            ("a: &a [*a]\n", "an alias contains itself"),
+            ("? [a]\n: 1\n", "a key has to be a plain word"),
+            ("a: .nan", "`.nan` is no number that Kubernetes knows"),
+            ("a: !Env b", "the tag `!Env` means nothing here"),
+            ("x: &x {a: 1}\ny:\n  <<: *x\n", "`<<` is no merge key in YAML 1.2"),
+        ] {
+            let (_, findings) = read(text);
+            assert_eq!(findings, [want], "{text}");
+        }
+        for bomb in [nested_aliases(), long_aliases()] {
+            let (node, findings) = read(&bomb);
+            assert!(node.is_none());
+            assert_eq!(findings, [too_large()]);
+            assert_eq!(check_stream(&bomb), Err(too_large()));
+        }
+        let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(read(&nested(64)).1, [too_deep(64)]);
+        assert_eq!(check_stream(&nested(128)), Ok(()));
+        assert_eq!(check_stream(&nested(129)), Err(too_deep(128)));
+        assert_eq!(check_stream("a: &a [*a]\n").unwrap_err(), "an alias contains itself");
+    }
+
+    /// Nine times nine times nine ... values.
+    fn nested_aliases() -> String {
+        let bomb: String =
+            (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))).collect();
+        format!("a0: &a0 [x]\n{bomb}")
+    }
+
+    /// A megabyte that is 100 KB again and again: 20 GB of few values.
+    fn long_aliases() -> String {
+        format!("a: &a {}\nb: [{}]\n", "x".repeat(100 << 10), vec!["*a"; 199_000].join(","))
+    }
+
+    #[test]
+    fn anchors_count_as_well() {
+        // Each level's copy is kept for aliases that never come.
+        let open: String = (0..60).map(|n| format!("&a{n} [")).collect();
+        let text = format!("{open}{}{}", "x".repeat(1 << 20), "]".repeat(60));
+        assert_eq!(read(&text).1, [too_large()]);
+    }
+
+    #[test]
+    fn what_is_large_and_honest_is_read() {
+        let text = format!("a: &a {}\nb: [*a, *a, *a]\n", "x".repeat(1 << 20));
+        let (node, findings) = read(&text);
+        assert!(node.is_some() && findings.is_empty(), "{findings:?}");
+        assert_eq!(check_stream(&text), Ok(()));
+    }
+}

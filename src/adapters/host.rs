@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::progress::counted;
+
 // Observed on a cluster of Kubernetes 1.20 without workload: 11 instances and 200 watches on a node, 514 MiB of
 // memory and 570 MB of disk on its control plane. A current Kubernetes takes about twice the memory.
 const INSTANCES_PER_NODE: u64 = 16;
@@ -152,7 +154,7 @@ impl Host {
         Some(match status {
             Verdict::Ok => check,
             Verdict::Warn | Verdict::Fail => {
-                check.with_help(format!("{} should have {}", count(nodes), size(2 * nodes * MEMORY_PER_NODE)))
+                check.with_help(format!("{} should have {}", counted(nodes, "node"), size(2 * nodes * MEMORY_PER_NODE)))
             }
         })
     }
@@ -258,7 +260,7 @@ fn disk(path: &Path, free: u64, nodes: u64) -> HostCheck {
         Verdict::Ok => check,
         Verdict::Warn | Verdict::Fail => check.with_help(format!(
             "{} should have {}; `docker system prune` may free some",
-            count(nodes),
+            counted(nodes, "node"),
             size(3 * needed)
         )),
     }
@@ -283,10 +285,6 @@ fn grade(value: u64, needed: u64, advised: u64) -> Verdict {
     } else {
         Verdict::Ok
     }
-}
-
-fn count(nodes: u64) -> String {
-    if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") }
 }
 
 /// Bytes in the unit that suits them, to a tenth.

@@ -10,6 +10,7 @@ use crate::commands::grammar::{self, Global};
 use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, SearchPath};
 use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
+use crate::progress::counted;
 
 use super::{Result, context, present, target, verify};
 
@@ -125,12 +126,12 @@ pub(super) fn show(global: &Global, outcome: &Outcome, start: Instant) {
     });
     present::result(global.output, &value, || {
         format!(
-            "{}\nThe cluster {} is up: Kubernetes {}, {} nodes, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
+            "{}\nThe cluster {} is up: Kubernetes {}, {}, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
              Go on:\n  kubectl --context {entry} get nodes\n  kprov verify {}\n  kprov etcd keys secrets --cluster {}\n",
             verify::evidence(&outcome.report, false),
             record.name,
             record.version,
-            record.nodes.len(),
+            counted(record.nodes.len(), "node"),
             record.digest,
             outcome.kubeconfig.display(),
             record.name,

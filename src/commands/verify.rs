@@ -43,7 +43,11 @@ const SHORT: usize = 96;
 pub(super) fn evidence(report: &Report, all: bool) -> String {
     let mut text = String::new();
     for check in &report.checks {
-        let mark = if check.ok { "ok  " } else { "FAIL" };
+        let mark = match check {
+            check if !check.ok => "FAIL",
+            check if check.unproven => "none",
+            _ => "ok  ",
+        };
         let evidence = if all || !check.ok { check.evidence.clone() } else { shortened(&check.evidence) };
         text.push_str(&format!("{mark} {}: {evidence}\n", check.name));
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use console::Term;
 
-pub use printable::{printable, printable_in_place, printable_json};
+pub use printable::{counted, printable, printable_in_place, printable_json};
 pub use recorder::{Event, Recorder};
 
 use printable::one_line;

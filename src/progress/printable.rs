@@ -1,13 +1,20 @@
 //! Text from outside, made fit to be shown.
 //!
 //! Owns which characters could steer a terminal, or show something else than what is there. Nodes' output, objects'
-//! names, profiles and imported files are shown through one of these functions.
+//! names, profiles and imported files are shown through one of these functions. And how things are counted in words.
 
 /// Whether `c` steers a terminal or reorders what is shown: control characters but line ends and tabs, and Unicode's
 /// marks for lines and directions.
 fn steers(c: char) -> bool {
     let marks = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     marks || c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+/// So many of something: `1 node`, `2 nodes`.
+#[must_use]
+pub fn counted<N: std::fmt::Display + From<u8> + PartialEq>(count: N, one: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {one}{plural}")
 }
 
 /// `text` without characters that steer; line ends and tabs stay.

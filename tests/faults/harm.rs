@@ -96,4 +96,5 @@ fn harm_is_told_and_undone() {
     let seen = load.end();
     eprintln!("{seen}");
     sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
 }

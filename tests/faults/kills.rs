@@ -106,6 +106,7 @@ fn whenever_kprov_is_killed_every_secret_keeps_its_value() {
         begun.elapsed()
     );
     sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
 }
 
 trait PassOrEnable {

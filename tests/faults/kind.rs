@@ -44,4 +44,5 @@ fn a_cluster_that_kind_made_is_encrypted_and_back() {
     encryption(&sandbox, &["resume"]).fails().says("no change of the encryption is under way");
     encryption(&sandbox, &["rotate"]).fails().says("nothing is encrypted in this cluster");
     sandbox.kprov(&["down", cluster]).done();
+    sandbox.assert_clean();
 }

@@ -48,4 +48,5 @@ fn in_full_three_control_planes_change_while_clients_work() {
     let seen = load.end();
     eprintln!("a node stopped in the middle: {seen}");
     sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
 }

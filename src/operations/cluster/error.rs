@@ -14,6 +14,7 @@ use crate::documents::certificates::PkiError;
 use crate::documents::keys::KeyError;
 use crate::documents::render::{RenderError, VersionError};
 use crate::operations::verify::VerifyError;
+use crate::progress::counted;
 
 /// A failed operation on a cluster.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -61,7 +62,7 @@ pub enum ClusterError {
         container: String,
     },
     /// The host, or its engine, cannot carry it.
-    #[error("this host cannot carry {}:\n{}", count(*nodes), failed.iter().map(|check| format!("  - {check}")).collect::<Vec<_>>().join("\n"))]
+    #[error("this host cannot carry {}:\n{}", counted(*nodes, "node"), failed.iter().map(|check| format!("  - {check}")).collect::<Vec<_>>().join("\n"))]
     #[diagnostic(code(kprov::cluster::host), help("`kprov doctor` shows all that was looked at"))]
     Host {
         /// How many nodes were to be made.
@@ -260,10 +261,6 @@ impl std::fmt::Display for LogFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the nodes' logs are in {}", self.0.display())
     }
-}
-
-fn count(nodes: u32) -> String {
-    if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") }
 }
 
 fn near(known: &[String]) -> String {

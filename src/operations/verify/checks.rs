@@ -18,6 +18,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::documents::encryption::{GroupResource, KeyId, Known};
 use crate::documents::profile::Role;
 use crate::documents::render::AUDIT_LOG_FILE;
+use crate::progress::counted;
 
 use super::canary::{self, Canary};
 use super::expected::{Expected, Resource};
@@ -70,7 +71,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         since: target.since,
     };
     if !expected.pods {
-        return Ok(vec![Check::new("nodes and system pods", true, "not awaited: the profile brings its own CNI")]);
+        return Ok(vec![Check::unproven("nodes and system pods", "not awaited: the profile brings its own CNI")]);
     }
     let pending = ready::pending(&expected, &observed);
     let system = observed
@@ -79,7 +80,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         .filter(|pod| pod.metadata.namespace.as_deref().is_some_and(|space| ready::SYSTEM_NAMESPACES.contains(&space)))
         .count();
     let evidence = if pending.is_empty() {
-        format!("{} nodes and {system} system pods Ready", expected.nodes.len())
+        format!("{} and {system} system pods Ready", counted(expected.nodes.len(), "node"))
     } else {
         pending.join("; ")
     };
@@ -119,7 +120,7 @@ fn check_flags(name: String, line: &[String], flags: &BTreeMap<String, String>) 
         let set: Vec<String> = flags.iter().map(|(flag, value)| format!("--{flag}={value}")).collect();
         let evidence = match set.len() {
             0 => "runs".to_owned(),
-            count => format!("runs with the {count} flags asked for: {}", set.join(" ")),
+            count => format!("runs with the {} asked for: {}", counted(count, "flag"), set.join(" ")),
         };
         Check::new(name, true, evidence)
     } else {
@@ -261,6 +262,7 @@ pub(super) async fn stored(
 fn judge(resource: &Resource, known: &Known, counts: &BTreeMap<String, usize>) -> Check {
     let total: usize = counts.values().sum();
     let right = counts.get(&resource.writes).copied().unwrap_or_default();
+    let name = format!("{} in etcd", resource.rule);
     let (ok, evidence) = match known {
         Known::No(meant) => {
             let meant = meant.as_ref().map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
@@ -268,12 +270,15 @@ fn judge(resource: &Resource, known: &Known, counts: &BTreeMap<String, usize>) -
         }
         Known::KeptAs(other) => (false, format!("these are stored as {other}, so this encrypts nothing")),
         Known::NoGroup => {
-            (true, "the API does not know its group (yet): nothing is stored, nothing is proven".to_owned())
+            return Check::unproven(
+                name,
+                "the API does not know its group (yet): nothing is stored, nothing is proven",
+            );
         }
-        Known::Yes if total == 0 => (true, "nothing is stored: nothing is proven".to_owned()),
+        Known::Yes if total == 0 => return Check::unproven(name, "nothing is stored: nothing is proven"),
         Known::Yes => (right == total, format!("{right} of {total} values are stored as {}", resource.writes)),
     };
-    Check::new(format!("{} in etcd", resource.rule), ok, evidence)
+    Check::new(name, ok, evidence)
 }
 
 #[cfg(test)]
@@ -329,7 +334,7 @@ mod tests {
     fn nothing_is_no_proof() {
         for known in [Known::Yes, Known::NoGroup] {
             let check = judged("widgets.example.com", &known, &[]);
-            assert!(check.ok && check.evidence.ends_with("nothing is proven"), "{}", check.evidence);
+            assert!(check.ok && check.unproven && check.evidence.ends_with("nothing is proven"), "{}", check.evidence);
         }
     }
 }

@@ -79,13 +79,21 @@ pub struct Check {
     pub name: String,
     /// Whether it holds.
     pub ok: bool,
+    /// Whether there was nothing to look at: nothing speaks against it, and nothing for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
     /// What was seen.
     pub evidence: String,
 }
 
 impl Check {
     fn new(name: impl Into<String>, ok: bool, evidence: impl Into<String>) -> Self {
-        Self { name: name.into(), ok, evidence: evidence.into() }
+        Self { name: name.into(), ok, unproven: false, evidence: evidence.into() }
+    }
+
+    /// One for which there was nothing to look at.
+    fn unproven(name: impl Into<String>, evidence: impl Into<String>) -> Self {
+        Self { unproven: true, ..Self::new(name, true, evidence) }
     }
 }
 

@@ -327,7 +327,14 @@ impl Node {
                        i=$((i+1)); [ $i -lt {seconds}00 ] || {{ systemctl --failed --no-legend; exit 1; }}; sleep 0.01; \
                      done"
                 );
-                return self.script("waiting for systemd and containerd", &script).await.map(|_| ());
+                match self.script("waiting for systemd and containerd", &script).await {
+                    Ok(_) => return Ok(()),
+                    Err(NodeError::Command { last_lines, .. }) => {
+                        let reason = format!("systemd or containerd was not up after {seconds} s");
+                        return Err(NodeError::Boot { node: self.name.clone(), reason, last_lines });
+                    }
+                    Err(other) => return Err(other),
+                }
             }
             Ok(Ok(false)) => match self.engine.exit_code(&self.name).await? {
                 Some(code) => format!("it ended with code {code}"),

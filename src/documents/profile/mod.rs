@@ -140,8 +140,11 @@ pub struct Spec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Bootstrap {
-    /// kubeadm's phases, ordered and awaited by kprov.
+    /// As `phased` where there is one control plane. Where that meets something in the image that it does not know, once
+    /// more from clean nodes as `kubeadm`.
     #[default]
+    Auto,
+    /// kubeadm's phases, ordered and awaited by kprov.
     Phased,
     /// `kubeadm init` and `kubeadm join`, as kind does.
     Kubeadm,

@@ -147,21 +147,65 @@ pub enum ClusterError {
         /// The cluster's name.
         name: String,
     },
-    /// The API server did not come up with the configuration that it was given.
-    #[error("{node}: the API server did not come up. Its last lines:\n{last_lines}\n{cause}")]
+    /// A part of the control plane did not come up with the configuration that it was given.
+    #[error("{node}: {} did not come up. Its last lines:\n{last_lines}\n{cause}", called(component))]
     #[diagnostic(
-        code(kprov::cluster::api_server),
+        code(kprov::cluster::static_pod),
         help(
             "a flag or value that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given"
         )
     )]
-    ApiServer {
+    StaticPod {
         /// The node.
         node: String,
-        /// The last lines of the API server's log.
+        /// The static pod, such as `kube-apiserver`.
+        component: &'static str,
+        /// The last lines of its log.
         last_lines: String,
         /// What noticed.
         cause: String,
+    },
+    /// A kubelet keeps ending.
+    #[error("{node}: the kubelet keeps ending. Its last lines:\n{last_lines}")]
+    #[diagnostic(
+        code(kprov::cluster::kubelet),
+        help(
+            "a flag or field that this Kubernetes version does not take is the usual cause; `kprov render` shows what it was given"
+        )
+    )]
+    Kubelet {
+        /// The node.
+        node: String,
+        /// The last lines of its journal.
+        last_lines: String,
+    },
+    /// Something does not come that the fast start waits for.
+    #[error("{node}: {what} after {seconds} s")]
+    #[diagnostic(
+        code(kprov::cluster::fast_start),
+        help("`--set bootstrap=kubeadm` makes the cluster by kubeadm's own way, which is slower and expects less")
+    )]
+    FastStart {
+        /// The node.
+        node: String,
+        /// What has not happened.
+        what: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The image lacks what kind's images have.
+    #[error("the image {image} has no CNI of its own ({path})")]
+    #[diagnostic(
+        code(kprov::cluster::no_cni),
+        help(
+            "use a `kindest/node` image, or bring a CNI: `--set networking.disableDefaultCNI=true`, and apply its manifest when the cluster is up"
+        )
+    )]
+    NoCni {
+        /// The image.
+        image: String,
+        /// Where its manifest would be.
+        path: &'static str,
     },
     /// The user, or the system, asked to stop.
     #[error("interrupted")]
@@ -250,6 +294,33 @@ impl ClusterError {
             ),
             _ => false,
         }
+    }
+}
+
+impl ClusterError {
+    /// Whether this may come of what the fast start does otherwise than kubeadm, so that kubeadm's own way may get further:
+    /// a step on a node that failed, an API that refused, something that did not come. Not what either way would meet:
+    /// the engine, the user's wish to stop, a component or kubelet that does not run with what it was given, a
+    /// configuration that kubeadm finds wrong.
+    pub(super) fn is_unfamiliar(&self) -> bool {
+        /// By which kubeadm ends when it does not take its configuration (cmd/kubeadm/app/util/error.go).
+        const INVALID: i64 = 3;
+        match self {
+            Self::FastStart { .. } | Self::Api(_) | Self::Node(NodeError::TimedOut { .. }) => true,
+            Self::Node(NodeError::Command { code, .. }) => *code != INVALID,
+            Self::Verify(VerifyError::Api(_) | VerifyError::Node(NodeError::Command { .. })) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What people call a static pod.
+fn called(component: &str) -> &str {
+    match component {
+        "kube-apiserver" => "the API server",
+        "kube-controller-manager" => "the controller manager",
+        "kube-scheduler" => "the scheduler",
+        other => other,
     }
 }
 

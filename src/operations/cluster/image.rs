@@ -12,7 +12,8 @@ use crate::documents::render::KubernetesVersion;
 use super::{ClusterError, Context, LABEL_OWNER, LABEL_PROCESS};
 
 const VERSION_FILE: &str = "/kind/version";
-const CNI_FILE: &str = "/kind/manifests/default-cni.yaml";
+/// Where a node image has the manifest of its CNI.
+pub(super) const CNI_FILE: &str = "/kind/manifests/default-cni.yaml";
 const STORAGE_FILE: &str = "/kind/manifests/default-storage.yaml";
 
 /// What kprov has read from a node image.

@@ -6,11 +6,17 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::adapters::node::Node;
+use crate::adapters::kubernetes::ready::STATIC_PODS;
+use crate::adapters::node::{Node, STATIC_POD, last_lines};
 use crate::adapters::paths::{self, Paths};
 use crate::documents::names::ClusterName;
 
+use super::ClusterError;
 use super::error::LogFolder;
+
+const LAST_WORDS: &str = include_str!("scripts/last_words.sh");
+const CRASH_LOOP: &str = include_str!("scripts/crash_loop.sh");
+const KUBELET: &str = include_str!("scripts/kubelet.sh");
 
 /// How long the logs of one node may take: they are kept while somebody waits for an error.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,25 +67,34 @@ async fn read_into(node: &Node, logs: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// The last lines of the newest log of the API server on `node`; `None` if it never ran.
-pub(super) async fn api_server_last_lines(node: &Node) -> Option<String> {
-    let script = "f=$(ls -t /var/log/containers/kube-apiserver-*.log 2>/dev/null | head -n 1); \
-                  [ -z \"$f\" ] || tail -n 20 \"$f\"";
-    let text = node.script("reading the API server's log", script).await.ok()?;
+/// The last lines of the newest log of a static pod on `node`; `None` if it never ran.
+pub(super) async fn last_words(node: &Node, component: &str) -> Option<String> {
+    let script = format!("component={component}\n{LAST_WORDS}");
+    let text = node.script(&format!("reading the log of {component}"), &script).await.ok()?;
     // Each line of a CRI log opens with time, stream and a flag.
     let bare: Vec<&str> = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).collect();
-    let lines = crate::adapters::node::last_lines(&bare.join("\n"), 12);
+    let lines = last_lines(&bare.join("\n"), 14);
     (!lines.is_empty()).then_some(lines)
 }
 
-/// The last lines of the API server on `node`, if its container has ended more than once: the first end may be due to
-/// etcd's being slower.
-pub(super) async fn api_server_crash_loop(node: &Node) -> Option<String> {
-    let script = "ls /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/ 2>/dev/null | sort -n | tail -n 1";
-    let newest = node.script("counting the API server's starts", script).await.ok()?;
-    // Logs are called 0.log, 1.log and so on, a number a start.
-    let restarts: u32 = newest.trim().trim_end_matches(".log").parse().ok()?;
-    if restarts < 2 { None } else { api_server_last_lines(node).await }
+/// The error of a control plane one of whose static pods keeps ending; `None` if none does, or the node cannot be asked.
+pub(super) async fn crash_loop(node: &Node) -> Option<ClusterError> {
+    let script = format!("{STATIC_POD}\n{CRASH_LOOP}");
+    let said = node.script("looking for static pods that keep ending", &script).await.ok()?;
+    let component = STATIC_PODS.into_iter().find(|component| *component == said.trim())?;
+    Some(ClusterError::StaticPod {
+        node: node.name.clone(),
+        component,
+        last_lines: last_words(node, component).await?,
+        cause: "its container has ended several times".to_owned(),
+    })
+}
+
+/// The error of a node whose kubelet keeps ending; `None` if it does not, or the node cannot be asked.
+pub(super) async fn kubelet_loop(node: &Node) -> Option<ClusterError> {
+    let said = node.script("looking at the kubelet", KUBELET).await.ok()?;
+    let last_lines = last_lines(&said, 12);
+    (!last_lines.is_empty()).then(|| ClusterError::Kubelet { node: node.name.clone(), last_lines })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::documents::render::Inputs;
 use crate::operations::verify;
 
 use super::interim_network::{stand_ins, take_away};
-use super::{ClusterError, Context};
+use super::{ClusterError, Context, logs};
 
 /// How long nodes and pods may take to be ready once all have joined.
 pub(super) const READY: Duration = Duration::from_secs(300);
@@ -33,7 +33,12 @@ pub(super) struct Proof<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     /// If given, only evidence younger than this counts.
     pub(super) since: Option<Timestamp>,
+    /// How long the nodes may take to be Ready; pods may take as long as [`READY`].
+    pub(super) patience: Duration,
 }
+
+/// How often it is looked whether a static pod keeps ending.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Proof<'_> {
     /// What the cluster has to show to be ready.
@@ -60,11 +65,21 @@ impl Proof<'_> {
             if !expected.pods {
                 return Ok(());
             }
-            let ready = ready::wait(self.client, &expected, READY, |pending| {
-                if let Some(first) = pending.first() {
-                    step.detail(&format!("{first} ({} in all)", pending.len()));
+            let ready = async {
+                if self.patience < READY {
+                    let nodes_only = ready::Expectation { pods: false, ..expected.clone() };
+                    ready::wait(self.client, &nodes_only, self.patience, |pending| {
+                        step.detail(pending.first().map_or("", String::as_str));
+                    })
+                    .await?;
                 }
-            });
+                ready::wait(self.client, &expected, READY, |pending| {
+                    if let Some(first) = pending.first() {
+                        step.detail(&format!("{first} ({} in all)", pending.len()));
+                    }
+                })
+                .await
+            };
             tokio::select! {
                 ready = ready => ready,
                 never = kubernetes::hasten_probes(self.client) => match never {},
@@ -84,7 +99,10 @@ impl Proof<'_> {
             Ok::<_, ClusterError>(())
         };
         let (wait, approve) = (wait.map_err(ClusterError::from), approve.map_err(ClusterError::from));
-        tokio::try_join!(wait, approve, proxies)?;
+        tokio::select! {
+            ready = async { tokio::try_join!(wait, approve, proxies) } => ready.map(|_| ())?,
+            error = self.watch_static_pods() => return Err(error),
+        }
         // kube-proxy's own rules are there by now: what follows is to prove them, not ours.
         take_away(&stand_ins(self.inputs.profile, self.addresses.first()), self.nodes).await?;
         step.done();
@@ -92,6 +110,18 @@ impl Proof<'_> {
             try_join_all(self.nodes.iter().map(verify::restrict_file_modes)).await?;
         }
         Ok(())
+    }
+
+    /// Looks at the control planes now and then; ends if a static pod keeps ending.
+    async fn watch_static_pods(&self) -> ClusterError {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for node in self.nodes.iter().filter(|node| node.role == Role::ControlPlane) {
+                if let Some(error) = logs::crash_loop(node).await {
+                    return error;
+                }
+            }
+        }
     }
 
     /// Proves that the cluster is what was asked for.

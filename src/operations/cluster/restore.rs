@@ -384,7 +384,15 @@ async fn bring_back(
     let removal = tokio::spawn(async move { try_join_all(ids.iter().map(|id| engine.remove_container(id))).await });
     let info = context.engine.info().await?;
     let inputs = record.inputs(&state.version, state.keys.as_ref(), &context.templates, info.cgroup_version == "1");
-    let proof = Proof { context, client: &client, nodes: &nodes, addresses, inputs: &inputs, since: Some(since) };
+    let proof = Proof {
+        context,
+        client: &client,
+        nodes: &nodes,
+        addresses,
+        inputs: &inputs,
+        since: Some(since),
+        patience: READY,
+    };
     if !record.profile.spec.networking.disable_default_cni {
         let nodes_only = ready::Expectation { pods: false, ..proof.expectation() };
         let step = context.reporter.stage("Waiting until every node is Ready again");

@@ -15,7 +15,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::files::FileEntry;
 use crate::documents::keys::KeyError;
-use crate::documents::profile::Bootstrap;
+use crate::documents::profile::{Bootstrap, Profile, Role};
 use crate::documents::record::NodeRecord;
 use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart};
 
@@ -26,14 +26,45 @@ use super::{ClusterError, Context, NETWORK, logs};
 /// How long kubeadm may take: it waits itself, for several minutes each, for several things.
 const KUBEADM: Duration = Duration::from_secs(1200);
 
+/// How often kprov checks whether something has given up, and when first: by then a healthy one is mostly up.
+const LOOK: Duration = Duration::from_secs(4);
+
 /// Where kubeadm's configuration lies on a node.
 const KUBEADM_CONFIG: &str = "/kind/kubeadm.conf";
+
+/// How Kubernetes is brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By kubeadm's phases, ordered here.
+    Phased,
+    /// By kubeadm itself, with kprov's shortcuts beside it.
+    Kubeadm,
+    /// As kind does it, and nothing else: for what the others do not know.
+    Plain,
+}
+
+impl Way {
+    /// The way that a profile asks for.
+    pub(super) fn of(profile: &Profile) -> Self {
+        // Further control planes join by kubeadm's own protocol.
+        match profile.spec.bootstrap {
+            Bootstrap::Auto | Bootstrap::Phased if profile.spec.count(Role::ControlPlane) == 1 => Self::Phased,
+            Bootstrap::Auto | Bootstrap::Phased | Bootstrap::Kubeadm => Self::Kubeadm,
+        }
+    }
+
+    /// Whether another way is taken where this one meets something that it does not know.
+    pub(super) fn can_fall_back(self, profile: &Profile) -> bool {
+        self == Self::Phased && profile.spec.bootstrap == Bootstrap::Auto
+    }
+}
 
 /// A cluster in the making.
 pub(super) struct Build<'a> {
     pub(super) context: &'a Context,
     pub(super) inputs: Inputs<'a>,
     pub(super) facts: &'a ImageFacts,
+    pub(super) way: Way,
     pub(super) nodes: Vec<Member>,
     /// Where the nodes find the API server, `host:port`.
     pub(super) endpoint: String,
@@ -60,12 +91,9 @@ pub(super) struct Up {
 
 /// Starts the nodes and brings up Kubernetes on them; ends when every node has joined, not when all is ready.
 pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
-    match build.inputs.profile.spec.bootstrap {
-        // Further control planes join by kubeadm's own protocol.
-        Bootstrap::Phased if build.joining(NodeStart::JoinControlPlane).next().is_none() => {
-            phased::bring_up(build).await
-        }
-        Bootstrap::Phased | Bootstrap::Kubeadm => kubeadm::bring_up(build).await,
+    match build.way {
+        Way::Phased => phased::bring_up(build).await,
+        Way::Kubeadm | Way::Plain => kubeadm::bring_up(build).await,
     }
 }
 
@@ -88,6 +116,16 @@ pub(super) fn new_token() -> Result<zeroize::Zeroizing<String>, ClusterError> {
         }
     }
     Ok(token)
+}
+
+/// Looks at a node's kubelet now and then; ends if that keeps ending.
+async fn watch_kubelet(node: &Node) -> ClusterError {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(error) = logs::kubelet_loop(node).await {
+            return error;
+        }
+    }
 }
 
 impl Build<'_> {
@@ -156,6 +194,9 @@ impl Build<'_> {
 
     /// Connects the nodes, as the CNI and kube-proxy will a little later. Waits until there are pod subnets.
     async fn connect_nodes(&self, client: &Client) -> Result<(), ClusterError> {
+        if self.way == Way::Plain {
+            return Ok(());
+        }
         let nodes: Vec<Node> = self.nodes.iter().map(|member| member.node.clone()).collect();
         let addresses = self.addresses().await?;
         let mut failed = lay(&stand_ins(self.inputs.profile, addresses.first()), &nodes).await;
@@ -172,18 +213,36 @@ impl Build<'_> {
         if !networking.disable_default_cni
             && let Some(manifest) = self.facts.cni_manifest(networking.pod_subnet())
         {
-            kubernetes::apply(client, "CNI", &manifest).await?;
+            self.apply(client, "CNI", &manifest).await?;
         }
         if let Some(manifest) = &self.facts.storage {
-            kubernetes::apply(client, "storage class", manifest).await?;
+            self.apply(client, "storage class", manifest).await?;
         }
+        Ok(())
+    }
+
+    async fn apply(&self, client: &Client, what: &str, manifest: &str) -> Result<(), ClusterError> {
+        if self.way != Way::Plain {
+            return Ok(kubernetes::apply(client, what, manifest).await?);
+        }
+        // By the image's own tool, which takes whatever was written for it.
+        let command = ["kubectl", "--kubeconfig=/etc/kubernetes/admin.conf", "apply", "--filename=-"];
+        let manifest = zeroize::Zeroizing::new(manifest.as_bytes().to_vec());
+        self.init().node.output(&command, Some(manifest)).await?;
         Ok(())
     }
 
     /// Runs kubeadm; if it fails because the API server did not come up, says what the API server said.
     async fn kubeadm(&self, member: &Member, arguments: &[&str]) -> Result<(), ClusterError> {
         let command: Vec<&str> = std::iter::once("kubeadm").chain(arguments.iter().copied()).collect();
-        match member.node.patient(KUBEADM).output(&command, None).await {
+        let node = member.node.patient(KUBEADM);
+        let run = node.output(&command, None);
+        let ended = tokio::select! {
+            ended = run => ended,
+            // kubeadm waits for minutes for a kubelet that will never run.
+            error = watch_kubelet(&member.node) => return Err(error),
+        };
+        match ended {
             Ok(_) => Ok(()),
             Err(error @ NodeError::Command { .. }) if member.plan.start() == NodeStart::Init => {
                 Err(self.explain(member, error).await)
@@ -193,17 +252,28 @@ impl Build<'_> {
     }
 
     async fn explain(&self, member: &Member, error: NodeError) -> ClusterError {
-        let ready = member.node.command_line("kube-apiserver").await.ok().flatten().is_some();
-        match logs::api_server_last_lines(&member.node).await {
-            Some(last_lines) if !ready => {
-                ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause: error.to_string() }
-            }
+        const COMPONENT: &str = "kube-apiserver";
+        if let Some(error) = logs::crash_loop(&member.node).await {
+            return error;
+        }
+        let runs = member.node.command_line(COMPONENT).await.ok().flatten().is_some();
+        match logs::last_words(&member.node, COMPONENT).await {
+            Some(last_lines) if !runs => ClusterError::StaticPod {
+                node: member.plan.name.clone(),
+                component: COMPONENT,
+                last_lines,
+                cause: error.to_string(),
+            },
             _ => error.into(),
         }
     }
 
     /// Whether the image holds a DNS server for the cluster; some do not.
     async fn has_dns(&self, node: &Node) -> Result<bool, ClusterError> {
+        if self.way == Way::Plain {
+            // Whether it is there or comes from a registry is kubeadm's and the kubelet's affair.
+            return Ok(true);
+        }
         // A node whose boot has been seen may still be starting containerd.
         let script = "n=0; until ctr version >/dev/null 2>&1 || [ $n -ge 300 ]; do n=$((n+1)); sleep 0.1; done; \
                       exec ctr --namespace k8s.io images ls -q";

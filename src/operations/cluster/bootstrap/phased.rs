@@ -24,7 +24,7 @@ use crate::documents::profile::KubeProxyMode;
 use crate::documents::render::{self, API_SERVER_PORT, NodeAddresses, NodeStart};
 
 use super::super::interim_network::api_server_address;
-use super::{Build, ClusterError, KUBEADM_CONFIG, Member, Up, logs};
+use super::{Build, ClusterError, KUBEADM_CONFIG, LOOK, Member, Up, logs, watch_kubelet};
 
 /// The configuration by which a worker's kubelet is set up; removed afterwards.
 const KUBELET_CONFIG: &str = "/kind/kubeadm-kubelet.conf";
@@ -35,8 +35,8 @@ const API_SERVER: Duration = Duration::from_secs(240);
 /// How often the API server is asked whether it is ready: it cannot be watched before it answers.
 const ASK: Duration = Duration::from_millis(50);
 
-/// How often kprov checks whether the API server has given up, and when first: by then a healthy one is mostly up.
-const LOOK: Duration = Duration::from_secs(4);
+/// How long the kubelet may take to start the API server's container at all.
+const START: Duration = Duration::from_secs(120);
 
 /// How long a kubelet that runs may take to notice that the API server answers.
 const NOTICE: Duration = Duration::from_secs(8);
@@ -171,19 +171,21 @@ async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), Clu
         tokio::time::sleep(LOOK).await;
         while start.elapsed() < API_SERVER {
             tokio::time::sleep(LOOK).await;
-            if let Some(last_lines) = logs::api_server_crash_loop(&member.node).await {
-                let cause = "its container has ended several times".to_owned();
-                return ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause };
+            if let Some(error) = logs::crash_loop(&member.node).await {
+                return error;
+            }
+            if start.elapsed() > START && logs::last_words(&member.node, "kube-apiserver").await.is_none() {
+                let what = "the kubelet has not started the API server";
+                return ClusterError::FastStart { node: member.plan.name.clone(), what, seconds: START.as_secs() };
             }
         }
-        let seconds = API_SERVER.as_secs();
-        let last_lines = logs::api_server_last_lines(&member.node).await.unwrap_or_default();
-        let cause = format!("it was not ready after {seconds} s");
-        ClusterError::ApiServer { node: member.plan.name.clone(), last_lines, cause }
+        let what = "the API server has not become ready";
+        ClusterError::FastStart { node: member.plan.name.clone(), what, seconds: API_SERVER.as_secs() }
     };
     tokio::select! {
         result = ready => result,
         error = given_up => Err(error),
+        error = watch_kubelet(&member.node) => Err(error),
     }
 }
 
@@ -288,12 +290,17 @@ async fn start_kubelet(member: &Member) -> Result<(), ClusterError> {
 async fn complete_worker(build: &Build<'_>, client: &Client, member: &Member) -> Result<(), ClusterError> {
     let step = build.context.reporter.step(&member.plan.name, "Joining");
     let complete = || kubernetes::complete_worker(client, &member.plan, build.inputs.version);
-    if let Ok(completed) = tokio::time::timeout(NOTICE, complete()).await {
-        completed?;
-    } else {
+    let completed = async {
+        if let Ok(completed) = tokio::time::timeout(NOTICE, complete()).await {
+            return Ok(completed?);
+        }
         // One that has tried in vain for long waits ever longer between tries; a new one does not.
         start_kubelet(member).await?;
-        complete().await?;
+        Ok::<_, ClusterError>(complete().await?)
+    };
+    tokio::select! {
+        completed = completed => completed?,
+        error = watch_kubelet(&member.node) => return Err(error),
     }
     step.done();
     Ok(())

@@ -9,6 +9,7 @@ mod nodes;
 mod port;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::adapters::kubernetes;
 use crate::adapters::node::Node;
@@ -16,19 +17,23 @@ use crate::adapters::records::Lock;
 use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::{DEFAULT_IMAGE, Profile};
-use crate::documents::record::{Record, RecordStatus};
-use crate::documents::render;
+use crate::documents::record::{NodeRecord, Record, RecordStatus};
+use crate::documents::render::{self, Inputs, NodePlan};
 use crate::operations::verify;
 
-use super::bootstrap::{self, Build};
-use super::delete::{Whose, delete};
+use super::bootstrap::{self, Build, Way};
+use super::delete::{Whose, delete, remove_containers};
+use super::image::{CNI_FILE, ImageFacts};
 use super::owner::{record_here, require_own, this_engine};
-use super::prove::{Proof, record_ready};
-use super::{ClusterError, Context, LABEL_CLUSTER, balancer, preflight, resolve_image};
+use super::prove::{Proof, READY, record_ready};
+use super::{ClusterError, Context, LABEL_CLUSTER, balancer, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::ensure_network;
 pub(super) use port::{keep_or_choose as keep_or_choose_port, server_url};
+
+/// How long nodes may take to be Ready where there is another way, should they not.
+const GOOD_TIME: Duration = Duration::from_secs(150);
 
 /// What is to be made.
 #[derive(Debug, Clone)]
@@ -114,6 +119,70 @@ pub(super) async fn make(
     or_clean_up(context, &what, attempt(context, request, before)).await
 }
 
+/// A cluster whose nodes have joined and are Ready.
+struct Raised<'a> {
+    build: Build<'a>,
+    up: bootstrap::Up,
+    addresses: Vec<NodeRecord>,
+}
+
+/// Makes the nodes, brings Kubernetes up on them in one of the ways, and waits until all is Ready.
+async fn raise<'a>(
+    context: &'a Context,
+    parts: &nodes::Parts<'_>,
+    inputs: Inputs<'a>,
+    facts: &'a ImageFacts,
+    way: Way,
+) -> Result<Raised<'a>, ClusterError> {
+    let record = parts.record;
+    let build = Build {
+        context,
+        inputs,
+        facts,
+        way,
+        nodes: nodes::make(context, parts).await?,
+        endpoint: render::control_plane_endpoint(parts.plan, &record.name),
+        server: server_url(&record.profile, record.api_server_port),
+        token: bootstrap::new_token()?,
+    };
+    let up = bootstrap::bring_up(&build).await?;
+    let addresses = build.addresses().await?;
+    let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
+    proof_of(&build, &up, &nodes, &addresses).await_ready().await?;
+    Ok(Raised { build, up, addresses })
+}
+
+fn proof_of<'a>(
+    build: &'a Build<'_>,
+    up: &'a bootstrap::Up,
+    nodes: &'a [Node],
+    addresses: &'a [NodeRecord],
+) -> Proof<'a> {
+    let patience = if build.way.can_fall_back(build.inputs.profile) { GOOD_TIME } else { READY };
+    Proof { context: build.context, client: &up.client, nodes, addresses, inputs: &build.inputs, since: None, patience }
+}
+
+/// Says that the fast start did not work out, keeps the logs, and takes its nodes away.
+async fn fall_back(
+    context: &Context,
+    plan: &[NodePlan],
+    name: &ClusterName,
+    error: &ClusterError,
+) -> Result<(), ClusterError> {
+    let nodes: Vec<Node> = plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
+    let logs = logs::keep(&context.paths, name, &nodes).await;
+    let why = error.to_string();
+    context.reporter.warn(&format!(
+        "the fast start does not get on with this image ({}), so it is kubeadm's own way now, from clean nodes{}",
+        why.lines().next().unwrap_or_default().trim_end_matches(':'),
+        logs.map(|logs| format!("; {logs}")).unwrap_or_default(),
+    ));
+    let step = context.reporter.stage("Removing the nodes of the first try");
+    remove_containers(&context.engine, name, Whose::Own).await?;
+    step.done();
+    Ok(())
+}
+
 /// Makes everything that a cluster is made from, then the cluster.
 async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
     let profile = &request.profile;
@@ -132,6 +201,12 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     }
     let (image, facts) = resolve_image(context, reference).await?;
     let version = facts.kubernetes()?;
+    if facts.cni.is_none() && !profile.spec.networking.disable_default_cni {
+        return Err(ClusterError::NoCni { image: reference.to_owned(), path: CNI_FILE });
+    }
+    if facts.storage.is_none() {
+        context.reporter.warn(&format!("the image {reference} has no storage class of its own: the cluster has none"));
+    }
     let draft = Record {
         name: request.name.clone(),
         engine: this_engine(context).await?,
@@ -176,27 +251,23 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         files: &files,
         balancer: balancer.as_ref(),
     };
-    let build = Build {
-        context,
-        inputs,
-        facts: &facts,
-        nodes: nodes::make(context, &parts).await?,
-        endpoint: render::control_plane_endpoint(&plan, &request.name),
-        server: server_url(profile, record.api_server_port),
-        token: bootstrap::new_token()?,
+    let way = Way::of(profile);
+    let raised = match raise(context, &parts, inputs, &facts, way).await {
+        Err(error) if way.can_fall_back(profile) && error.is_unfamiliar() => {
+            // What is wrong with the host now would be as wrong the other way.
+            let info = context.engine.info().await?;
+            if preflight::require(context, &info, u32::try_from(plan.len()).unwrap_or(u32::MAX)).is_err() {
+                return Err(error);
+            }
+            fall_back(context, &plan, &request.name, &error).await?;
+            raise(context, &parts, inputs, &facts, Way::Plain).await?
+        }
+        raised => raised?,
     };
-    let up = bootstrap::bring_up(&build).await?;
-    record.nodes = build.addresses().await?;
+    let Raised { build, up, addresses } = raised;
+    record.nodes = addresses;
     let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
-    let proof = Proof {
-        context,
-        client: &up.client,
-        nodes: &nodes,
-        addresses: &record.nodes,
-        inputs: &build.inputs,
-        since: None,
-    };
-    proof.await_ready().await?;
+    let proof = proof_of(&build, &up, &nodes, &record.nodes);
     if let [only] = nodes.as_slice() {
         kubernetes::remove_label(&up.client, &only.name, render::EXCLUDE_FROM_LOAD_BALANCERS).await?;
     }

@@ -337,3 +337,45 @@ impl std::fmt::Display for LogFolder {
 fn near(known: &[String]) -> String {
     if known.is_empty() { String::new() } else { format!("; there are: {}", known.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(code: i64) -> ClusterError {
+        let (node, command, last_lines) = ("a-control-plane".to_owned(), "kubeadm init".to_owned(), String::new());
+        NodeError::Command { node, command, code, last_lines }.into()
+    }
+
+    #[test]
+    fn what_either_way_would_meet_is_not_tried_twice() {
+        let text = || "x".to_owned();
+        for error in [
+            ClusterError::Interrupted,
+            EngineError::PortTaken { container: text(), reason: text() }.into(),
+            EngineError::DiskFull { doing: text(), reason: text() }.into(),
+            NodeError::Boot { node: text(), reason: text(), last_lines: text() }.into(),
+            // kubeadm does not take its configuration.
+            command(3),
+            ClusterError::StaticPod { node: text(), component: "etcd", last_lines: text(), cause: text() },
+            ClusterError::Kubelet { node: text(), last_lines: text() },
+            ClusterError::NoCni { image: text(), path: "/kind" },
+        ] {
+            assert!(!error.is_unfamiliar(), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_fast_start_alone_relies_on_may_be_otherwise() {
+        for error in [
+            command(1),
+            command(127),
+            NodeError::TimedOut { node: "n".to_owned(), command: "c".to_owned(), seconds: 1 }.into(),
+            ApiError::NotReady { seconds: 150, pending: vec!["node n has not registered".to_owned()] }.into(),
+            ApiError::Manifest { name: "CNI".to_owned(), reason: "odd".to_owned() }.into(),
+            ClusterError::FastStart { node: "n".to_owned(), what: "nothing has come", seconds: 120 },
+        ] {
+            assert!(error.is_unfamiliar(), "{error}");
+        }
+    }
+}

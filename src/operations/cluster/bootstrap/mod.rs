@@ -281,3 +281,44 @@ impl Build<'_> {
         Ok(images.lines().any(|image| image.contains("/coredns")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(bootstrap: Option<&str>, control_planes: u32) -> Profile {
+        let mut spec = serde_json::json!({"nodes": [{"role": "control-plane", "count": control_planes}]});
+        if let Some(bootstrap) = bootstrap {
+            spec["bootstrap"] = bootstrap.into();
+        }
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "test"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_who_names_no_way_gets_another_one() {
+        for (bootstrap, control_planes, way, falls_back) in [
+            (None, 1, Way::Phased, true),
+            (Some("auto"), 1, Way::Phased, true),
+            (Some("phased"), 1, Way::Phased, false),
+            (Some("kubeadm"), 1, Way::Kubeadm, false),
+            (None, 3, Way::Kubeadm, false),
+            (Some("phased"), 3, Way::Kubeadm, false),
+        ] {
+            let profile = profile(bootstrap, control_planes);
+            assert_eq!(Way::of(&profile), way, "{bootstrap:?} {control_planes}");
+            assert_eq!(Way::of(&profile).can_fall_back(&profile), falls_back, "{bootstrap:?} {control_planes}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_kubeadms_and_random() {
+        let (one, other) = (new_token().unwrap(), new_token().unwrap());
+        assert_ne!(one, other);
+        let (id, secret) = one.split_once('.').unwrap();
+        assert_eq!((id.len(), secret.len()), (6, 16));
+        assert!(one.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.'));
+    }
+}

@@ -10,6 +10,6 @@ for log in /var/log/containers/"${component:?}"-*.log; do
 done
 if [ -n "$newest" ]; then
   lines=$(wc -l < "$newest")
-  if [ "$lines" -gt 12 ]; then head -n $((lines - 12)) "$newest" | grep -m 2 ' F Error: ' || true; fi
+  if [ "$lines" -gt 12 ]; then head -n $((lines - 12)) "$newest" | grep -m 2 -e ' F Error: ' -e ' flag provided but not defined' || true; fi
   tail -n 12 "$newest"
 fi

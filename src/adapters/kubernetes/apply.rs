@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Taint as ApiTaint};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -9,6 +10,7 @@ use kube::discovery::{Scope, pinned_kind};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::documents::profile::{Taint, TaintEffect, check_stream};
 use crate::documents::render::{KubernetesVersion, NodePlan};
@@ -51,6 +53,22 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiErr
             .await
             .map_err(ApiError::request(doing))?;
     }
+    Ok(())
+}
+
+/// Has the kubelet ask the name server every second whether it is ready; kubeadm's manifest leaves it at every ten
+/// (cmd/kubeadm/app/phases/addons/dns/manifests.go). Kubelets put off the first probe of each pod by a random part of the
+/// period, counted from their own start (pkg/kubelet/prober/worker.go).
+///
+/// # Errors
+/// [`ApiError::Request`] if there is no such Deployment, or the API server refuses the change.
+pub async fn probe_name_server_often(client: &Client) -> Result<(), ApiError> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), "kube-system");
+    let container = json!({"name": "coredns", "readinessProbe": {"periodSeconds": 1}});
+    let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    api.patch("coredns", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map_err(ApiError::request("having the name server probed every second"))?;
     Ok(())
 }
 

@@ -8,7 +8,8 @@
 //! - The API server is asked from outside until it has made its roles, which is when the controller manager and the
 //!   scheduler start, and until it is ready; that moment starts all the rest, side by side: kubeadm's remaining
 //!   phases, the CNI, and what would be slow by itself.
-//! - The name server comes last, when kubelets do not put off its probe any more.
+//! - The name server is probed every second, not every ten: a kubelet puts off the probes of its first pods by random
+//!   times of up to their periods.
 
 use std::time::{Duration, Instant};
 
@@ -41,10 +42,6 @@ const START: Duration = Duration::from_secs(120);
 /// How long a kubelet that runs may take to notice that the API server answers.
 const NOTICE: Duration = Duration::from_secs(8);
 
-/// How long a kubelet puts off the probes of new pods by random times of up to their periods, counted from its start
-/// (pkg/kubelet/prober/worker.go). This is the longest period among the system's pods: the name server's.
-const PROBE_DELAYS: Duration = Duration::from_secs(10);
-
 /// Where the kubelet finds static pods.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
@@ -71,8 +68,7 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     let workers: Vec<&Member> = build.joining(NodeStart::JoinWorker).collect();
     let control_plane = start_control_plane(build, &pki, &client);
     let boot_workers = try_join_all(workers.iter().map(|member| boot_worker(build, &pki, member)));
-    let ((has_dns, kubelet_started), workers_started) = tokio::try_join!(control_plane, boot_workers)?;
-    let kubelets_started = workers_started.into_iter().fold(kubelet_started, Instant::max);
+    let (has_dns, _) = tokio::try_join!(control_plane, boot_workers)?;
 
     let addons = async {
         let step = build.context.reporter.stage("Installing the CNI and the storage class");
@@ -85,7 +81,7 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     let controllers = kubernetes::make_service_accounts(&client);
     let dns = async {
         if has_dns {
-            install_dns(build, kubelets_started).await?;
+            install_dns(build, &client).await?;
         }
         Ok(())
     };
@@ -97,8 +93,8 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
 }
 
 /// Boots the first control plane and starts etcd and the API server on it; ends when the API server is ready.
-/// Says whether the image has a DNS server, and when the kubelet was started.
-async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<(bool, Instant), ClusterError> {
+/// Says whether the image has a DNS server.
+async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<bool, ClusterError> {
     let member = build.init();
     build.boot_with(member, |addresses| control_plane_files(build, pki, member, addresses)).await?;
     let step = build.context.reporter.step(&member.plan.name, "Starting etcd and the API server");
@@ -114,11 +110,10 @@ async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> R
         start = phase("kubelet-start"),
     );
     member.node.script("kubeadm init", &script).await?;
-    let kubelet_started = Instant::now();
     let ready = wait_for_api_server(member, client);
     let (has_dns, ()) = tokio::try_join!(build.has_dns(&member.node), ready)?;
     step.done();
-    Ok((has_dns, kubelet_started))
+    Ok(has_dns)
 }
 
 /// The command that runs one of kubeadm's phases.
@@ -215,14 +210,12 @@ async fn make_joining_objects(build: &Build<'_>, pki: &Pki, client: &Client) -> 
     Ok(kubernetes::apply(client, "rules for joining", &manifest).await?)
 }
 
-/// Installs the cluster's name server, the only system pods with a slow probe, once that is not put off any more.
-async fn install_dns(build: &Build<'_>, kubelets_started: Instant) -> Result<(), ClusterError> {
-    // Without a CNI it does not start anyway.
-    if !build.inputs.profile.spec.networking.disable_default_cni {
-        tokio::time::sleep_until((kubelets_started + PROBE_DELAYS).into()).await;
-    }
+/// Installs the cluster's name server. Its probe is changed before the Deployment's controller has come to it: that one
+/// takes seconds to start.
+async fn install_dns(build: &Build<'_>, client: &Client) -> Result<(), ClusterError> {
     let step = build.context.reporter.stage("Installing the name server");
     build.init().node.script("kubeadm init (addons)", &phase("addon coredns")).await?;
+    kubernetes::probe_name_server_often(client).await?;
     step.done();
     Ok(())
 }
@@ -248,8 +241,8 @@ fn image_of(line: &str) -> Option<&str> {
     image.chars().all(|c| c.is_ascii_alphanumeric() || "-._/:@".contains(c)).then_some(image)
 }
 
-/// Boots a worker, sets its kubelet up with all that it needs to be who it is, and starts it. Says when that was.
-async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<Instant, ClusterError> {
+/// Boots a worker, sets its kubelet up with all that it needs to be who it is, and starts it.
+async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<(), ClusterError> {
     build
         .boot_with(member, |addresses| {
             // kubeadm's phase that sets up a kubelet reads an InitConfiguration, whichever node it runs on.
@@ -277,8 +270,7 @@ async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<In
     let mut files = pki.kubelet_files(build.inputs.cluster, &member.plan.name, &endpoint)?;
     files.push(pki.ca_file());
     member.node.put_files(&files).await?;
-    start_kubelet(member).await?;
-    Ok(Instant::now())
+    start_kubelet(member).await
 }
 
 async fn start_kubelet(member: &Member) -> Result<(), ClusterError> {

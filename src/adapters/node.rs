@@ -29,6 +29,11 @@ const LAST_LINES: usize = 20;
 /// `CONTAINER PID`, `static_pod_pids COMPONENT...` prints process ids. To be put before a script.
 pub const STATIC_POD: &str = include_str!("node/scripts/static_pod.sh");
 
+const BOOTED: &str = include_str!("node/scripts/booted.sh");
+const COMMAND_LINE: &str = include_str!("node/scripts/command_line.sh");
+const IN_STATIC_POD: &str = include_str!("node/scripts/in_static_pod.sh");
+const REPLACE: &str = include_str!("node/scripts/replace.sh");
+
 /// What went wrong on a node.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum NodeError {
@@ -279,15 +284,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`] if the file could not be written; then the old one is still there.
     pub async fn replace_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), NodeError> {
-        // Beside the target, so that the rename stays on one file system; named so that kubelet, which
-        // ignores dot files in its manifests folder, does not take it for a manifest.
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        // Input that ends early, since whoever sends it was killed, is not taken for the whole.
-        let size = content.len();
-        let script = format!(
-            "umask 077; t='{folder}/.{name}.kprov'; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
-             [ $(wc -c < \"$t\") -eq {size} ]; chmod {mode:o} \"$t\"; sync \"$t\"; mv -f \"$t\" '{path}'; sync '{folder}'"
-        );
+        let script = format!("path='{path}' mode={mode:o} size={}\n{REPLACE}", content.len());
         self.feed(&format!("writing {path}"), &script, Zeroizing::new(content.to_vec())).await.map(|_| ())
     }
 
@@ -322,11 +319,7 @@ impl Node {
             // The log may run ahead of the init system: it is up when its socket is there, and that of containerd.
             Ok(Ok(true)) => {
                 let seconds = BOOT.as_secs();
-                let script = format!(
-                    "i=0; until [ -S /run/systemd/private ] && [ -S /run/containerd/containerd.sock ]; do \
-                       i=$((i+1)); [ $i -lt {seconds}00 ] || {{ systemctl --failed --no-legend; exit 1; }}; sleep 0.01; \
-                     done"
-                );
+                let script = format!("seconds={seconds}\n{BOOTED}");
                 match self.script("waiting for systemd and containerd", &script).await {
                     Ok(_) => return Ok(()),
                     Err(NodeError::Command { last_lines, .. }) => {
@@ -360,10 +353,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Command`] if containerd does not answer, [`NodeError::Engine`] if the node cannot be asked.
     pub async fn command_line(&self, component: &str) -> Result<Option<Vec<String>>, NodeError> {
-        let script = format!(
-            "{STATIC_POD}\npids=$(static_pod_pids '{component}')\n\
-             for pid in $pids; do cat \"/proc/$pid/cmdline\" 2>/dev/null || true; break; done"
-        );
+        let script = format!("component='{component}'\n{STATIC_POD}\n{COMMAND_LINE}");
         let text = self.script(&format!("finding the static pod {component}"), &script).await?;
         let words: Vec<String> = text.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(if words.is_empty() { None } else { Some(words) })
@@ -375,12 +365,8 @@ impl Node {
     /// # Errors
     /// [`NodeError::Command`] if there is no such container or the command fails.
     pub async fn run_in_container(&self, container: &str, command: &[&str]) -> Result<ExecOutput, NodeError> {
-        let script = format!(
-            "{STATIC_POD}\nfound=$(static_pod '{container}'); c=${{found%% *}}\n\
-             [ -n \"$c\" ] || {{ echo 'the container {container} does not run' >&2; exit 69; }}\n\
-             exec ctr --namespace k8s.io tasks exec --exec-id \"kprov-$(cat /proc/sys/kernel/random/uuid)\" \"$c\" \"$@\""
-        );
-        let mut words = vec!["sh", "-c", script.as_str(), "sh"];
+        let script = format!("{STATIC_POD}\n{IN_STATIC_POD}");
+        let mut words = vec!["sh", "-euc", script.as_str(), "sh", container];
         words.extend(command);
         let output = self.try_output(&words, None).await?;
         if output.code == 0 {

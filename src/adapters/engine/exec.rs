@@ -1,8 +1,11 @@
 //! Commands in running containers.
 
+use std::convert::Infallible;
+
 use bollard::container::LogOutput;
+use bollard::errors::Error as BollardError;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
@@ -101,7 +104,7 @@ impl Engine {
         O: AsyncWrite + Unpin,
         E: AsyncWrite + Unpin,
     {
-        let Terminal { input: mut from_user, output: mut to_user, errors: mut to_user_errors, size } = terminal;
+        let Terminal { input: from_user, output: to_user, errors: to_user_errors, size } = terminal;
         let doing = format!("running {} in {container}", command.first().map_or("", String::as_str));
         let fail = |error| self.error(doing.clone(), error);
         let options = CreateExecOptions {
@@ -119,45 +122,47 @@ impl Engine {
             // A shell works without knowing its size, too.
             let _ = self.docker.resize_exec(&id, ResizeExecOptions { height, width }).await;
         }
-        if let StartExecResults::Attached { mut output, mut input } = started {
-            let feed = async {
-                let mut buffer = [0_u8; 8192];
-                loop {
-                    match from_user.read(&mut buffer).await {
-                        Ok(0) | Err(_) => break,
-                        Ok(count) => {
-                            if input.write_all(&buffer[..count]).await.is_err() || input.flush().await.is_err() {
-                                break;
-                            }
-                        }
-                    }
-                }
-                let _ = input.shutdown().await;
-                std::future::pending::<()>().await;
-            };
-            let drain = async {
-                while let Some(chunk) = output.next().await {
-                    let written = match chunk.map_err(fail)? {
-                        LogOutput::StdErr { message } => {
-                            let written = to_user_errors.write_all(&message).await;
-                            written.and(to_user_errors.flush().await)
-                        }
-                        other => {
-                            let written = to_user.write_all(other.as_ref()).await;
-                            written.and(to_user.flush().await)
-                        }
-                    };
-                    if written.is_err() {
-                        break;
-                    }
-                }
-                Ok::<_, EngineError>(())
-            };
+        if let StartExecResults::Attached { output, input } = started {
             tokio::select! {
-                () = feed => {}
-                drained = drain => drained?,
+                never = type_in(from_user, input) => match never {},
+                shown = show(output, to_user, to_user_errors) => shown.map_err(fail)?,
             }
         }
         Ok(self.docker.inspect_exec(&id).await.map_err(fail)?.exit_code.unwrap_or(-1))
     }
+}
+
+/// Passes on what the user types. Does not end with it, since the command goes on.
+async fn type_in(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Infallible {
+    let mut buffer = [0_u8; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if pass_on(&mut to, &buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+    std::future::pending().await
+}
+
+/// Shows what a command prints, until it ends or nobody looks any more.
+async fn show(
+    mut output: impl Stream<Item = Result<LogOutput, BollardError>> + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut errors: impl AsyncWrite + Unpin,
+) -> Result<(), BollardError> {
+    while let Some(chunk) = output.next().await {
+        let shown = match chunk? {
+            LogOutput::StdErr { message } => pass_on(&mut errors, &message).await,
+            other => pass_on(&mut to, other.as_ref()).await,
+        };
+        if shown.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn pass_on(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }

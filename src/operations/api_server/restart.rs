@@ -37,6 +37,12 @@ const OBSERVE: &str = include_str!("scripts/observe.sh");
 /// Defines `end_old`, which ends the API server.
 const END_OLD: &str = include_str!("scripts/end_old.sh");
 
+/// Exchanges the manifest and restarts the API server.
+const EXCHANGE: &str = include_str!("scripts/exchange.sh");
+
+/// Prints what the API server has logged since its restart.
+const LAST_WORDS: &str = include_str!("scripts/last_words.sh");
+
 /// A running API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
@@ -139,30 +145,14 @@ fn parse(text: &str) -> Observation {
 /// Exchanges the manifest and restarts the API server the fast way. The script runs to its end on the node,
 /// whatever becomes of this process.
 ///
-/// What could fail (a full disk, say) is done before anything is stopped.
+/// # Errors
+/// [`NodeError::Command`] if the new manifest could not be written, or the kubelet not be stopped.
 pub(super) async fn exchange(node: &Node, manifest: &StaticPod, keep_before: bool) -> Result<(), NodeError> {
-    let keep = if keep_before {
-        format!(
-            "mkdir -p /kind/kprov; cp -p '{MANIFEST}' '{BEFORE}.new'; sync '{BEFORE}.new'; mv -f '{BEFORE}.new' '{BEFORE}'"
-        )
-    } else {
-        String::new()
-    };
+    let before = if keep_before { BEFORE } else { "" };
     let content = Zeroizing::new(manifest.to_yaml().into_bytes());
-    // Input that ends early, since whoever sends it was killed, is not taken for the whole.
-    let size = content.len();
     let script = format!(
-        r#"trap '' HUP PIPE TERM
-{STATIC_POD}
-{END_OLD}
-umask 077
-new=/etc/kubernetes/manifests/.kube-apiserver.yaml.kprov
-{keep}
-trap 'rm -f "$new"; systemctl start kubelet' EXIT
-cat > "$new"; [ $(wc -c < "$new") -eq {size} ]; chmod --reference='{MANIFEST}' "$new"; sync "$new"
-systemctl stop kubelet
-mv -f "$new" '{MANIFEST}'; sync /etc/kubernetes/manifests
-end_old"#
+        "manifest='{MANIFEST}' before='{before}' size={size}\n{STATIC_POD}\n{END_OLD}\n{EXCHANGE}",
+        size = content.len(),
     );
     node.feed("restarting the API server", &script, content).await.map(|_| ())
 }
@@ -199,15 +189,7 @@ pub(super) async fn watch(
 /// The last lines that the API server has logged since its restart, however often it has been started since then.
 async fn last_words(node: &Node, old: &BTreeSet<String>) -> String {
     let known: String = old.iter().map(|log| format!("{log}\n")).collect();
-    let script = format!(
-        r#"n=0
-while [ $n -lt 10 ]; do
-  for f in $(ls -tr /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log 2>/dev/null); do
-    if ! printf '%s' '{known}' | grep -qxF "$f" && [ -s "$f" ]; then n=10; tail -n 40 "$f"; fi
-  done
-  n=$((n+1)); [ $n -gt 10 ] || sleep 0.1
-done"#
-    );
+    let script = format!("known='{known}'\n{LAST_WORDS}");
     let text = node.script("reading the API server's log", &script).await.unwrap_or_default();
     last_lines(&telling(&text), 10)
 }

@@ -20,8 +20,9 @@ const DEFAULT: &str = "unix:///var/run/docker.sock";
 /// How long, in seconds, an engine may take to begin an answer; the client's own default.
 const TIMEOUT: u64 = 120;
 
-/// How long an engine may take to answer the greeting.
+/// How long an engine may take to answer the greeting, and how long where ssh has to log in first.
 const GREETING: Duration = Duration::from_secs(10);
+const SSH_GREETING: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Connects to the engine that `DOCKER_HOST`, `DOCKER_CONTEXT` or the docker command's current
@@ -46,11 +47,12 @@ impl Engine {
             });
         }
         let docker = endpoint.connect()?;
-        let greeting = tokio::time::timeout(GREETING, docker.version()).await;
+        let patience = if host.starts_with("ssh://") { SSH_GREETING } else { GREETING };
+        let greeting = tokio::time::timeout(patience, docker.version()).await;
         let version = greeting
             .map_err(|_| EngineError::Unreachable {
                 host: host.clone(),
-                reason: format!("no answer within {} s", GREETING.as_secs()),
+                reason: format!("no answer within {} s", patience.as_secs()),
             })?
             .map_err(|error| classify(&host, "greeting the engine".to_owned(), error))?;
         let found = version.api_version.unwrap_or_default();
@@ -88,6 +90,9 @@ impl Endpoint {
 
     fn connect(&self) -> Result<Docker, EngineError> {
         let fail = |reason: String| EngineError::Address { host: self.host.clone(), reason };
+        if let Some(address) = self.host.strip_prefix("ssh://") {
+            check_ssh(address).map_err(|reason| fail(reason.to_owned()))?;
+        }
         let Some(folder) = &self.certificates else {
             if self.host.starts_with("https://") {
                 return Err(fail("no folder with its certificates is known (DOCKER_CERT_PATH)".to_owned()));
@@ -101,6 +106,22 @@ impl Endpoint {
         Docker::connect_with_ssl(&self.host, &key, &certificate, &ca, TIMEOUT, bollard::API_DEFAULT_VERSION)
             .map_err(|error| fail(error.to_string()))
     }
+}
+
+/// What an `ssh://` address may be: the ssh command gets user and host, and finds all else in its own configuration.
+fn check_ssh(address: &str) -> Result<(), &'static str> {
+    let (user, host) = address.split_once('@').unwrap_or(("", address));
+    let host = host.strip_suffix('/').unwrap_or(host);
+    if host.is_empty() || host.contains('/') {
+        return Err("it is ssh://[USER@]HOST[:PORT], without a path");
+    }
+    if host.starts_with('-') || user.starts_with('-') {
+        return Err("neither a user nor a host begins with a dash, which ssh takes for an option");
+    }
+    if user.contains(':') {
+        return Err("a password cannot be given here: ssh uses keys and its agent");
+    }
+    Ok(())
 }
 
 /// The engine's endpoint, by the docker command's own order of precedence. `home` is the user's home folder.
@@ -181,6 +202,20 @@ mod tests {
         assert!(parse_api("1.5").unwrap() < LOWEST_API);
         assert!(parse_api("1.100").unwrap() > LOWEST_API);
         assert_eq!(parse_api("nonsense"), None);
+    }
+
+    #[test]
+    fn ssh_gets_no_options_and_no_passwords() {
+        for good in ["host", "me@host", "me@host:22", "[::1]:22", "host/"] {
+            assert_eq!(check_ssh(good), Ok(()), "{good}");
+        }
+        for bad in
+            ["", "me@", "host/run/docker.sock", "-oProxyCommand=x", "me@-oProxyCommand=x", "-l@host", "me:word@host"]
+        {
+            assert!(check_ssh(bad).is_err(), "{bad}");
+            let endpoint = Endpoint::new(format!("ssh://{bad}"), None);
+            assert!(matches!(endpoint.connect(), Err(EngineError::Address { .. })), "{bad}");
+        }
     }
 
     /// A docker folder with the context `lab`.

@@ -1,5 +1,7 @@
 //! What can go wrong between kprov and the engine, and what to do about it.
 
+use std::io::ErrorKind;
+
 use bollard::errors::Error as BollardError;
 
 use super::Engine;
@@ -12,7 +14,7 @@ pub enum EngineError {
     #[diagnostic(
         code(kprov::engine::unreachable),
         help(
-            "start Docker (`systemctl start docker`, or Docker Desktop), or point DOCKER_HOST at an engine that runs; `kprov doctor` checks"
+            "start Docker (`systemctl start docker`, or Docker Desktop), or point DOCKER_HOST at an engine that runs; `kprov doctor` checks. By ssh, `ssh HOST docker version` has to work without a question"
         )
     )]
     Unreachable {
@@ -38,7 +40,7 @@ pub enum EngineError {
     #[diagnostic(
         code(kprov::engine::address),
         help(
-            "DOCKER_HOST takes unix:///path/to/docker.sock or tcp://HOST:PORT; with DOCKER_TLS_VERIFY=1, the certificates in DOCKER_CERT_PATH are used"
+            "DOCKER_HOST takes unix:///path/to/docker.sock, ssh://USER@HOST or tcp://HOST:PORT; with DOCKER_TLS_VERIFY=1, the certificates in DOCKER_CERT_PATH are used"
         )
     )]
     Address {
@@ -163,7 +165,7 @@ impl Engine {
     }
 }
 
-/// Sorts an error by its status code and text. The texts are dockerd's and runc's own.
+/// Sorts an error by what it is. Of the engine's own answers, most have no other mark than dockerd's and runc's texts.
 pub(super) fn classify(host: &str, doing: String, error: BollardError) -> EngineError {
     let host = host.to_owned();
     match error {
@@ -188,21 +190,39 @@ pub(super) fn classify(host: &str, doing: String, error: BollardError) -> Engine
         }
         other => {
             let reason = chain(&other);
-            if reason.contains("ermission denied") {
-                EngineError::Permission { host }
-            } else if reason.contains("onnection refused")
-                || reason.contains("o such file or directory")
-                || reason.contains("tcp connect error")
-                || reason.contains("client error (Connect)")
-                || reason.contains("dns error")
-                || matches!(other, BollardError::RequestTimeoutError)
-            {
-                EngineError::Unreachable { host, reason }
-            } else {
-                EngineError::Failed { doing, reason }
+            match io_kind(&other) {
+                // Elsewhere it is not the socket's: ssh says so, too, of a key that it does not know.
+                Some(ErrorKind::PermissionDenied) if host.starts_with("unix://") => EngineError::Permission { host },
+                Some(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => EngineError::Unreachable { host, reason },
+                _ if is_connect(&other) => EngineError::Unreachable { host, reason },
+                _ => EngineError::Failed { doing, reason },
             }
         }
     }
+}
+
+/// Whether no connection came about.
+fn is_connect(error: &BollardError) -> bool {
+    match error {
+        BollardError::RequestTimeoutError => true,
+        BollardError::HyperLegacyError { err } => err.is_connect(),
+        _ => false,
+    }
+}
+
+/// What the system said, if it was the system.
+fn io_kind(error: &BollardError) -> Option<ErrorKind> {
+    if let BollardError::IOError { err } = error {
+        return Some(err.kind());
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 fn is_port_conflict(reason: &str) -> bool {

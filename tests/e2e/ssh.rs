@@ -10,12 +10,14 @@ use test_support::{Run, Sandbox};
 
 use super::KPROV;
 
+/// What the server is called in the ssh command's configuration.
+const HOST: &str = "kprov-engine";
+
 const SERVER: &str = "/usr/sbin/sshd";
 
 /// An ssh server that knows one key, and an ssh command that knows the server. Ended when dropped.
 struct Ssh {
     server: Child,
-    port: u16,
 }
 
 impl Ssh {
@@ -33,7 +35,6 @@ impl Ssh {
             at("user.pub")
         );
         std::fs::write(folder.join("sshd"), config).unwrap();
-        use_key(folder, "user");
         // The real one, which looks for its files in the account's home, not in HOME.
         let program = format!("#!/bin/sh\nexec /usr/bin/ssh -F '{}' \"$@\"\n", at("client"));
         std::fs::create_dir(folder.join("bin")).unwrap();
@@ -43,7 +44,9 @@ impl Ssh {
         let _ = std::fs::create_dir_all("/run/sshd");
         let mut command = Command::new(SERVER);
         command.args(["-D", "-e", "-f"]).arg(folder.join("sshd")).stderr(Stdio::null());
-        let ssh = Self { server: command.spawn().unwrap(), port };
+        let ssh = Self { server: command.spawn().unwrap() };
+        std::fs::write(folder.join("port"), port.to_string()).unwrap();
+        use_key(folder, "user");
         let deadline = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "the ssh server does not come up");
@@ -55,7 +58,7 @@ impl Ssh {
     fn kprov(&self, sandbox: &Sandbox, folder: &Path, arguments: &[&str]) -> Run {
         let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = sandbox.kprov_command(arguments);
-        Run::of(command.env("PATH", path).env("DOCKER_HOST", format!("ssh://127.0.0.1:{}", self.port)))
+        Run::of(command.env("PATH", path).env("DOCKER_HOST", format!("ssh://{HOST}")))
     }
 }
 
@@ -68,8 +71,9 @@ impl Drop for Ssh {
 
 /// Has the ssh command use one of the keys.
 fn use_key(folder: &Path, name: &str) {
+    let port = std::fs::read_to_string(folder.join("port")).unwrap();
     let config = format!(
-        "IdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n",
+        "Host {HOST}\nHostName 127.0.0.1\nPort {port}\nIdentityFile {}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {}\n",
         folder.join(name).display(),
         folder.join("known").display()
     );
@@ -99,7 +103,7 @@ fn an_engine_is_reached_by_ssh() {
     use_key(folder, "stranger");
     ssh.kprov(&sandbox, folder, &["ls"])
         .fails()
-        .says("no Docker Engine answers at ssh://127.0.0.1")
+        .says("no Docker Engine answers at ssh://kprov-engine")
         .never_says("usermod");
     use_key(folder, "user");
     ssh.kprov(&sandbox, folder, &["down", &sandbox.cluster]).done();

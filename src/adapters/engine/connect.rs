@@ -113,10 +113,14 @@ fn check_ssh(address: &str) -> Result<(), &'static str> {
     let (user, host) = address.split_once('@').unwrap_or(("", address));
     let host = host.strip_suffix('/').unwrap_or(host);
     if host.is_empty() || host.contains('/') {
-        return Err("it is ssh://[USER@]HOST[:PORT], without a path");
+        return Err("it is ssh://[USER@]HOST, without a path");
     }
     if host.starts_with('-') || user.starts_with('-') {
         return Err("neither a user nor a host begins with a dash, which ssh takes for an option");
+    }
+    // The client hands them on as part of the name, which ssh then does not find.
+    if host.rsplit(']').next().is_some_and(|rest| rest.contains(':')) {
+        return Err("a port cannot be given here: name the host and its Port in ssh's configuration (~/.ssh/config)");
     }
     if user.contains(':') {
         return Err("a password cannot be given here: ssh uses keys and its agent");
@@ -206,12 +210,20 @@ mod tests {
 
     #[test]
     fn ssh_gets_no_options_and_no_passwords() {
-        for good in ["host", "me@host", "me@host:22", "[::1]:22", "host/"] {
+        for good in ["host", "me@host", "[::1]", "host/"] {
             assert_eq!(check_ssh(good), Ok(()), "{good}");
         }
-        for bad in
-            ["", "me@", "host/run/docker.sock", "-oProxyCommand=x", "me@-oProxyCommand=x", "-l@host", "me:word@host"]
-        {
+        for bad in [
+            "",
+            "me@",
+            "host/run/docker.sock",
+            "-oProxyCommand=x",
+            "me@-oProxyCommand=x",
+            "-l@host",
+            "me:word@host",
+            "me@host:22",
+            "[::1]:22",
+        ] {
             assert!(check_ssh(bad).is_err(), "{bad}");
             let endpoint = Endpoint::new(format!("ssh://{bad}"), None);
             assert!(matches!(endpoint.connect(), Err(EngineError::Address { .. })), "{bad}");

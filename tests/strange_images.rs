@@ -163,8 +163,8 @@ fn in_full_strange_images_end_in_proof_or_one_clear_error() {
         ("no ctr", "rm /usr/bin/ctr".to_owned(), End::Error("ctr")),
         ("no crictl", "rm /usr/local/bin/crictl".to_owned(), End::Fast),
         (
-            "containerd's configuration of another version",
-            "sed -i 's/^version = 2/version = 9/' /etc/containerd/config.toml".to_owned(),
+            "a configuration that containerd does not take",
+            "sed -i '1i = =' /etc/containerd/config.toml".to_owned(),
             End::Error("the container did not boot"),
         ),
         ("another kubelet", refusing_kubelet(), End::Error("the kubelet keeps ending")),

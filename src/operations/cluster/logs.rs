@@ -16,6 +16,7 @@ use super::error::LogFolder;
 
 const LAST_WORDS: &str = include_str!("scripts/last_words.sh");
 const CRASH_LOOP: &str = include_str!("scripts/crash_loop.sh");
+const STARTS: &str = include_str!("scripts/starts.sh");
 const KUBELET: &str = include_str!("scripts/kubelet.sh");
 
 /// How long the logs of one node may take: they are kept while somebody waits for an error.
@@ -77,9 +78,15 @@ pub(super) async fn last_words(node: &Node, component: &str) -> Option<String> {
     (!lines.is_empty()).then_some(lines)
 }
 
-/// The error of a control plane one of whose static pods keeps ending; `None` if none does, or the node cannot be asked.
-pub(super) async fn crash_loop(node: &Node) -> Option<ClusterError> {
-    let script = format!("{STATIC_POD}\n{CRASH_LOOP}");
+/// The starts of static pods that one may take for a loop, as [`crash_loop`] takes them; none if the node cannot be asked.
+pub(super) async fn starts(node: &Node) -> String {
+    node.script("listing starts of static pods", &format!("{STARTS}\nstarts")).await.unwrap_or_default()
+}
+
+/// The error of a control plane one of whose static pods has ended again since the starts in `known`, and keeps ending;
+/// `None` if none does, or the node cannot be asked.
+pub(super) async fn crash_loop(node: &Node, known: &str) -> Option<ClusterError> {
+    let script = format!("known='{known}'\n{STATIC_POD}\n{STARTS}\n{CRASH_LOOP}");
     let said = node.script("looking for static pods that keep ending", &script).await.ok()?;
     let component = STATIC_PODS.into_iter().find(|component| *component == said.trim())?;
     Some(ClusterError::StaticPod {

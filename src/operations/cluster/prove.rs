@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
@@ -114,10 +114,13 @@ impl Proof<'_> {
 
     /// Looks at the control planes now and then; ends if a static pod keeps ending.
     async fn watch_static_pods(&self) -> ClusterError {
+        let control_planes: Vec<&Node> = self.nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
+        // What has ended before the API server answered may have done so for that.
+        let known = join_all(control_planes.iter().map(|node| logs::starts(node))).await;
         loop {
             tokio::time::sleep(LOOK).await;
-            for node in self.nodes.iter().filter(|node| node.role == Role::ControlPlane) {
-                if let Some(error) = logs::crash_loop(node).await {
+            for (node, known) in control_planes.iter().zip(&known) {
+                if let Some(error) = logs::crash_loop(node, known).await {
                     return error;
                 }
             }

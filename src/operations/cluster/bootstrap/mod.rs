@@ -253,7 +253,7 @@ impl Build<'_> {
 
     async fn explain(&self, member: &Member, error: NodeError) -> ClusterError {
         const COMPONENT: &str = "kube-apiserver";
-        if let Some(error) = logs::crash_loop(&member.node).await {
+        if let Some(error) = logs::crash_loop(&member.node, "").await {
             return error;
         }
         let runs = member.node.command_line(COMPONENT).await.ok().flatten().is_some();

@@ -166,7 +166,7 @@ async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), Clu
         tokio::time::sleep(LOOK).await;
         while start.elapsed() < API_SERVER {
             tokio::time::sleep(LOOK).await;
-            if let Some(error) = logs::crash_loop(&member.node).await {
+            if let Some(error) = logs::crash_loop(&member.node, "").await {
                 return error;
             }
             if start.elapsed() > START && logs::last_words(&member.node, "kube-apiserver").await.is_none() {

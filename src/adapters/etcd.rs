@@ -74,7 +74,7 @@ impl Etcd {
     /// The value of one key; `None` if there is no such key.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn get(&self, key: &str) -> Result<Option<EtcdEntry>, NodeError> {
         Ok(self.range(&["get", key]).await?.0.into_iter().next())
     }
@@ -82,7 +82,7 @@ impl Etcd {
     /// All keys that start with `prefix`, in order.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, NodeError> {
         let (entries, _) = self.range(&["get", prefix, "--prefix", "--keys-only"]).await?;
         Ok(entries.into_iter().map(|entry| entry.key).collect())
@@ -91,7 +91,7 @@ impl Etcd {
     /// Calls `visit` for every key that starts with `prefix`, in order, page by page.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn scan(&self, prefix: &str, mut visit: impl FnMut(&EtcdEntry)) -> Result<(), NodeError> {
         let limit = format!("--limit={PAGE}");
         let end = prefix_end(prefix);
@@ -114,7 +114,7 @@ impl Etcd {
     /// names its resource most exactly.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn census(
         &self,
         layout: &Layout,
@@ -146,7 +146,7 @@ impl Etcd {
     /// Writes a value of kprov's own.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn put(&self, key: &str, value: &str) -> Result<(), NodeError> {
         self.ask(&["put", key, value]).await.map(|_| ())
     }
@@ -154,7 +154,7 @@ impl Etcd {
     /// Deletes a value of kprov's own. One that is not there is no error.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn delete(&self, key: &str) -> Result<(), NodeError> {
         self.ask(&["del", key]).await.map(|_| ())
     }
@@ -162,7 +162,7 @@ impl Etcd {
     /// Has etcd forget all revisions but the last one of each key, on every member.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn compact(&self) -> Result<(), NodeError> {
         let answer = self.ask(&["get", "/", "--limit=1", "--keys-only"]).await?;
         let revision = self.parsed::<RangeResponse>(&answer)?.header.revision.to_string();
@@ -176,7 +176,7 @@ impl Etcd {
     /// Has this member write its database anew, without what it has forgotten.
     ///
     /// # Errors
-    /// [`NodeError`] if etcd cannot be asked.
+    /// [`NodeError::Command`] if etcd does not run, or refuses; [`NodeError::Engine`] if its node does not run.
     pub async fn defragment(&self) -> Result<(), NodeError> {
         self.ask(&["defrag", "--command-timeout=60s"]).await.map(|_| ())
     }

@@ -163,7 +163,8 @@ impl Node {
     /// Runs a command; one that fails is an error with its last lines.
     ///
     /// # Errors
-    /// [`NodeError::Command`], or [`NodeError::Engine`].
+    /// [`NodeError::Command`] if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in time,
+    /// [`NodeError::Engine`] if it could not be run, as in a container that does not run.
     pub async fn run(&self, command: &[&str]) -> Result<String, NodeError> {
         let output = self.output(command, None).await?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -172,7 +173,8 @@ impl Node {
     /// Runs a command with the given standard input; one that fails is an error with its last lines.
     ///
     /// # Errors
-    /// [`NodeError::Command`], or [`NodeError::Engine`].
+    /// [`NodeError::Command`] if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in time,
+    /// [`NodeError::Engine`] if it could not be run, as in a container that does not run.
     pub async fn output(&self, command: &[&str], stdin: Option<Zeroizing<Vec<u8>>>) -> Result<ExecOutput, NodeError> {
         let output = self.try_output(command, stdin).await?;
         if output.code == 0 {
@@ -225,7 +227,8 @@ impl Node {
     /// Runs a shell script. The script comes in by standard input, so that no other process sees it.
     ///
     /// # Errors
-    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
+    /// time, [`NodeError::Engine`] if it could not be run.
     pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
         self.named(what, &["sh", "-eu"], Zeroizing::new(script.as_bytes().to_vec())).await
     }
@@ -233,7 +236,8 @@ impl Node {
     /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
     ///
     /// # Errors
-    /// [`NodeError::Command`], named `what`, or [`NodeError::Engine`].
+    /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
+    /// time, [`NodeError::Engine`] if it could not be run.
     pub async fn feed(&self, what: &str, script: &str, input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
         self.named(what, &["sh", "-euc", script], input).await
     }

@@ -13,7 +13,7 @@ impl Engine {
     /// Unpacks `archive` at `/` in a container, running or not.
     ///
     /// # Errors
-    /// [`EngineError`] if the engine refuses.
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::DiskFull`] if there is no room.
     pub async fn put_archive(&self, container: &str, archive: Tarball) -> Result<(), EngineError> {
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         self.docker

@@ -149,7 +149,7 @@ impl Engine {
     /// Asks a container's init to end, and kills it after `grace` seconds.
     ///
     /// # Errors
-    /// [`EngineError`] as it comes; a stopped container is no error.
+    /// [`EngineError::NotFound`] if there is no such container; a stopped one is no error.
     pub async fn stop_container(&self, name: &str, grace: i32) -> Result<(), EngineError> {
         let options = StopContainerOptionsBuilder::default().t(grace).build();
         self.docker
@@ -161,7 +161,7 @@ impl Engine {
     /// Sends a signal to a container's first process.
     ///
     /// # Errors
-    /// [`EngineError`] as it comes.
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Conflict`] if it does not run.
     pub async fn kill_container(&self, name: &str, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         self.docker
@@ -185,7 +185,7 @@ impl Engine {
     /// Removes a container, running or not, with its anonymous volumes. One that is gone, or about to be, is no error.
     ///
     /// # Errors
-    /// [`EngineError`] as it comes.
+    /// [`EngineError::Failed`] if the engine cannot remove it, [`EngineError::Unreachable`] if it does not answer.
     pub async fn remove_container(&self, name: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.docker.remove_container(name, Some(options)).await {
@@ -267,7 +267,7 @@ impl Engine {
     /// The last `lines` lines that a container has printed.
     ///
     /// # Errors
-    /// [`EngineError`] as it comes.
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Failed`] if its log cannot be read.
     pub async fn last_logs(&self, name: &str, lines: usize) -> Result<String, EngineError> {
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
         let chunks: Vec<_> = self

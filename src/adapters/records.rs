@@ -6,15 +6,21 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::adapters::paths::{self, Paths, PathsError};
 use crate::documents::keys::{KeyError, KeyRing, StoredKeys};
 use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
+
+/// The file of a record.
+const RECORD: &str = "cluster.json";
+
+/// The file of what goes with a record.
+const SUCCESSION: &str = "succession.json";
 
 /// Why a record could not be had or kept.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -45,6 +51,39 @@ pub enum RecordError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Paths(#[from] PathsError),
+}
+
+/// What goes with a record that is about to be written, in one file, so that whoever finds both knows what is still to be
+/// done: the record's generation of nodes, its keys, and the kubeconfig that its user is to have.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Succession {
+    /// The generation of nodes.
+    pub generation: u64,
+    keys: Option<StoredKeys>,
+    kubeconfig: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Succession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Succession(to {})", self.generation)
+    }
+}
+
+impl Succession {
+    /// What goes with the record of a generation.
+    #[must_use]
+    pub fn new(generation: u64, keys: Option<&KeyRing>, kubeconfig: &str) -> Self {
+        Self { generation, keys: keys.map(StoredKeys::from), kubeconfig: Zeroizing::new(kubeconfig.to_owned()) }
+    }
+
+    /// Its keys, and the kubeconfig.
+    ///
+    /// # Errors
+    /// [`RecordError::Key`] if a key is none.
+    pub fn open(self) -> Result<(Option<KeyRing>, Zeroizing<String>), RecordError> {
+        Ok((self.keys.map(KeyRing::try_from).transpose()?, self.kubeconfig))
+    }
 }
 
 /// The folder of all records.
@@ -137,7 +176,7 @@ impl Store {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
         let mut names: Vec<ClusterName> = entries
             .filter_map(Result::ok)
-            .filter(|entry| entry.path().join("cluster.json").is_file())
+            .filter(|entry| entry.path().join(RECORD).is_file())
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect();
         names.sort();
@@ -149,7 +188,7 @@ impl Store {
     /// # Errors
     /// [`RecordError::Unreadable`] if it cannot be read.
     pub fn load(&self, cluster: &ClusterName) -> Result<Option<Record>, RecordError> {
-        self.read_json(cluster, "cluster.json")
+        self.read_json(cluster, RECORD)
     }
 
     /// The keys of a cluster; `None` if it has none.
@@ -178,7 +217,7 @@ impl Store {
     /// [`RecordError::Paths`] if it could not be written; a record of before is still there then.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let bytes = json(record);
-        Ok(paths::write_private(&self.path(&record.name).join("cluster.json"), &bytes)?)
+        Ok(paths::write_private(&self.path(&record.name).join(RECORD), &bytes)?)
     }
 
     /// Writes the keys of a cluster.
@@ -190,21 +229,36 @@ impl Store {
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
     }
 
+    /// Writes what goes with a record, before the record itself is written.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn stage(&self, cluster: &ClusterName, succession: &Succession) -> Result<(), RecordError> {
+        Ok(paths::write_private(&self.path(cluster).join(SUCCESSION), &json(succession))?)
+    }
+
+    /// What [`Self::stage`] has written; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`] if it cannot be read.
+    pub fn staged(&self, cluster: &ClusterName) -> Result<Option<Succession>, RecordError> {
+        self.read_json(cluster, SUCCESSION)
+    }
+
+    /// Forgets what [`Self::stage`] has written. Nothing is no error.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`].
+    pub fn forget_staged(&self, cluster: &ClusterName) -> Result<(), RecordError> {
+        remove_all(&self.path(cluster).join(SUCCESSION))
+    }
+
     /// Forgets the keys of a cluster, also those that a killed kprov was about to write. One without keys is no error.
     ///
     /// # Errors
     /// [`RecordError::Paths`] if a file is there and could not be removed.
     pub fn forget_keys(&self, cluster: &ClusterName) -> Result<(), RecordError> {
-        let path = self.path(cluster).join("keys.json");
-        for path in paths::temporaries(&path).into_iter().chain([path]) {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(PathsError::Write { path, error }.into());
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_all(&self.path(cluster).join("keys.json"))
     }
 
     /// Forgets a cluster, and looks that nothing is left of it. One that is not known is no error.
@@ -213,6 +267,12 @@ impl Store {
     /// [`RecordError::Paths`] if something could not be removed, or has come back.
     pub fn forget(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         let path = self.path(cluster);
+        // The record last: keys that nobody knows of would be there for good.
+        for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+            if entry.file_name() != RECORD && !entry.path().is_dir() {
+                remove_all(&entry.path())?;
+            }
+        }
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PathsError::Write { path, error }.into()),
             _ => match path.symlink_metadata() {
@@ -228,6 +288,19 @@ impl Store {
     fn path(&self, cluster: &ClusterName) -> PathBuf {
         self.folder.join(cluster.as_str())
     }
+}
+
+/// Removes a file, and what killed writers of it have left.
+fn remove_all(path: &Path) -> Result<(), RecordError> {
+    for path in paths::temporaries(path).into_iter().chain([path.to_owned()]) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(PathsError::Write { path, error }.into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn json(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
@@ -278,6 +351,23 @@ mod tests {
         std::fs::create_dir(store.folder.join("..b")).unwrap();
         std::fs::write(store.folder.join("..b/cluster.json"), "").unwrap();
         assert_eq!(store.names(), [name("a")]);
+    }
+
+    #[test]
+    fn what_goes_with_a_record_is_read_back_and_shows_no_key() {
+        let (_folder, store) = store();
+        let a = name("a");
+        assert!(store.staged(&a).unwrap().is_none());
+        let succession = Succession::new(3, None, "users: [secret]");
+        assert_eq!(format!("{succession:?}"), "Succession(to 3)");
+        store.stage(&a, &succession).unwrap();
+        let staged = store.staged(&a).unwrap().unwrap();
+        assert_eq!(staged.generation, 3);
+        let (keys, kubeconfig) = staged.open().unwrap();
+        assert_eq!((keys, kubeconfig.as_str()), (None, "users: [secret]"));
+        store.forget_staged(&a).unwrap();
+        store.forget_staged(&a).unwrap();
+        assert!(store.staged(&a).unwrap().is_none());
     }
 
     #[test]

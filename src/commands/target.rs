@@ -48,7 +48,10 @@ impl Opened {
 
 /// Finds a cluster, and its kubeconfig on its first control plane.
 pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Result<Opened> {
-    let found = cluster::find(&context.engine, cluster).await?;
+    let mut found = cluster::find(&context.engine, cluster).await?;
+    if cluster::recover_unless_whole(context, &found).await? {
+        found = cluster::find(&context.engine, Some(&found.name)).await?;
+    }
     let nodes = found.nodes(&context.engine);
     let control_planes = found.control_planes(&context.engine)?;
     let admin = control_planes.first().read_text("/etc/kubernetes/admin.conf").await?;

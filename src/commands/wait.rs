@@ -28,6 +28,7 @@ pub(super) async fn wait(
         control_planes: names(&mut opened.nodes.iter().filter(|node| node.role == Role::ControlPlane)),
         pods: !nodes_only,
         since: None,
+        except: Vec::new(),
     };
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");
     ready::wait(&client, &expected, timeout, |pending| {

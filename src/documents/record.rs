@@ -42,6 +42,9 @@ pub struct Record {
     pub engine: Option<EngineRecord>,
     /// How far it has come.
     pub status: RecordStatus,
+    /// Which of the generations of its nodes has been proven last. Each reset and each restore makes a new one.
+    #[serde(default)]
+    pub generation: u64,
     /// The resolved profile.
     pub profile: Profile,
     /// The folder at which the profile's relative paths start.

@@ -36,6 +36,8 @@ pub struct Expectation {
     pub pods: bool,
     /// If given, only evidence younger than this counts.
     pub since: Option<Timestamp>,
+    /// What need not be ready, as [`not_ready`] names it.
+    pub except: Vec<String>,
 }
 
 /// What the API server shows.
@@ -51,16 +53,68 @@ pub struct Observed {
     pub deployments: Vec<Arc<Deployment>>,
 }
 
+/// Something that is missing.
+struct Missing {
+    /// What, by kind and name.
+    what: String,
+    /// Whose it is, if a DaemonSet or Deployment has made it.
+    owner: Option<String>,
+    /// Why, as a line.
+    line: String,
+}
+
+impl Missing {
+    fn new(what: impl Into<String>, line: impl std::fmt::Display) -> Self {
+        let what = what.into();
+        Self { line: format!("{what}{line}"), what, owner: None }
+    }
+}
+
 /// What is still missing, a line each; empty if the cluster is ready.
 #[must_use]
 pub fn pending(expected: &Expectation, observed: &Observed) -> Vec<String> {
+    let is_excepted = |what: &String| expected.except.contains(what);
+    let asked = |missing: &Missing| !is_excepted(&missing.what) && !missing.owner.as_ref().is_some_and(is_excepted);
+    missing(expected, observed).into_iter().filter(asked).map(|missing| missing.line).collect()
+}
+
+/// What is missing, by kind and name; what belongs to a DaemonSet or Deployment that is missing is left out.
+#[must_use]
+pub fn not_ready(expected: &Expectation, observed: &Observed) -> Vec<String> {
+    let missing = missing(expected, observed);
+    let all: BTreeSet<String> = missing.iter().map(|missing| missing.what.clone()).collect();
+    let foremost =
+        missing.into_iter().filter(|missing| !missing.owner.as_ref().is_some_and(|owner| all.contains(owner)));
+    foremost.map(|missing| missing.what).collect()
+}
+
+/// Looks at everything once.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server does not answer.
+pub async fn observe(client: &Client) -> Result<Observed, ApiError> {
+    async fn all<K>(client: &Client) -> Result<Vec<Arc<K>>, ApiError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::all(client.clone());
+        let doing = format!("listing every {}", K::kind(&()));
+        let list = api.list(&ListParams::default()).await.map_err(ApiError::request(doing))?;
+        Ok(list.items.into_iter().map(Arc::new).collect())
+    }
+    let (nodes, pods, daemon_sets, deployments) =
+        tokio::try_join!(all::<Node>(client), all::<Pod>(client), all::<DaemonSet>(client), all::<Deployment>(client))?;
+    Ok(Observed { nodes, pods, daemon_sets, deployments })
+}
+
+fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
     let mut pending = Vec::new();
     for name in &expected.nodes {
         match observed.nodes.iter().find(|node| node.name_any() == *name) {
-            None => pending.push(format!("node {name} has not registered")),
+            None => pending.push(Missing::new(format!("node {name}"), " has not registered")),
             Some(node) => {
                 if let Some(reason) = node_pending(node, expected.since) {
-                    pending.push(format!("node {name} {reason}"));
+                    pending.push(Missing::new(format!("node {name}"), format!(" {reason}")));
                 }
             }
         }
@@ -77,12 +131,9 @@ pub fn pending(expected: &Expectation, observed: &Observed) -> Vec<String> {
             || status.desired_number_scheduled < expected_pods(set, &observed.nodes)
             || status.number_ready < status.desired_number_scheduled
         {
-            pending.push(format!(
-                "DaemonSet {}: {} of {} pods ready",
-                set.name_any(),
-                status.number_ready,
-                status.desired_number_scheduled.max(expected_pods(set, &observed.nodes))
-            ));
+            let wanted = status.desired_number_scheduled.max(expected_pods(set, &observed.nodes));
+            let line = format!(": {} of {wanted} pods ready", status.number_ready);
+            pending.push(Missing::new(format!("DaemonSet {}", set.name_any()), line));
         }
     }
     for deployment in observed.deployments.iter().filter(|deployment| system(deployment.namespace())) {
@@ -92,7 +143,8 @@ pub fn pending(expected: &Expectation, observed: &Observed) -> Vec<String> {
         if status.observed_generation.unwrap_or_default() < deployment.metadata.generation.unwrap_or_default()
             || ready < wanted
         {
-            pending.push(format!("Deployment {}: {ready} of {wanted} pods ready", deployment.name_any()));
+            let line = format!(": {ready} of {wanted} pods ready");
+            pending.push(Missing::new(format!("Deployment {}", deployment.name_any()), line));
         }
     }
     let pods: Vec<_> = observed.pods.iter().filter(|pod| system(pod.namespace())).collect();
@@ -100,16 +152,31 @@ pub fn pending(expected: &Expectation, observed: &Observed) -> Vec<String> {
         for component in STATIC_PODS {
             let name = format!("{component}-{node}");
             if !pods.iter().any(|pod| pod.name_any() == name) {
-                pending.push(format!("static pod {name} is not there"));
+                pending.push(Missing {
+                    line: format!("static pod {name} is not there"),
+                    ..Missing::new(format!("pod {name}"), "")
+                });
             }
         }
     }
     for pod in pods {
         if let Some(reason) = pod_pending(pod, expected.since) {
-            pending.push(format!("pod {} {reason}", pod.name_any()));
+            let missing = Missing::new(format!("pod {}", pod.name_any()), format!(" {reason}"));
+            pending.push(Missing { owner: owner(pod), ..missing });
         }
     }
     pending
+}
+
+/// The DaemonSet or Deployment that a pod belongs to.
+fn owner(pod: &Pod) -> Option<String> {
+    let owner = pod.owner_references().first()?;
+    match owner.kind.as_str() {
+        "DaemonSet" => Some(format!("DaemonSet {}", owner.name)),
+        // Called after its Deployment, and a hash of the pods' template.
+        "ReplicaSet" => Some(format!("Deployment {}", owner.name.rsplit_once('-')?.0)),
+        _ => None,
+    }
 }
 
 /// How many nodes a DaemonSet has to be on: all that its node selector takes. Its taints are its own affair,
@@ -247,7 +314,13 @@ mod tests {
     use super::*;
 
     fn expectation() -> Expectation {
-        Expectation { nodes: vec!["w".to_owned()], control_planes: Vec::new(), pods: true, since: None }
+        Expectation {
+            nodes: vec!["w".to_owned()],
+            control_planes: Vec::new(),
+            pods: true,
+            since: None,
+            except: Vec::new(),
+        }
     }
 
     fn node(status: &str, heartbeat: &str) -> Arc<Node> {
@@ -292,6 +365,28 @@ mod tests {
         assert_eq!(pending(&expectation(), &observed), ["pod p is not Ready (c: ImagePullBackOff)"]);
         observed.pods = vec![pod("True")];
         assert!(pending(&expectation(), &observed).is_empty());
+    }
+
+    #[test]
+    fn what_is_excepted_is_not_missed_and_neither_is_what_belongs_to_it() {
+        let mut broken = Pod::clone(&pod("False"));
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "coredns-5d78", "uid": "1"}]);
+        broken.metadata.owner_references = Some(serde_json::from_value(owner).unwrap());
+        let deployment = json!({"metadata": {"name": "coredns", "namespace": "kube-system"},
+            "spec": {"selector": {}, "template": {}}, "status": {}});
+        let observed = Observed {
+            nodes: vec![node("True", "2026-01-01T00:00:00Z")],
+            pods: vec![Arc::new(broken), pod("False")],
+            deployments: vec![Arc::new(serde_json::from_value(deployment).unwrap())],
+            ..Observed::default()
+        };
+        assert_eq!(not_ready(&expectation(), &observed), ["Deployment coredns", "pod p"]);
+        let mut expected = expectation();
+        expected.except = vec!["Deployment coredns".to_owned()];
+        // The pod of the Deployment may have another name by now.
+        assert_eq!(pending(&expected, &observed), ["pod p is not Ready (c: ImagePullBackOff)"]);
+        expected.except = not_ready(&expectation(), &observed);
+        assert_eq!(pending(&expected, &observed), [""; 0]);
     }
 
     #[test]

@@ -41,6 +41,20 @@ pub enum SnapshotError {
         /// The cluster.
         cluster: String,
     },
+    /// A change of encryption has begun and not ended.
+    #[error("the encryption of the cluster {cluster:?} is being changed: {node} has a journal of it")]
+    #[diagnostic(
+        code(kprov::snapshot::under_way),
+        help(
+            "nothing was kept; `kprov encryption status` shows what is under way, the same command again completes it, `kprov encryption undo` takes it back"
+        )
+    )]
+    UnderWay {
+        /// The cluster.
+        cluster: String,
+        /// The control plane.
+        node: String,
+    },
     /// A file of a state is missing or not what it was.
     #[error("the snapshot is damaged: {path}: {reason}", path = path.display())]
     #[diagnostic(

@@ -61,18 +61,18 @@ impl States {
         Self { folder: paths.data().join("states") }
     }
 
-    /// Keeps a state as the golden one of its cluster, in place of an earlier one.
+    /// Keeps a state as the golden one of its cluster, in place of an earlier one. It is read back before it is one.
     ///
     /// # Errors
-    /// [`SnapshotError::Paths`]; the earlier one is then still there.
+    /// [`SnapshotError::Paths`], or [`SnapshotError::Damaged`] if it cannot be read back; the earlier one is then still there.
     pub fn keep_golden(&self, draft: &Draft) -> Result<String, SnapshotError> {
         self.keep(draft, &self.golden_path(&draft.manifest.record.name))
     }
 
-    /// Keeps a state under a name.
+    /// Keeps a state under a name. It is read back before it has one.
     ///
     /// # Errors
-    /// [`SnapshotError::Exists`] or [`SnapshotError::Paths`].
+    /// [`SnapshotError::Exists`], [`SnapshotError::Paths`], or [`SnapshotError::Damaged`] if it cannot be read back.
     pub fn keep_named(&self, draft: &Draft, name: &SnapshotName) -> Result<String, SnapshotError> {
         self.check_free(name)?;
         self.keep(draft, &self.named_path(name))
@@ -93,15 +93,17 @@ impl States {
         let _guard = self.guard()?;
         for (blob, bytes) in &draft.blobs {
             let path = self.blob_path(blob);
-            // The same bytes have the same name.
-            if fs::metadata(&path).is_ok_and(|found| found.len() == blob.size) {
+            // The same bytes have the same name; what is there already is not taken on trust.
+            if self.read(blob).is_ok() {
                 continue;
             }
             paths::write_private(&path, bytes)?;
+            self.read(blob)?;
         }
         let text = serde_json::to_vec_pretty(&draft.manifest).expect("plain data with text keys");
         let id = sha256(&text);
         paths::write_private(&self.manifest_path(&id), &text)?;
+        self.manifest(&id)?;
         paths::write_private(name, id.as_bytes())?;
         // It is kept; what could not be taken away now can be next time.
         let _ = self.prune();

@@ -115,6 +115,11 @@ pub struct Journal {
     pub marker: Option<String>,
 }
 
+impl Journal {
+    /// Where it lies on each control plane, as long as a change is under way.
+    pub const FILE: &str = "/kind/kprov/encryption.json";
+}
+
 impl std::fmt::Display for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let undoing = if self.undoing { "undoing of " } else { "" };

@@ -67,6 +67,54 @@ pub struct NodeState {
     pub images: Option<Blob>,
 }
 
+/// What held of a cluster when its state was read, so that no more is asked of it when it comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// Whether its API server answered.
+    pub api_server: bool,
+    /// What was not ready, by kind and name: `Deployment coredns`.
+    pub not_ready: Vec<String>,
+    /// The checks of `verify` that failed, by their names.
+    pub failed: Vec<String>,
+    /// Why `verify` could not look at it, if it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<String>,
+}
+
+impl Default for Held {
+    /// All of it.
+    fn default() -> Self {
+        Self { api_server: true, not_ready: Vec::new(), failed: Vec::new(), unseen: None }
+    }
+}
+
+impl Held {
+    /// What is not to be expected of the cluster, a line each; empty if all held.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        if !self.api_server {
+            return vec![
+                "the API server did not answer when this was saved: it comes back as it was, and is not waited for"
+                    .to_owned(),
+            ];
+        }
+        let mut warnings = Vec::new();
+        if !self.not_ready.is_empty() {
+            let what = self.not_ready.join(", ");
+            warnings.push(format!("not ready when this was saved, and not waited for: {what}"));
+        }
+        if !self.failed.is_empty() {
+            let what = self.failed.join(", ");
+            warnings.push(format!("not as its profile says when this was saved, and not asked for now: {what}"));
+        }
+        if let Some(reason) = &self.unseen {
+            warnings.push(format!("could not be verified when this was saved, and is not now: {reason}"));
+        }
+        warnings
+    }
+}
+
 /// Everything about a state but its bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,6 +133,9 @@ pub struct StateManifest {
     pub keys: Option<Blob>,
     /// Its nodes, in the order of their plan.
     pub nodes: Vec<NodeState>,
+    /// What held when it was read; all of it, if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
 }
 
 impl StateManifest {

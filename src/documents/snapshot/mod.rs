@@ -9,7 +9,7 @@ mod manifest;
 mod portable;
 
 pub use archive::{Edit, edit, file, pack, pack_canonical, unpack};
-pub use manifest::{Blob, Draft, NodeState, ParseError, StateManifest, sha256};
+pub use manifest::{Blob, Draft, Held, NodeState, ParseError, StateManifest, sha256};
 pub use portable::{PortableError, is_encrypted, read as read_portable, write as write_portable};
 
 #[cfg(test)]
@@ -33,6 +33,7 @@ pub(crate) mod tests {
             name: cluster.parse().unwrap(),
             engine: None,
             status: RecordStatus::Ready,
+            generation: 0,
             profile,
             base: PathBuf::new(),
             image: "i".to_owned(),
@@ -52,6 +53,7 @@ pub(crate) mod tests {
             subnets: Vec::new(),
             keys: None,
             nodes: vec![NodeState { name: format!("{cluster}-control-plane"), archive: blob.clone(), images: None }],
+            held: None,
         };
         Draft { manifest, blobs: vec![(blob, Zeroizing::new(content.to_vec()))] }
     }

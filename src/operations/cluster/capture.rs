@@ -92,6 +92,7 @@ pub(super) async fn capture(
         subnets: network.into_iter().flat_map(|network| network.subnets).map(|subnet| subnet.to_string()).collect(),
         keys,
         nodes: states,
+        held: None,
     };
     Ok(Draft { manifest, blobs })
 }

@@ -11,7 +11,9 @@ use crate::adapters::engine::{ContainerSpec, PublishedPort};
 use crate::documents::profile::{Profile, Protocol, Role};
 use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
-use super::{LABEL_CLUSTER, LABEL_DIGEST, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, NETWORK, ROLE_LOAD_BALANCER};
+use super::{
+    LABEL_CLUSTER, LABEL_DIGEST, LABEL_GENERATION, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, NETWORK, ROLE_LOAD_BALANCER,
+};
 
 /// All that the containers of one cluster have in common.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub(super) struct Frame<'a> {
     /// Where the profile's relative paths start.
     pub(super) base: &'a Path,
     pub(super) digest: &'a str,
+    /// The generation of nodes that they belong to.
+    pub(super) generation: u64,
     /// The image, by its id or reference.
     pub(super) image: &'a str,
     pub(super) api_server_port: u16,
@@ -47,6 +51,7 @@ impl Frame<'_> {
             label(LABEL_OWNER, "kprov"),
             label(LABEL_PROFILE, &self.profile.metadata.name),
             label(LABEL_DIGEST, self.digest),
+            label(LABEL_GENERATION, &self.generation.to_string()),
         ]
     }
 
@@ -175,6 +180,7 @@ mod tests {
             profile,
             base: Path::new("/home/me"),
             digest: "d",
+            generation: 0,
             image: "sha256:1",
             api_server_port: 40000,
             load_balancer: false,

@@ -40,44 +40,93 @@ pub enum Whose {
     Any,
 }
 
-/// Removes a cluster: its containers with their volumes, its kubeconfig entry, kprov's record of it,
-/// and the network if kprov made it and nobody else uses it. Whatever state it is in.
+/// All that there is of a cluster, to be removed.
+trait Estate {
+    /// What goes wrong.
+    type Error;
+
+    /// Its containers, of every generation.
+    async fn containers(&self) -> Result<Vec<String>, Self::Error>;
+    /// Removes a container with its volumes. One that is gone is no error.
+    async fn remove(&self, container: &str) -> Result<(), Self::Error>;
+    /// Takes it out of the user's kubeconfig, and says out of how many files.
+    fn forget_kubeconfig(&self) -> Result<usize, Self::Error>;
+    /// Forgets what `reset` goes back to.
+    fn forget_golden(&self) -> Result<(), Self::Error>;
+    /// Forgets its record and its keys, and says whether there was one.
+    fn forget_record(&self) -> Result<bool, Self::Error>;
+}
+
+/// Removes all of it. The record goes last: as long as something is left, the next command has to know of it.
+async fn dissolve<E: Estate>(estate: &E) -> Result<Removed, E::Error> {
+    let containers = estate.containers().await?;
+    try_join_all(containers.iter().map(|container| estate.remove(container))).await?;
+    let removed = forget_all(estate)?;
+    Ok(Removed { containers: containers.len(), ..removed })
+}
+
+fn forget_all<E: Estate>(estate: &E) -> Result<Removed, E::Error> {
+    let kubeconfigs = estate.forget_kubeconfig()?;
+    estate.forget_golden()?;
+    Ok(Removed { containers: 0, record: estate.forget_record()?, kubeconfigs })
+}
+
+/// A cluster on the engine, with what is known of it on this host.
+struct Live<'a> {
+    context: &'a Context,
+    cluster: &'a ClusterName,
+    whose: Whose,
+}
+
+impl Estate for Live<'_> {
+    type Error = ClusterError;
+
+    async fn containers(&self) -> Result<Vec<String>, ClusterError> {
+        let found = self.context.engine.containers(LABEL_CLUSTER, Some(self.cluster)).await?;
+        let meant = found.into_iter().filter(|container| self.whose == Whose::Any || is_own(container));
+        Ok(meant.map(|container| container.id).collect())
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), ClusterError> {
+        Ok(self.context.engine.remove_container(container).await?)
+    }
+
+    fn forget_kubeconfig(&self) -> Result<usize, ClusterError> {
+        Ok(self.context.kubeconfig.remove(self.cluster)?.len())
+    }
+
+    fn forget_golden(&self) -> Result<(), ClusterError> {
+        Ok(States::at(&self.context.paths).forget_golden(self.cluster)?)
+    }
+
+    fn forget_record(&self) -> Result<bool, ClusterError> {
+        let store = self.context.store();
+        let known = store.names().iter().any(|name| name == self.cluster);
+        store.forget(self.cluster)?;
+        Ok(known)
+    }
+}
+
+/// Removes a cluster: its containers with their volumes, also those that stand beside it; its kubeconfig entry, kprov's
+/// record of it, and the network if kprov made it and nobody else uses it. Whatever state it is in.
 ///
 /// The caller holds the cluster's lock.
 ///
 /// # Errors
-/// [`ClusterError`]; what could be removed is gone then, too.
+/// [`ClusterError::Engine`], [`ClusterError::Kubeconfig`], [`ClusterError::Snapshot`] or [`ClusterError::Records`] if a
+/// part of it cannot be removed; what is left is known, so that the next try removes it.
 pub async fn delete(context: &Context, cluster: &ClusterName, whose: Whose) -> Result<Removed, ClusterError> {
-    let containers = remove_containers(&context.engine, cluster, whose).await?;
-    let removed = forget(context, cluster)?;
+    let removed = dissolve(&Live { context, cluster, whose }).await?;
     remove_network(context).await?;
-    Ok(Removed { containers, ..removed })
+    Ok(removed)
 }
 
 /// Forgets a cluster: its kubeconfig entry, kprov's record of it and its keys. Its engine is not asked.
 ///
 /// # Errors
-/// [`ClusterError`]; what could be removed is gone then, too.
+/// As [`delete`], but for the engine.
 pub(super) fn forget(context: &Context, cluster: &ClusterName) -> Result<Removed, ClusterError> {
-    let kubeconfigs = context.kubeconfig.remove(cluster)?.len();
-    let store = context.store();
-    let record = store.names().iter().any(|name| name == cluster);
-    // Last: as long as something is left, the next command has to know of it.
-    States::at(&context.paths).forget_golden(cluster)?;
-    store.forget(cluster)?;
-    Ok(Removed { containers: 0, record, kubeconfigs })
-}
-
-/// Removes a cluster's containers, all at once, and says how many there were.
-pub(super) async fn remove_containers(
-    engine: &Engine,
-    cluster: &ClusterName,
-    whose: Whose,
-) -> Result<usize, ClusterError> {
-    let mut containers = engine.containers(LABEL_CLUSTER, Some(cluster)).await?;
-    containers.retain(|container| whose == Whose::Any || is_own(container));
-    try_join_all(containers.iter().map(|container| engine.remove_container(&container.id))).await?;
-    Ok(containers.len())
+    forget_all(&Live { context, cluster, whose: Whose::Own })
 }
 
 /// Removes what a kprov has made outside any cluster and was killed before it could clean up.
@@ -131,4 +180,81 @@ async fn left_over_network(engine: &Engine) -> Result<Option<Network>, ClusterEr
     let Some(network) = engine.network(NETWORK).await? else { return Ok(None) };
     let is_ours = network.labels.get(LABEL_OWNER).is_some_and(|owner| owner == "kprov");
     Ok(if is_ours && !engine.network_is_used(NETWORK).await? { Some(network) } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// What is left of a cluster.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    struct State {
+        containers: Vec<String>,
+        kubeconfig: bool,
+        golden: bool,
+        record: bool,
+    }
+
+    /// A cluster in memory, whose kprov is killed after so many steps.
+    struct Memory {
+        state: RefCell<State>,
+        left: Cell<usize>,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Dead;
+
+    impl Memory {
+        fn step<T>(&self, act: impl FnOnce(&mut State) -> T) -> Result<T, Dead> {
+            self.left.set(self.left.get().checked_sub(1).ok_or(Dead)?);
+            let mut state = self.state.borrow_mut();
+            let done = act(&mut state);
+            let known = state.record;
+            assert!(known || *state == State::default(), "nobody knows of what is left: {state:?}");
+            Ok(done)
+        }
+    }
+
+    impl Estate for Memory {
+        type Error = Dead;
+
+        async fn containers(&self) -> Result<Vec<String>, Dead> {
+            self.step(|state| state.containers.clone())
+        }
+
+        async fn remove(&self, container: &str) -> Result<(), Dead> {
+            self.step(|state| state.containers.retain(|one| one != container))
+        }
+
+        fn forget_kubeconfig(&self) -> Result<usize, Dead> {
+            self.step(|state| usize::from(std::mem::take(&mut state.kubeconfig)))
+        }
+
+        fn forget_golden(&self) -> Result<(), Dead> {
+            self.step(|state| state.golden = false)
+        }
+
+        fn forget_record(&self) -> Result<bool, Dead> {
+            self.step(|state| std::mem::take(&mut state.record))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_killed_removal_is_completed_by_the_next_one_at_every_step() {
+        let names = ["c-control-plane", "c-worker", "c-control-plane.kprov-old", "c-worker.kprov-next"];
+        let containers = names.map(str::to_owned).to_vec();
+        let whole = State { containers, kubeconfig: true, golden: true, record: true };
+        for death in 0.. {
+            let memory = Memory { state: RefCell::new(whole.clone()), left: Cell::new(death) };
+            let Err(Dead) = dissolve(&memory).await else {
+                assert_eq!(death, 8);
+                break;
+            };
+            memory.left.set(usize::MAX);
+            dissolve(&memory).await.unwrap();
+            assert_eq!(memory.state.into_inner(), State::default());
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::documents::profile::Role;
 use crate::documents::record::Record;
 use crate::documents::render;
 
-use super::restore::{NEXT, OLD};
+use super::succession::is_beside;
 use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER};
 
 /// A cluster that is on the engine.
@@ -21,6 +21,8 @@ pub struct Found {
     pub name: ClusterName,
     /// All its containers, sorted by name.
     pub containers: Vec<Container>,
+    /// Containers that stand beside them, while one generation of nodes follows another or after that was killed.
+    pub beside: Vec<Container>,
 }
 
 /// The control planes of a cluster: never none, the first one foremost.
@@ -52,8 +54,6 @@ impl Found {
         let mut nodes: Vec<Node> = self
             .containers
             .iter()
-            // Left by a killed reset: no nodes yet, or no longer.
-            .filter(|container| !container.name.ends_with(NEXT) && !container.name.ends_with(OLD))
             .filter_map(|container| {
                 let role = match container.labels.get(LABEL_ROLE)?.as_str() {
                     "control-plane" => Role::ControlPlane,
@@ -127,7 +127,8 @@ impl Found {
     }
 
     fn label(&self, label: &str) -> Option<&str> {
-        self.containers.iter().find_map(|container| container.labels.get(label)).map(String::as_str)
+        let all = self.containers.iter().chain(&self.beside);
+        all.filter_map(|container| container.labels.get(label)).map(String::as_str).next()
     }
 
     /// How many containers run, of how many.
@@ -149,7 +150,13 @@ pub async fn list(engine: &Engine) -> Result<Vec<Found>, ClusterError> {
             clusters.entry(name).or_default().push(container);
         }
     }
-    Ok(clusters.into_iter().map(|(name, containers)| Found { name, containers }).collect())
+    Ok(clusters
+        .into_iter()
+        .map(|(name, all)| {
+            let (beside, containers) = all.into_iter().partition(|container| is_beside(&container.name));
+            Found { name, containers, beside }
+        })
+        .collect())
 }
 
 /// The cluster called `name`; without a name, the only one there is.

@@ -226,6 +226,21 @@ pub enum ClusterError {
         #[help]
         logs: Option<LogFolder>,
     },
+    /// New nodes that were to take the place of a cluster's failed; says what there is now.
+    #[error("the cluster {name:?} could not be replaced: {now}")]
+    #[diagnostic(code(kprov::cluster::replace))]
+    Replace {
+        /// The cluster's name.
+        name: String,
+        /// What there is now, and what to do next.
+        now: Now,
+        /// What failed.
+        #[diagnostic_source]
+        source: Box<dyn miette::Diagnostic + Send + Sync>,
+        /// Where the new nodes' logs are kept.
+        #[help]
+        logs: Option<LogFolder>,
+    },
     /// The engine refused.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -322,6 +337,38 @@ fn called(component: &str) -> &str {
         "kube-scheduler" => "the scheduler",
         other => other,
     }
+}
+
+/// What there is after a cluster could not be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Now {
+    /// The nodes from before.
+    #[error("its nodes from before are back in their places and have been started; nothing of it is lost")]
+    PutBack,
+    /// Both, as was asked for.
+    #[error(
+        "the new nodes are kept, and those from before beside them, stopped; `kprov verify {name}` brings those back, and removes the new ones"
+    )]
+    Retained {
+        /// The cluster's name.
+        name: String,
+    },
+    /// The new ones, since they had been proven already.
+    #[error("its new nodes had been proven already, and stay; `kprov verify {name}` completes what is missing")]
+    Proven {
+        /// The cluster's name.
+        name: String,
+    },
+    /// Whatever there was when that failed, too.
+    #[error(
+        "bringing back its nodes from before failed, too ({failed}); they are still there, and `kprov verify {name}` tries again"
+    )]
+    Unsettled {
+        /// The cluster's name.
+        name: String,
+        /// What failed.
+        failed: String,
+    },
 }
 
 /// Where logs are kept, as a hint.

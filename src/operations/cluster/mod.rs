@@ -22,6 +22,7 @@ mod prove;
 mod reset;
 mod restore;
 mod snapshots;
+mod succession;
 
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub use owner::{record_here, require_here};
 pub use preflight::checks as host_checks;
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
+pub use succession::recover_unless_whole;
 
 /// The network that all clusters share, as in kind.
 pub const NETWORK: &str = "kind";
@@ -57,6 +59,9 @@ pub const LABEL_DIGEST: &str = "dev.kprov.digest";
 
 /// The label with the name of the profile.
 pub const LABEL_PROFILE: &str = "dev.kprov.profile";
+
+/// The label with the generation of nodes that a container belongs to: each reset and each restore makes a new one.
+pub const LABEL_GENERATION: &str = "dev.kprov.generation";
 
 /// The label of things that kprov made and may remove.
 pub const LABEL_OWNER: &str = "dev.kprov.owner";

@@ -1,7 +1,6 @@
 //! The end of every making of a cluster, new or restored: waiting until it is ready, proving that it is what was asked
-//! for, and recording that it is.
+//! for.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
@@ -12,8 +11,9 @@ use kube::Client;
 use crate::adapters::kubernetes::{self, ready};
 use crate::adapters::node::Node;
 use crate::documents::profile::{FileModes, KubeProxyMode, Role};
-use crate::documents::record::{NodeRecord, Record, RecordStatus};
+use crate::documents::record::NodeRecord;
 use crate::documents::render::Inputs;
+use crate::documents::snapshot::Held;
 use crate::operations::verify;
 
 use super::interim_network::{stand_ins, take_away};
@@ -35,6 +35,8 @@ pub(super) struct Proof<'a> {
     pub(super) since: Option<Timestamp>,
     /// How long the nodes may take to be Ready; pods may take as long as [`READY`].
     pub(super) patience: Duration,
+    /// What it has to show: all of it, or as much as it did before.
+    pub(super) held: Held,
 }
 
 /// How often it is looked whether a static pod keeps ending.
@@ -50,6 +52,7 @@ impl Proof<'_> {
             // Without a CNI neither nodes nor most pods can be ready: the user brings their own.
             pods: !self.inputs.profile.spec.networking.disable_default_cni,
             since: self.since,
+            except: self.held.not_ready.clone(),
         }
     }
 
@@ -114,7 +117,9 @@ impl Proof<'_> {
 
     /// Looks at the control planes now and then; ends if a static pod keeps ending.
     async fn watch_static_pods(&self) -> ClusterError {
-        let control_planes: Vec<&Node> = self.nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
+        // Where something was amiss before, that is no news.
+        let watched = if self.held.not_ready.is_empty() { self.nodes } else { &[] };
+        let control_planes: Vec<&Node> = watched.iter().filter(|node| node.role == Role::ControlPlane).collect();
         // What has ended before the API server answered may have done so for that.
         let known = join_all(control_planes.iter().map(|node| logs::starts(node))).await;
         loop {
@@ -136,20 +141,8 @@ impl Proof<'_> {
         let target =
             verify::Target { client: self.client, nodes: self.nodes, inputs: Some(self.inputs), since: self.since };
         let report = verify::verify(&target).await?;
-        report.require()?;
+        report.require_but(&self.held.failed)?;
         step.done();
         Ok(report)
     }
-}
-
-/// Gives the user the kubeconfig of a cluster that has been proven, and records that it is complete.
-///
-/// # Errors
-/// [`ClusterError::Kubeconfig`] or [`ClusterError::Records`] if a file cannot be written.
-pub(super) fn record_ready(context: &Context, record: &mut Record, kubeconfig: &str) -> Result<PathBuf, ClusterError> {
-    let path = context.kubeconfig.merge(kubeconfig)?;
-    // Last: whoever is killed before has not finished, and the next command knows it.
-    record.status = RecordStatus::Ready;
-    context.store().save(record)?;
-    Ok(path)
 }

@@ -6,9 +6,10 @@ use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
 use crate::documents::render;
 
-use super::create::{Before, make};
+use super::create::{Before, make_again};
 use super::owner::{record_here, require_own};
-use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, Request, Whose, delete, resolve_image, restore};
+use super::succession::recover;
+use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, Request, resolve_image, restore};
 
 /// Brings a cluster back to its golden state: what it was when its making had been proven. Whatever was done to
 /// it meanwhile is gone. Also completes a cluster whose making, or an earlier reset, was killed.
@@ -28,6 +29,7 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
     require_own(cluster, &context.engine.containers(LABEL_CLUSTER, Some(cluster)).await?)?;
+    recover(context, cluster).await?;
     let state = async {
         match States::at(&context.paths).golden(cluster)? {
             Some(manifest) => restore::prepare(context, manifest).await.map(Some),
@@ -57,10 +59,7 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
         retain,
     };
     check(context, &record, keys.as_ref()).await?;
-    let step = context.reporter.stage("Removing the old nodes");
-    delete::remove_containers(&context.engine, cluster, Whose::Own).await?;
-    step.done();
-    make(context, &request, Some(&Before { record, keys }), &lock).await
+    make_again(context, &request, &Before { record, keys }, &lock).await
 }
 
 /// Finds out whatever would keep a cluster from being made again, before its nodes go: the image and every document.

@@ -1,13 +1,31 @@
 //! Snapshots of clusters: taking one, going back to one, starting from one.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 
+use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::node::Node;
 use crate::adapters::states::{SnapshotError, States};
+use crate::documents::encryption::Journal;
+use crate::documents::keys::KeyRing;
 use crate::documents::names::{ClusterName, SnapshotName};
-use crate::documents::snapshot::{Blob, StateManifest};
+use crate::documents::profile::Role;
+use crate::documents::record::Record;
+use crate::documents::snapshot::{Blob, Held, StateManifest};
+use crate::operations::verify;
 
+use super::create::client_of;
 use super::owner::{record_here, require_own};
+use super::prove::{Proof, READY};
+use super::succession::recover;
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
+
+/// How long an API server may take to answer before a cluster is saved as one whose API server does not.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How often it is asked.
+const ASK: Duration = Duration::from_millis(200);
 
 /// Takes a snapshot of a running cluster under a new name.
 ///
@@ -24,6 +42,7 @@ pub async fn save(
     states.check_free(name)?;
     let store = context.store();
     let _lock = store.lock(cluster)?;
+    recover(context, cluster).await?;
     let found = find(&context.engine, Some(cluster)).await?;
     let Some(record) = record_here(context, cluster).await? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
@@ -33,8 +52,16 @@ pub async fn save(
     }
     let keys = store.load_keys(cluster)?;
     let nodes = found.nodes(&context.engine);
+    refuse_change(cluster, &nodes).await?;
+    let step = context.reporter.stage("Looking at what holds");
+    let held = what_holds(context, &record, keys.as_ref(), &nodes).await?;
+    step.done();
+    for warning in held.warnings() {
+        context.reporter.warn(&warning.replace("when this was saved", "as it is saved"));
+    }
     let step = context.reporter.stage("Reading the state of every node");
     let mut draft = capture::capture(context, &record, keys.as_ref(), &nodes).await?;
+    draft.manifest.held = Some(held);
     step.done();
     if with_images {
         let step = context.reporter.stage("Reading the images that were loaded");
@@ -53,6 +80,55 @@ pub async fn save(
     states.keep_named(&draft, name)?;
     step.done();
     Ok(draft.manifest)
+}
+
+/// Nothing, if no change of encryption is under way: its journals are no part of a state.
+async fn refuse_change(cluster: &ClusterName, nodes: &[Node]) -> Result<(), ClusterError> {
+    for node in nodes.iter().filter(|node| node.role == Role::ControlPlane) {
+        if node.read_file(Journal::FILE).await?.is_some() {
+            return Err(SnapshotError::UnderWay { cluster: cluster.to_string(), node: node.name.clone() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// What holds of a cluster now, so that no more is asked of it when it comes back.
+async fn what_holds(
+    context: &Context,
+    record: &Record,
+    keys: Option<&KeyRing>,
+    nodes: &[Node],
+) -> Result<Held, ClusterError> {
+    let silent = Held { api_server: false, ..Held::default() };
+    let Ok(client) = client_of(context, record).await else { return Ok(silent) };
+    let answers = async {
+        while !(kubernetes::has_roles(&client).await && kubernetes::is_ready(&client).await) {
+            tokio::time::sleep(ASK).await;
+        }
+    };
+    if tokio::time::timeout(ANSWER, answers).await.is_err() {
+        return Ok(silent);
+    }
+    let version = record.version.parse()?;
+    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+    let inputs = record.inputs(&version, keys, &context.templates, cgroup_v1);
+    let proof = Proof {
+        context,
+        client: &client,
+        nodes,
+        addresses: &record.nodes,
+        inputs: &inputs,
+        since: None,
+        patience: READY,
+        held: Held::default(),
+    };
+    let not_ready = ready::not_ready(&proof.expectation(), &ready::observe(&client).await?);
+    let target = verify::Target { client: &client, nodes, inputs: Some(&inputs), since: None };
+    let (failed, unseen) = match verify::verify(&target).await {
+        Ok(report) => (report.failed(), None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    Ok(Held { api_server: true, not_ready, failed, unseen })
 }
 
 /// A snapshot's identity and manifest. With `cluster`, it has to be of that cluster.
@@ -93,6 +169,7 @@ pub async fn restore_snapshot(
         return Err(ClusterError::Exists { name: found.to_string(), nodes: existing.len() });
     }
     require_own(&found, &existing)?;
+    recover(context, &found).await?;
     match record {
         // What its user's kubeconfig says goes on holding.
         Some(record) => manifest.record.api_server_port = record.api_server_port,
@@ -125,7 +202,7 @@ pub async fn create_from(
     super::create::make_way(context, &found).await?;
     super::create::keep_or_choose_port(context, &mut manifest.record);
     let state = restore::prepare(context, manifest).await?;
-    let outcome = restore::restore(context, &state, since, retain).await?;
+    // Before there is a cluster: one that comes about has what `reset` goes back to, one that does not takes it along.
     states.set_golden(&found, &id)?;
-    Ok(outcome)
+    restore::restore(context, &state, since, retain).await
 }

@@ -16,7 +16,7 @@ use super::reload::{Loaded, RELOAD};
 use super::world::Machine;
 
 /// Where a walk under way is written down. Names and phases only, no key.
-pub(super) const JOURNAL: &str = "/kind/kprov/encryption.json";
+pub(super) const JOURNAL: &str = Journal::FILE;
 
 const FLAG: &str = "encryption-provider-config";
 const RELOAD_FLAG: &str = "encryption-provider-config-automatic-reload";

@@ -1,15 +1,9 @@
 //! The checks, a group a function. Each says what it has seen, not only whether it holds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
-use kube::Api;
-use kube::api::ListParams;
 use kube::core::Duration;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::adapters::etcd::Etcd;
@@ -48,27 +42,13 @@ pub(super) async fn containers(nodes: &[Node]) -> Result<(Vec<Node>, Vec<Check>)
 
 /// Every node and every system pod is Ready, right now.
 pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError> {
-    async fn all<K>(target: &Target<'_>) -> Result<Vec<Arc<K>>, ApiError>
-    where
-        K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-    {
-        let api: Api<K> = Api::all(target.client.clone());
-        let doing = format!("listing every {}", K::kind(&()));
-        let list = api.list(&ListParams::default()).await.map_err(ApiError::request(doing))?;
-        Ok(list.items.into_iter().map(Arc::new).collect())
-    }
-    let (nodes, pods, daemon_sets, deployments) = tokio::try_join!(
-        all::<ApiNode>(target),
-        all::<Pod>(target),
-        all::<DaemonSet>(target),
-        all::<Deployment>(target)
-    )?;
-    let observed = ready::Observed { nodes, pods, daemon_sets, deployments };
+    let observed = ready::observe(target.client).await?;
     let expected = ready::Expectation {
         nodes: target.nodes.iter().map(|node| node.name.clone()).collect(),
         control_planes: control_planes(target).map(|node| node.name.clone()).collect(),
         pods: target.inputs.is_none_or(|inputs| !inputs.profile.spec.networking.disable_default_cni),
         since: target.since,
+        except: Vec::new(),
     };
     if !expected.pods {
         return Ok(vec![Check::unproven("nodes and system pods", "not awaited: the profile brings its own CNI")]);

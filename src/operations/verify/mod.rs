@@ -110,7 +110,7 @@ pub struct Census {
 }
 
 /// All evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Every check.
@@ -133,16 +133,27 @@ impl Report {
     /// # Errors
     /// [`VerifyError::Failed`] with all that does not.
     pub fn require(&self) -> Result<(), VerifyError> {
-        if self.is_ok() {
-            return Ok(());
-        }
-        let failed = self
+        self.require_but(&[])
+    }
+
+    /// Nothing, if everything holds but for checks of these names.
+    ///
+    /// # Errors
+    /// [`VerifyError::Failed`] with all that does not.
+    pub fn require_but(&self, except: &[String]) -> Result<(), VerifyError> {
+        let failed: Vec<String> = self
             .checks
             .iter()
-            .filter(|check| !check.ok)
+            .filter(|check| !check.ok && !except.contains(&check.name))
             .map(|check| format!("{}: {}", check.name, check.evidence))
             .collect();
-        Err(VerifyError::Failed { failed, total: self.checks.len() })
+        if failed.is_empty() { Ok(()) } else { Err(VerifyError::Failed { failed, total: self.checks.len() }) }
+    }
+
+    /// The names of the checks that fail.
+    #[must_use]
+    pub fn failed(&self) -> Vec<String> {
+        self.checks.iter().filter(|check| !check.ok).map(|check| check.name.clone()).collect()
     }
 }
 

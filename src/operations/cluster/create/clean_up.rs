@@ -15,8 +15,6 @@ pub(in super::super) struct What<'a> {
     pub(in super::super) name: &'a ClusterName,
     pub(in super::super) profile: &'a Profile,
     pub(in super::super) retain: bool,
-    /// Whether there was such a cluster before, so that what is known of it has to stay.
-    pub(in super::super) known: bool,
 }
 
 /// Makes a cluster; if that fails, or the user has enough, keeps the logs and cleans up.
@@ -48,7 +46,7 @@ pub(in super::super) async fn or_clean_up(
     let left = if what.retain && exists {
         Some(format!("its containers are kept; `kprov down {name}` removes them"))
     } else {
-        clean_up(context, name, what.known)
+        delete::delete(context, name, Whose::Own)
             .await
             .err()
             .map(|failed| format!("cleaning up failed, too: {failed}; `kprov down {name}` tries again"))
@@ -58,14 +56,4 @@ pub(in super::super) async fn or_clean_up(
         return Err(error);
     }
     Err(ClusterError::Create { name: name.to_string(), left, source: Box::new(error), logs })
-}
-
-async fn clean_up(context: &Context, cluster: &ClusterName, keep_record: bool) -> Result<(), ClusterError> {
-    if keep_record {
-        // A reset that failed can be tried again: profile and keys stay.
-        delete::remove_containers(&context.engine, cluster, Whose::Own).await?;
-        delete::remove_network(context).await
-    } else {
-        delete::delete(context, cluster, Whose::Own).await.map(|_| ())
-    }
 }

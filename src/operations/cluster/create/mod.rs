@@ -19,18 +19,20 @@ use crate::documents::names::ClusterName;
 use crate::documents::profile::{DEFAULT_IMAGE, Profile};
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
 use crate::documents::render::{self, Inputs, NodePlan};
+use crate::documents::snapshot::Held;
 use crate::operations::verify;
 
 use super::bootstrap::{self, Build, Way};
-use super::delete::{Whose, delete, remove_containers};
+use super::delete::{Whose, delete};
 use super::image::{CNI_FILE, ImageFacts};
 use super::owner::{record_here, require_own, this_engine};
-use super::prove::{Proof, READY, record_ready};
+use super::prove::{Proof, READY};
+use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
 use super::{ClusterError, Context, LABEL_CLUSTER, balancer, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::ensure_network;
-pub(super) use port::{keep_or_choose as keep_or_choose_port, server_url};
+pub(super) use port::{client_of, keep_or_choose as keep_or_choose_port, server_url};
 
 /// How long nodes may take to be Ready where there is another way, should they not.
 const GOOD_TIME: Duration = Duration::from_secs(150);
@@ -86,11 +88,12 @@ pub struct Outcome {
 pub async fn create(context: &Context, request: &Request) -> Result<Outcome, ClusterError> {
     let lock = context.store().lock(&request.name)?;
     make_way(context, &request.name).await?;
-    make(context, request, None, &lock).await
+    make(context, request, &lock).await
 }
 
 /// Makes sure that a name is free. What a killed kprov left half made under it is removed.
 pub(super) async fn make_way(context: &Context, name: &ClusterName) -> Result<(), ClusterError> {
+    recover(context, name).await?;
     let existing = context.engine.containers(LABEL_CLUSTER, Some(name)).await?;
     let exists = || ClusterError::Exists { name: name.to_string(), nodes: existing.len() };
     match record_here(context, name).await? {
@@ -109,14 +112,42 @@ pub(super) async fn make_way(context: &Context, name: &ClusterName) -> Result<()
 }
 
 /// Makes a cluster whose name is free, and cleans up if that fails.
-pub(super) async fn make(
+async fn make(context: &Context, request: &Request, _lock: &Lock) -> Result<Outcome, ClusterError> {
+    let what = What { name: &request.name, profile: &request.profile, retain: request.retain };
+    or_clean_up(context, &what, attempt(context, request, None, 0)).await
+}
+
+/// Makes a cluster again, in place of what there is of it.
+///
+/// # Errors
+/// [`ClusterError::Replace`] if that fails; what was there before is then back in its place.
+pub(super) async fn make_again(
     context: &Context,
     request: &Request,
-    before: Option<&Before>,
+    before: &Before,
     _lock: &Lock,
 ) -> Result<Outcome, ClusterError> {
-    let what = What { name: &request.name, profile: &request.profile, retain: request.retain, known: before.is_some() };
-    or_clean_up(context, &what, attempt(context, request, before)).await
+    follow(context, &request.name, request.retain, &Again { context, request, before }).await
+}
+
+/// A generation of nodes that is made as the one before was.
+struct Again<'a> {
+    context: &'a Context,
+    request: &'a Request,
+    before: &'a Before,
+}
+
+impl<'a> Successor<Live<'a>> for Again<'a> {
+    type Outcome = Outcome;
+
+    /// Nodes that are new altogether are made when the others are out of their places.
+    async fn make(&self, _generation: u64) -> Result<(), ClusterError> {
+        Ok(())
+    }
+
+    async fn take_over(&self, generation: u64) -> Result<Outcome, ClusterError> {
+        attempt(self.context, self.request, Some(self.before), generation).await
+    }
 }
 
 /// A cluster whose nodes have joined and are Ready.
@@ -159,16 +190,26 @@ fn proof_of<'a>(
     addresses: &'a [NodeRecord],
 ) -> Proof<'a> {
     let patience = if build.way.can_fall_back(build.inputs.profile) { GOOD_TIME } else { READY };
-    Proof { context: build.context, client: &up.client, nodes, addresses, inputs: &build.inputs, since: None, patience }
+    Proof {
+        context: build.context,
+        client: &up.client,
+        nodes,
+        addresses,
+        inputs: &build.inputs,
+        since: None,
+        patience,
+        held: Held::default(),
+    }
 }
 
 /// Says that the fast start did not work out, keeps the logs, and takes its nodes away.
 async fn fall_back(
     context: &Context,
     plan: &[NodePlan],
-    name: &ClusterName,
+    record: &Record,
     error: &ClusterError,
 ) -> Result<(), ClusterError> {
+    let name = &record.name;
     let nodes: Vec<Node> = plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
     let logs = logs::keep(&context.paths, name, &nodes).await;
     let why = error.to_string();
@@ -178,13 +219,19 @@ async fn fall_back(
         logs.map(|logs| format!("; {logs}")).unwrap_or_default(),
     ));
     let step = context.reporter.stage("Removing the nodes of the first try");
-    remove_containers(&context.engine, name, Whose::Own).await?;
+    // Only those: what was there before stands beside them.
+    remove_generation(context, name, record.generation).await?;
     step.done();
     Ok(())
 }
 
 /// Makes everything that a cluster is made from, then the cluster.
-async fn attempt(context: &Context, request: &Request, before: Option<&Before>) -> Result<Outcome, ClusterError> {
+async fn attempt(
+    context: &Context,
+    request: &Request,
+    before: Option<&Before>,
+    generation: u64,
+) -> Result<Outcome, ClusterError> {
     let profile = &request.profile;
     let reference = request.image();
     // What costs nothing to find out comes before an image is pulled.
@@ -211,6 +258,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         name: request.name.clone(),
         engine: this_engine(context).await?,
         status: RecordStatus::Creating,
+        generation,
         profile: profile.clone(),
         base: request.base.clone(),
         image: reference.to_owned(),
@@ -237,10 +285,13 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
         api_server_port: port::choose(context, profile, wanted)?,
         ..draft.clone()
     };
-    let store = context.store();
-    store.save(&record)?;
-    if let Some(keys) = &keys {
-        store.save_keys(&request.name, keys)?;
+    if before.is_none() {
+        // Otherwise the record is that of what was there before, until the new nodes are proven.
+        let store = context.store();
+        store.save(&record)?;
+        if let Some(keys) = &keys {
+            store.save_keys(&request.name, keys)?;
+        }
     }
 
     let parts = nodes::Parts {
@@ -259,7 +310,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
             if preflight::require(context, &info, u32::try_from(plan.len()).unwrap_or(u32::MAX)).is_err() {
                 return Err(error);
             }
-            fall_back(context, &plan, &request.name, &error).await?;
+            fall_back(context, &plan, &record, &error).await?;
             raise(context, &parts, inputs, &facts, Way::Plain).await?
         }
         raised => raised?,
@@ -273,7 +324,7 @@ async fn attempt(context: &Context, request: &Request, before: Option<&Before>) 
     }
     manifests::apply(context, &up, &record).await?;
     let report = proof.prove().await?;
-    let kubeconfig = record_ready(context, &mut record, &up.kubeconfig)?;
+    let kubeconfig = commit(context, &mut record, keys.as_ref(), &up.kubeconfig)?;
     golden::keep(&build, &record, keys.as_ref()).await;
     Ok(Outcome { record, report, kubeconfig, warnings })
 }

@@ -50,6 +50,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         profile: &record.profile,
         base: &record.base,
         digest: &record.digest,
+        generation: record.generation,
         image: &image.id,
         api_server_port: record.api_server_port,
         load_balancer: balancer.is_some(),

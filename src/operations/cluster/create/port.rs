@@ -6,9 +6,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
 
+use kube::Client;
+
 use crate::adapters::engine::EngineError;
+use crate::adapters::node::Node;
+use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::profile::Profile;
 use crate::documents::record::Record;
+use crate::documents::render;
 
 use super::super::{ClusterError, Context};
 
@@ -60,4 +65,19 @@ pub(in super::super) fn server_url(profile: &Profile, port: u16) -> String {
         address => address,
     };
     format!("https://{}", SocketAddr::new(address, port))
+}
+
+/// A client for a cluster that is there, by what kubeadm left on its first control plane.
+///
+/// # Errors
+/// [`ClusterError::Node`] if that cannot be read, [`ClusterError::Kubeconfig`] or [`ClusterError::Api`] if it makes no
+/// sense. The API server is not asked.
+pub(in super::super) async fn client_of(context: &Context, record: &Record) -> Result<Client, ClusterError> {
+    let plan = render::plan_nodes(&record.profile, &record.name);
+    let first = plan.first().ok_or(ClusterError::None)?;
+    let node = Node::new(context.engine.clone(), &first.name, first.role);
+    let admin = node.read_text("/etc/kubernetes/admin.conf").await?;
+    let server = server_url(&record.profile, record.api_server_port);
+    let kubeconfig = kubeconfig::for_cluster(&admin, &record.name, &server)?;
+    Ok(kubernetes::client(&kubeconfig).await?)
 }

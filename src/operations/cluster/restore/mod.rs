@@ -1,0 +1,162 @@
+//! Putting a kept state into new containers.
+//!
+//! Everything that can be wrong with a state is found out before anything is touched. The new containers are made and
+//! filled while the old ones still run, and those are there until the new ones are proven: see `succession`.
+
+mod bring_back;
+mod nodes;
+
+use std::sync::OnceLock;
+
+use futures_util::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use crate::adapters::engine::Image;
+use crate::adapters::records::RecordError;
+use crate::adapters::states::{SnapshotError, States};
+use crate::documents::files::Tarball;
+use crate::documents::keys::{KeyRing, StoredKeys};
+use crate::documents::record::{NodeRecord, Record, RecordStatus};
+use crate::documents::render::{self, KubernetesVersion, NodePlan};
+use crate::documents::snapshot::{Held, StateManifest, unpack};
+
+use super::owner::this_engine;
+use super::succession::{Live, Member, Successor, commit, follow};
+use super::{ClusterError, Context, NETWORK, Outcome, resolve_image};
+
+use nodes::Addresses;
+
+/// A state that has been read and checked as a whole.
+pub(super) struct Prepared {
+    pub(super) record: Record,
+    keys: Option<KeyRing>,
+    image: Image,
+    version: KubernetesVersion,
+    has_kindnet: bool,
+    /// What held when it was read; all of it unless it says otherwise.
+    held: Option<Held>,
+    nodes: Vec<(NodePlan, Tarball)>,
+    /// Images to be loaded into nodes again, packed.
+    images: Vec<(String, Zeroizing<Vec<u8>>)>,
+}
+
+/// Reads a state and checks all that can be checked without touching a cluster.
+///
+/// # Errors
+/// [`SnapshotError`] in a [`ClusterError`]; nothing has been changed.
+pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Result<Prepared, ClusterError> {
+    let states = States::at(&context.paths);
+    let (record, held) = (manifest.record, manifest.held);
+    let reference = &record.image;
+    let missing = || SnapshotError::Image { reference: reference.clone(), image_id: record.image_id.clone() };
+    if context.engine.image(&record.image_id).await?.is_none() {
+        return Err(missing().into());
+    }
+    // By its id: the name may mean another image by now.
+    let (image, facts) = resolve_image(context, &record.image_id).await?;
+    if facts.version != record.version {
+        let (snapshot, image) = (record.version.clone(), facts.version);
+        return Err(SnapshotError::Version { snapshot, image, reference: reference.clone() }.into());
+    }
+    let keys = match &manifest.keys {
+        None => None,
+        Some(blob) => {
+            let bytes = states.read(blob)?;
+            let stored: StoredKeys = serde_json::from_slice(&bytes).map_err(|error| RecordError::Unreadable {
+                name: record.name.to_string(),
+                reason: error.to_string(),
+            })?;
+            Some(KeyRing::try_from(stored)?)
+        }
+    };
+    let (mut nodes, mut images) = (Vec::new(), Vec::new());
+    for plan in render::plan_nodes(&record.profile, &record.name) {
+        let fail = |reason: String| SnapshotError::Archive { node: plan.name.clone(), reason };
+        let node = manifest
+            .nodes
+            .iter()
+            .find(|node| node.name == plan.name)
+            .ok_or_else(|| fail("it is not in the snapshot".to_owned()))?;
+        let archive = unpack(&states.read(&node.archive)?).map_err(fail)?;
+        if let Some(blob) = &node.images {
+            images.push((plan.name.clone(), states.read(blob)?));
+        }
+        nodes.push((plan, archive));
+    }
+    let version = record.version.parse()?;
+    Ok(Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images })
+}
+
+/// Makes the cluster of a state, in place of whatever there is of that name. Done when every node and every
+/// system pod is Ready on evidence younger than `since`, and the proof holds.
+///
+/// # Errors
+/// [`ClusterError::Replace`] if the new nodes fail; those from before are then back in their places. Whatever else fails
+/// does so before those are touched.
+pub(super) async fn restore(
+    context: &Context,
+    state: &Prepared,
+    since: Timestamp,
+    retain: bool,
+) -> Result<Outcome, ClusterError> {
+    let restored = Restored { context, state, since, addresses: OnceLock::new() };
+    follow(context, &state.record.name, retain, &restored).await
+}
+
+/// A generation of nodes that comes out of a state.
+struct Restored<'a> {
+    context: &'a Context,
+    state: &'a Prepared,
+    since: Timestamp,
+    /// Who decides on the nodes' addresses; known once they are made.
+    addresses: OnceLock<Addresses>,
+}
+
+impl<'a> Successor<Live<'a>> for Restored<'a> {
+    type Outcome = Outcome;
+
+    async fn make(&self, generation: u64) -> Result<(), ClusterError> {
+        let store = self.context.store();
+        let step = self.context.reporter.stage("Making new nodes beside the old ones");
+        if store.load(&self.state.record.name)?.is_none() {
+            // Before the first container: whoever is killed leaves a name that kprov knows.
+            let engine = this_engine(self.context).await?;
+            store.save(&Record { status: RecordStatus::Creating, engine, generation, ..self.state.record.clone() })?;
+        }
+        let addresses = nodes::make(self.context, self.state, generation).await?;
+        let _ = self.addresses.set(addresses);
+        step.done();
+        Ok(())
+    }
+
+    async fn start(&self, world: &Live<'a>, members: &[Member]) -> Result<(), ClusterError> {
+        if self.addresses.get() == Some(&Addresses::Fixed) {
+            try_join_all(members.iter().map(|member| world.start_one(member))).await?;
+            return Ok(());
+        }
+        for member in world.by_address(members)? {
+            world.start_one(&member).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_over(&self, generation: u64) -> Result<Outcome, ClusterError> {
+        let Self { context, state, since, .. } = *self;
+        let engine = this_engine(context).await?;
+        let mut record = Record { engine, generation, ..state.record.clone() };
+        record.nodes = try_join_all(state.nodes.iter().map(|(plan, _)| async {
+            let (ipv4, ipv6) = context.engine.addresses(&plan.name, NETWORK).await?;
+            Ok::<_, ClusterError>(NodeRecord { name: plan.name.clone(), ipv4, ipv6 })
+        }))
+        .await?;
+        if record.nodes != state.record.nodes {
+            context.reporter.info(
+                "The network, which kprov did not make, takes no fixed addresses: the nodes have others than before.",
+            );
+        }
+        let back = bring_back::bring_back(context, state, &record.nodes, since).await?;
+        let kubeconfig = commit(context, &mut record, state.keys.as_ref(), &back.kubeconfig)?;
+        Ok(Outcome { record, report: back.report, kubeconfig, warnings: back.warnings })
+    }
+}

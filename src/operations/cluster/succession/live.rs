@@ -1,0 +1,320 @@
+//! Generations on a real engine, by the record on this host.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::adapters::engine::EngineError;
+use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::node::Node;
+use crate::adapters::records::Succession;
+use crate::documents::keys::KeyRing;
+use crate::documents::names::ClusterName;
+use crate::documents::profile::Role;
+use crate::documents::record::{Record, RecordStatus};
+use crate::documents::render;
+
+use super::super::create::client_of;
+use super::super::delete::remove_network;
+use super::super::error::{LogFolder, Now};
+use super::super::interrupt::interrupted;
+use super::super::owner::is_own;
+use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs};
+use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
+
+/// How long addresses and ports of a container that has just been killed may stay taken.
+const RELEASE: Duration = Duration::from_secs(15);
+
+/// How often it is tried again until then.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often an API server is asked.
+const ASK: Duration = Duration::from_millis(200);
+
+/// How long nodes that have been put back may take to answer: a cluster that was broken before is so again.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// A cluster on the engine. The caller holds its lock.
+pub(in super::super) struct Live<'a> {
+    context: &'a Context,
+    name: &'a ClusterName,
+    logs: Mutex<Option<LogFolder>>,
+}
+
+impl<'a> Live<'a> {
+    pub(in super::super) fn new(context: &'a Context, name: &'a ClusterName) -> Self {
+        Self { context, name, logs: Mutex::new(None) }
+    }
+
+    /// Starts a container; waits until what it needs has been released by the one before.
+    pub(in super::super) async fn start_one(&self, member: &Member) -> Result<(), ClusterError> {
+        let deadline = tokio::time::Instant::now() + RELEASE;
+        loop {
+            match self.context.engine.start_container(&member.id).await {
+                Err(EngineError::PortTaken { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// The members in the order of the addresses that the record knows. An engine gives out the lowest that is free: in
+    /// this order, most often the same ones again.
+    pub(in super::super) fn by_address(&self, members: &[Member]) -> Result<Vec<Member>, ClusterError> {
+        let record = self.context.store().load(self.name)?;
+        let address = |member: &Member| {
+            let mut nodes = record.iter().flat_map(|record| &record.nodes);
+            nodes.find(|node| node.name == member.place()).and_then(|node| node.ipv4)
+        };
+        let mut members = members.to_vec();
+        members.sort_by_key(address);
+        Ok(members)
+    }
+}
+
+impl World for Live<'_> {
+    type Error = ClusterError;
+
+    async fn members(&self) -> Result<Vec<Member>, ClusterError> {
+        let containers = self.context.engine.containers(LABEL_CLUSTER, Some(self.name)).await?;
+        let own = containers.into_iter().filter(is_own);
+        Ok(own
+            .map(|container| Member {
+                // Those of kprov's first versions say nothing.
+                generation: container
+                    .labels
+                    .get(LABEL_GENERATION)
+                    .and_then(|label| label.parse().ok())
+                    .unwrap_or_default(),
+                id: container.id,
+                name: container.name,
+            })
+            .collect())
+    }
+
+    fn proven(&self) -> Result<Option<u64>, ClusterError> {
+        let record = self.context.store().load(self.name)?;
+        Ok(record.filter(|record| record.status == RecordStatus::Ready).map(|record| record.generation))
+    }
+
+    async fn rename(&self, member: &Member, name: &str) -> Result<(), ClusterError> {
+        Ok(self.context.engine.rename_container(&member.id, name).await?)
+    }
+
+    async fn kill(&self, member: &Member) -> Result<(), ClusterError> {
+        match self.context.engine.kill_container(&member.id, "KILL").await {
+            // It did not run.
+            Err(EngineError::Conflict { .. } | EngineError::NotFound { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn start(&self, members: &[Member]) -> Result<(), ClusterError> {
+        for member in self.by_address(members)? {
+            self.start_one(&member).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, member: &Member) -> Result<(), ClusterError> {
+        Ok(self.context.engine.remove_container(&member.id).await?)
+    }
+
+    fn tidy(&self) -> Result<(), ClusterError> {
+        tidy(self.context, self.name)
+    }
+
+    async fn examine(&self, error: &ClusterError) {
+        if matches!(error, ClusterError::Interrupted) {
+            return;
+        }
+        let members = self.members().await.unwrap_or_default();
+        let nodes: Vec<Node> = members
+            .iter()
+            .filter(|member| !super::is_beside(&member.name))
+            .map(|member| Node::new(self.context.engine.clone(), &member.name, Role::Worker))
+            .collect();
+        let kept = logs::keep(&self.context.paths, self.name, &nodes).await;
+        if let Ok(mut logs) = self.logs.lock() {
+            *logs = kept;
+        }
+    }
+}
+
+/// Writes down that a generation is proven: `record`, which says which one, with its keys, and the user's kubeconfig.
+/// From the moment that the record is written it holds, whatever else may fail.
+/// Gives the file that the user's kubeconfig is in.
+///
+/// # Errors
+/// [`ClusterError::Records`] or [`ClusterError::Kubeconfig`] if a file cannot be written.
+pub(in super::super) fn commit(
+    context: &Context,
+    record: &mut Record,
+    keys: Option<&KeyRing>,
+    kubeconfig: &str,
+) -> Result<PathBuf, ClusterError> {
+    let store = context.store();
+    let succession = Succession::new(record.generation, keys, kubeconfig);
+    store.stage(&record.name, &succession)?;
+    record.status = RecordStatus::Ready;
+    store.save(record)?;
+    complete(context, &record.name, succession)
+}
+
+/// Does what is still to be done when a record has been written.
+fn complete(context: &Context, name: &ClusterName, succession: Succession) -> Result<PathBuf, ClusterError> {
+    let store = context.store();
+    let (keys, kubeconfig) = succession.open()?;
+    match keys {
+        Some(keys) => store.save_keys(name, &keys)?,
+        None => store.forget_keys(name)?,
+    }
+    let path = context.kubeconfig.merge(&kubeconfig)?;
+    store.forget_staged(name)?;
+    Ok(path)
+}
+
+/// Ends what [`commit`] has begun, or takes it back if it was not completed.
+fn tidy(context: &Context, name: &ClusterName) -> Result<(), ClusterError> {
+    let store = context.store();
+    let Some(succession) = store.staged(name)? else { return Ok(()) };
+    let record = store.load(name)?;
+    if record.is_some_and(|record| record.status == RecordStatus::Ready && record.generation == succession.generation) {
+        complete(context, name, succession)?;
+    }
+    Ok(store.forget_staged(name)?)
+}
+
+/// Lets a new generation follow, and says in an error what there is now if it does not come about.
+///
+/// # Errors
+/// What failed if nothing has been touched; otherwise [`ClusterError::Replace`], or [`ClusterError::Create`] if there was
+/// nothing before.
+pub(in super::super) async fn follow<'a, S: Successor<Live<'a>, Outcome = Outcome>>(
+    context: &'a Context,
+    name: &'a ClusterName,
+    retain: bool,
+    successor: &S,
+) -> Result<Outcome, ClusterError> {
+    let world = Live::new(context, name);
+    let known = context.store().load(name)?.is_some();
+    let stop = async {
+        interrupted().await;
+        if !retain {
+            context.reporter.info("Cleaning up; Ctrl-C again ends at once, and the next command cleans up then.");
+        }
+        ClusterError::Interrupted
+    };
+    let Failure { error, after } = match succeed(&world, successor, &context.reporter, retain, stop).await {
+        Ok((outcome, Ok(_))) => return Ok(outcome),
+        Ok((outcome, Err(error))) => {
+            let warning = format!("the nodes from before could not be removed: {error}; `kprov verify {name}` does it");
+            context.reporter.warn(&warning);
+            return Ok(outcome);
+        }
+        Err(failure) => failure,
+    };
+    let logs = world.logs.lock().map_or(None, |mut logs| logs.take());
+    let now = match after {
+        After::Untouched => return Err(error),
+        After::Nothing => {
+            let left = clean_up(context, name, known).await.err();
+            let left = left.map(|failed| format!("cleaning up failed, too: {failed}; `kprov down {name}` tries again"));
+            return Err(ClusterError::Create { name: name.to_string(), left, source: Box::new(error), logs });
+        }
+        After::Retained => Now::Retained { name: name.to_string() },
+        After::PutBack => Now::PutBack,
+        After::Proven => Now::Proven { name: name.to_string() },
+        After::Unsettled(failed) => Now::Unsettled { name: name.to_string(), failed: failed.to_string() },
+    };
+    Err(ClusterError::Replace { name: name.to_string(), now, source: Box::new(error), logs })
+}
+
+/// Removes what there is of a cluster whose nodes have not come about; what was known of it before stays.
+async fn clean_up(context: &Context, name: &ClusterName, known: bool) -> Result<(), ClusterError> {
+    if known { remove_network(context).await } else { delete(context, name, Whose::Own).await.map(|_| ()) }
+}
+
+/// Puts right what a kprov has left that was killed while one generation followed another. The caller holds the
+/// cluster's lock. Without a record, nothing is known of the cluster, and nothing is done.
+///
+/// # Errors
+/// [`ClusterError`]; it can be called again, and goes on from there.
+pub(in super::super) async fn recover(context: &Context, name: &ClusterName) -> Result<Settled, ClusterError> {
+    let Some(record) = super::super::record_here(context, name).await? else { return Ok(Settled::Nothing) };
+    let world = Live::new(context, name);
+    let begun = world.members().await?.iter().any(|member| super::is_beside(&member.name));
+    let step = begun.then(|| context.reporter.stage("Putting right what a killed command left"));
+    let since = context.engine.now().await?;
+    let settled = settle(&world).await?;
+    if let Some(step) = step {
+        step.done();
+    }
+    match settled {
+        Settled::PutBack => {
+            context.reporter.warn("a restore was killed midway: the nodes from before are back in their places");
+            answer(context, &record, since).await;
+        }
+        Settled::Removed => {
+            context.reporter.info("A restore was killed midway: what it left beside the cluster is gone.");
+        }
+        Settled::Nothing => {}
+    }
+    Ok(settled)
+}
+
+/// The same, for whoever only looks at a cluster: it is done if there is something to be done.
+///
+/// # Errors
+/// [`ClusterError::Records`] if another kprov is at work on the cluster, such as the one that changes its generation.
+pub async fn recover_unless_whole(context: &Context, found: &Found) -> Result<bool, ClusterError> {
+    let staged = || context.store().staged(&found.name).is_ok_and(|staged| staged.is_some());
+    if found.beside.is_empty() && !staged() {
+        return Ok(false);
+    }
+    if context.store().load(&found.name)?.is_none() {
+        return Ok(false);
+    }
+    let _lock = context.store().lock(&found.name)?;
+    Ok(recover(context, &found.name).await? != Settled::Nothing)
+}
+
+/// Waits until nodes that have just been put back answer again, but not for ever: they may have been broken before.
+async fn answer(context: &Context, record: &Record, since: Timestamp) {
+    let name = &record.name;
+    let step = context.reporter.stage("Waiting until they answer");
+    let answers = async {
+        let plan = render::plan_nodes(&record.profile, name);
+        let client = client_of(context, record).await.ok()?;
+        while !kubernetes::is_ready(&client).await {
+            tokio::time::sleep(ASK).await;
+        }
+        let expected = ready::Expectation {
+            nodes: plan.iter().map(|node| node.name.clone()).collect(),
+            control_planes: Vec::new(),
+            pods: false,
+            since: Some(since),
+            except: Vec::new(),
+        };
+        ready::wait(&client, &expected, ANSWER, |_| {}).await.ok()
+    };
+    match tokio::time::timeout(ANSWER, answers).await {
+        Ok(Some(())) => step.done(),
+        _ => step.fail(format!("not within {} s; `kprov status {name}` shows them", ANSWER.as_secs())),
+    }
+}
+
+/// Removes the containers of one generation, whatever else there is.
+///
+/// # Errors
+/// [`ClusterError::Engine`].
+pub(in super::super) async fn remove_generation(
+    context: &Context,
+    name: &ClusterName,
+    generation: u64,
+) -> Result<(), ClusterError> {
+    raze(&Live::new(context, name), generation).await
+}

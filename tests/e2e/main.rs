@@ -6,6 +6,7 @@ mod kind;
 mod kube_proxy;
 mod lifecycle;
 mod parity;
+mod snapshots;
 mod ssh;
 
 use test_support::{Run, Sandbox};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::engine::EngineError;
-use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::kubernetes::ready;
 use crate::adapters::node::Node;
 use crate::adapters::records::Succession;
 use crate::documents::keys::KeyRing;
@@ -282,24 +282,34 @@ pub async fn recover_unless_whole(context: &Context, found: &Found) -> Result<bo
     Ok(recover(context, &found.name).await? != Settled::Nothing)
 }
 
-/// Waits until nodes that have just been put back answer again, but not for ever: they may have been broken before.
+/// Waits until nodes that have just been put back are what they were, but not for ever: they may have been broken before.
 async fn answer(context: &Context, record: &Record, since: Timestamp) {
     let name = &record.name;
-    let step = context.reporter.stage("Waiting until they answer");
+    let step = context.reporter.stage("Waiting until they are what they were");
     let answers = async {
         let plan = render::plan_nodes(&record.profile, name);
         let client = client_of(context, record).await.ok()?;
-        while !kubernetes::is_ready(&client).await {
-            tokio::time::sleep(ASK).await;
-        }
-        let expected = ready::Expectation {
+        let control_planes = plan.iter().filter(|plan| plan.role == Role::ControlPlane);
+        let mut expected = ready::Expectation {
             nodes: plan.iter().map(|node| node.name.clone()).collect(),
-            control_planes: Vec::new(),
-            pods: false,
-            since: Some(since),
+            control_planes: control_planes.map(|node| node.name.clone()).collect(),
+            pods: !record.profile.spec.networking.disable_default_cni,
+            since: None,
             except: Vec::new(),
         };
-        ready::wait(&client, &expected, ANSWER, |_| {}).await.ok()
+        // What the API server says first is from before: what was not ready then is not waited for.
+        expected.except = loop {
+            match ready::observe(&client).await {
+                Ok(before) => break ready::not_ready(&expected, &before),
+                Err(_) => tokio::time::sleep(ASK).await,
+            }
+        };
+        expected.since = Some(since);
+        ready::wait(&client, &expected, ANSWER, |pending| {
+            step.detail(pending.first().map_or("", String::as_str));
+        })
+        .await
+        .ok()
     };
     match tokio::time::timeout(ANSWER, answers).await {
         Ok(Some(())) => step.done(),

@@ -1,0 +1,84 @@
+//! Snapshots, and restores that fail or are killed: nobody ever has less than before.
+
+use std::time::Duration;
+
+use test_support::{Job, Sandbox, in_full};
+
+use super::KPROV;
+
+/// Runs a command on the control plane, with the cluster's own kubectl.
+fn shell(sandbox: &Sandbox, script: &str) {
+    let script = format!("export KUBECONFIG=/etc/kubernetes/admin.conf; {script}");
+    sandbox.kprov(&["exec", &sandbox.node("control-plane"), "--", "sh", "-euc", &script]).done();
+}
+
+/// Whether there is such a namespace.
+fn has_namespace(sandbox: &Sandbox, name: &str) -> bool {
+    let keys = sandbox.kprov(&["etcd", "keys", "namespaces/", "--cluster", &sandbox.cluster]).ok();
+    keys.stdout.lines().any(|line| line.ends_with(&format!("/{name}")))
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn an_exercise_that_is_broken_on_purpose_comes_back_as_it_was_saved() {
+    let sandbox = Sandbox::on_engine(KPROV, "exercise");
+    let cluster = sandbox.cluster.as_str();
+    sandbox.up(&["--profile", "hardened"]).done();
+    sandbox.kprov(&["snapshot", "save", "whole", "--cluster", cluster]).done();
+    shell(
+        &sandbox,
+        "kubectl -n kube-system run broken --image=nowhere.invalid/none; kubectl create namespace exercise",
+    );
+    // Not what the profile says.
+    sandbox.kprov(&["apiserver", "set", cluster, "--profiling=true"]).done();
+    let saved = sandbox.kprov(&["snapshot", "save", "exercise", "--cluster", cluster]).ok();
+    saved.says("not ready as it is saved, and not waited for: pod broken").says("kube-apiserver");
+    sandbox.kprov(&["snapshot", "restore", "whole"]).done();
+    sandbox.kprov(&["verify", cluster]).done();
+    assert!(!has_namespace(&sandbox, "exercise"));
+    let restored = sandbox.kprov(&["snapshot", "restore", "exercise"]).ok();
+    restored.says("not waited for: pod broken").says("not as its profile says when this was saved");
+    assert!(has_namespace(&sandbox, "exercise"));
+    sandbox.kprov(&["verify", cluster]).fails().says("pod broken is not Ready").says("--profiling=false is not set");
+    sandbox.kprov(&["snapshot", "rm", "whole"]).done();
+    sandbox.kprov(&["down", cluster]).done();
+    sandbox.assert_clean();
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn a_restore_that_is_killed_or_fails_leaves_the_cluster_there() {
+    let sandbox = Sandbox::on_engine(KPROV, "gone");
+    let cluster = sandbox.cluster.as_str();
+    sandbox.up(&[]).done();
+    sandbox.kprov(&["snapshot", "save", "before", "--cluster", cluster]).done();
+    shell(&sandbox, "kubectl create namespace kept");
+    let stages = ["Making new nodes beside the old ones", "Changing places", "Booting", "Verifying"];
+    let stages = if in_full() { &stages[..] } else { &stages[1..3] };
+    for stage in stages {
+        let mut job = Job::start(sandbox.kprov_command(&["snapshot", "restore", "before"]).args(["-o", "json"]));
+        assert!(job.wait_for(|event| event["name"] == *stage), "{stage}");
+        job.ends_within(Duration::from_millis(300));
+        eprintln!("killed ({:?}) while {stage}", job.kill().code);
+        sandbox.kprov(&["verify", cluster]).done();
+        assert!(has_namespace(&sandbox, "kept"), "{stage}");
+        assert_eq!(sandbox.engine().containers(cluster), [sandbox.node("control-plane")]);
+    }
+    // The new nodes come up, and are not what they should be: somebody breaks them.
+    let job = Job::start(sandbox.kprov_command(&["snapshot", "restore", "before"]).args(["-o", "json"]));
+    assert!(job.wait_for(|event| event["name"] == "Waiting until the API server answers"));
+    let _ = sandbox.engine().docker(&["kill", &sandbox.node("control-plane")]);
+    job.wait().fails().says("its nodes from before are back in their places");
+    assert!(has_namespace(&sandbox, "kept"));
+    // Asked to stop.
+    let job = Job::start(sandbox.kprov_command(&["snapshot", "restore", "before"]).args(["-o", "json"]));
+    assert!(job.wait_for(|event| event["name"] == "Waiting until the API server answers"));
+    job.interrupt().fails().says("interrupted");
+    sandbox.kprov(&["wait", cluster]).done();
+    assert!(has_namespace(&sandbox, "kept"));
+    sandbox.kprov(&["snapshot", "restore", "before"]).done();
+    assert!(!has_namespace(&sandbox, "kept"));
+    sandbox.kprov(&["verify", cluster]).done();
+    sandbox.kprov(&["down", cluster]).done();
+    sandbox.assert_clean();
+}

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
@@ -194,6 +194,25 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, PathsError> {
     }
 }
 
+/// The same, of a file that has at most so many bytes: it may be a stranger's, or have no end.
+///
+/// # Errors
+/// [`PathsError::Read`], also if there are more.
+pub fn read_within(path: &Path, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>, PathsError> {
+    let fail = |error| PathsError::Read { path: path.to_owned(), error };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > most {
+        return Err(fail(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))));
+    }
+    Ok(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -208,6 +227,17 @@ mod tests {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn what_has_no_end_is_read_no_further_than_it_may_be_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        fs::write(&file, "12345").unwrap();
+        assert_eq!(read_within(&file, 5).unwrap().unwrap().as_slice(), b"12345");
+        assert!(read_within(&file, 4).unwrap_err().to_string().contains('4'));
+        assert!(read_within(Path::new("/dev/zero"), 1 << 20).is_err());
+        assert!(read_within(&folder.path().join("b"), 4).unwrap().is_none());
     }
 
     #[test]

@@ -397,6 +397,9 @@ pub enum SnapshotCommand {
         /// Its name here, if not the one that it had
         #[arg(long)]
         name: Option<SnapshotName>,
+        /// Take it even if it mounts folders of this host, publishes ports, or asks for anything else beyond the default
+        #[arg(long)]
+        trust: bool,
         /// Read the passphrase from this file, instead of KPROV_PASSPHRASE or the terminal
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,

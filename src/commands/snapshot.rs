@@ -1,8 +1,6 @@
 //! `kprov snapshot`.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -14,22 +12,20 @@ use crate::adapters::paths::{self, Paths, PathsError};
 use crate::adapters::states::{Listed, States};
 use crate::commands::grammar::{Global, SnapshotCommand};
 use crate::documents::names::SnapshotName;
-use crate::documents::snapshot::{self, PortableError, StateManifest};
+use crate::documents::snapshot::{PortableError, StateManifest};
+use crate::operations::carry::{self, CarryError, Offer};
 use crate::operations::cluster;
+use crate::progress::printable;
 
 use super::{Result, context, present, reporter, target, up};
 
 /// The variable that may hold the passphrase.
 const VARIABLE: &str = "KPROV_PASSPHRASE";
 
-/// A file that cannot be written or read.
+/// A passphrase that cannot be had.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-enum FileError {
-    /// It is there already.
-    #[error("{path} exists already", path = .0.display())]
-    #[diagnostic(code(kprov::snapshot::file_exists), help("choose another file"))]
-    Exists(PathBuf),
-    /// It is not there.
+enum PassphraseError {
+    /// Its file is not there.
     #[error("there is no file {path}", path = .0.display())]
     #[diagnostic(code(kprov::snapshot::no_file))]
     Missing(PathBuf),
@@ -66,8 +62,8 @@ pub(super) async fn snapshot(global: &Global, command: SnapshotCommand) -> Resul
         SnapshotCommand::Export { name, file, plain, passphrase_file } => {
             export(global, &name, &file, plain, passphrase_file.as_deref())?;
         }
-        SnapshotCommand::Import { file, name, passphrase_file } => {
-            import(global, &file, name, passphrase_file.as_deref())?;
+        SnapshotCommand::Import { file, name, trust, passphrase_file } => {
+            import(global, &file, name, trust, passphrase_file.as_deref())?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -126,9 +122,8 @@ fn export(
     plain: bool,
     passphrase_file: Option<&Path>,
 ) -> Result<()> {
-    let draft = states()?.draft(name)?;
     if file.exists() {
-        return Err(FileError::Exists(file.to_owned()).into());
+        return Err(CarryError::Exists(file.to_owned()).into());
     }
     let passphrase = if plain {
         reporter(global).warn(
@@ -139,48 +134,101 @@ fn export(
     } else {
         Some(passphrase(passphrase_file, true)?)
     };
-    let bytes = snapshot::write_portable(name, &draft, passphrase.as_ref())?;
-    // New, or nothing: a file that appeared meanwhile is not ours to replace.
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).and_then(|mut out| {
-        let done = out.write_all(&bytes).and_then(|()| out.sync_all());
-        if done.is_err() {
-            let _ = std::fs::remove_file(file);
-        }
-        done
-    });
-    written.map_err(|error| PathsError::Write { path: file.to_owned(), error })?;
+    let bytes = carry::export(&states()?, name, file, passphrase.as_ref())?;
     present::result(
         global.output,
-        &json!({"snapshot": name, "file": file, "bytes": bytes.len(), "encrypted": !plain}),
-        || format!("Wrote {} ({}).\n", file.display(), size(bytes.len() as u64)),
+        &json!({"snapshot": name, "file": file, "bytes": bytes, "encrypted": !plain}),
+        || format!("Wrote {} ({}).\n", file.display(), size(bytes)),
     );
     Ok(())
 }
 
-fn import(global: &Global, file: &Path, name: Option<SnapshotName>, passphrase_file: Option<&Path>) -> Result<()> {
-    let bytes = paths::read(file)?.ok_or_else(|| FileError::Missing(file.to_owned()))?;
+fn import(
+    global: &Global,
+    file: &Path,
+    name: Option<SnapshotName>,
+    trust: bool,
+    passphrase_file: Option<&Path>,
+) -> Result<()> {
     let states = states()?;
     if let Some(name) = &name {
         states.check_free(name)?;
     }
-    let passphrase = if snapshot::is_encrypted(&bytes) { Some(passphrase(passphrase_file, false)?) } else { None };
-    let (own_name, draft) = snapshot::read_portable(&bytes, passphrase.as_ref())?;
-    let name = name.unwrap_or(own_name);
-    states.keep_named(&draft, &name)?;
-    present::result(global.output, &describe(Some(&name), &draft.manifest), || {
+    let offer = carry::look_into(file, || passphrase(passphrase_file, false))?;
+    let name = name.unwrap_or_else(|| offer.name().clone());
+    let reporter = reporter(global);
+    for line in holds(&offer) {
+        reporter.info(&line);
+    }
+    let trusted = trust || agreed(&offer);
+    reporter.close();
+    offer.take(&states, &name, trusted)?;
+    let mut value = describe(Some(&name), offer.manifest());
+    value["holds"] = json!(offer.contents);
+    value["exported"] = json!(offer.origin());
+    present::result(global.output, &value, || {
         format!(
             "{name} is the cluster {}, of the image {}.\n\nGo on:\n  kprov up --from {name}\n",
-            draft.manifest.record.name, draft.manifest.record.image
+            offer.manifest().record.name,
+            offer.manifest().record.image
         )
     });
     Ok(())
+}
+
+/// What a snapshot from elsewhere holds, for whoever is to take it, a line each.
+fn holds(offer: &Offer) -> Vec<String> {
+    let contents = &offer.contents;
+    let exported = match offer.origin() {
+        Some(origin) => format!("{} (kprov {}), {}", origin.by, origin.kprov, time(origin.at)),
+        None => "it does not say".to_owned(),
+    };
+    let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join("; ") };
+    let images = match contents.with_images.as_slice() {
+        [] => "none but the node image's".to_owned(),
+        nodes => format!("loaded ones for {}", nodes.join(", ")),
+    };
+    let rows = [
+        ("Exported by", exported),
+        ("Taken", time(contents.taken)),
+        ("Cluster", format!("{}, of the profile {}", contents.cluster, contents.profile)),
+        ("Kubernetes", contents.kubernetes_version.clone()),
+        ("Node image", contents.image.clone()),
+        ("Nodes", contents.nodes.join(", ")),
+        ("Images", images),
+        ("Host mounts", list(&contents.mounts)),
+        ("Host ports", list(&contents.ports)),
+        (
+            "Privileges",
+            "its nodes are privileged containers, as all nodes are: what runs in it can become root here".to_owned(),
+        ),
+    ];
+    rows.into_iter().map(|(what, text)| format!("{what}: {}", text.replace('\n', " "))).collect()
+}
+
+/// Whether the user, who is there to be asked, takes what it asks for.
+fn agreed(offer: &Offer) -> bool {
+    let terminal = console::Term::stderr();
+    if offer.contents.beyond.is_empty() || !(terminal.is_term() && std::io::stdin().is_terminal()) {
+        return false;
+    }
+    let beyond: String = offer.contents.beyond.iter().map(|line| format!("  - it {line}\n")).collect();
+    let question = format!("It asks for more than a cluster of the default profile has:\n{beyond}Take it? [y/N] ");
+    let asked = terminal.write_str(&printable(&question)).and_then(|()| terminal.read_line());
+    asked.is_ok_and(|answer| matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// A time, in seconds since 1970, for people.
+fn time(seconds: i64) -> String {
+    let time = k8s_openapi::jiff::Timestamp::from_second(seconds);
+    time.map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default()
 }
 
 /// The passphrase: from a file, from the environment, or typed; a new one twice.
 fn passphrase(file: Option<&Path>, new: bool) -> Result<SecretString> {
     let first_line = |text: &str| SecretString::from(text.lines().next().unwrap_or_default().to_owned());
     if let Some(file) = file {
-        let bytes = paths::read(file)?.ok_or_else(|| FileError::Missing(file.to_owned()))?;
+        let bytes = paths::read(file)?.ok_or_else(|| PassphraseError::Missing(file.to_owned()))?;
         return Ok(first_line(&String::from_utf8_lossy(&bytes)));
     }
     if let Ok(text) = std::env::var(VARIABLE) {
@@ -197,7 +245,7 @@ fn passphrase(file: Option<&Path>, new: bool) -> Result<SecretString> {
     };
     let typed = ask("Passphrase: ")?;
     if new && *typed != *ask("Again: ")? {
-        return Err(FileError::Typo.into());
+        return Err(PassphraseError::Typo.into());
     }
     Ok(SecretString::from(typed.as_str().to_owned()))
 }

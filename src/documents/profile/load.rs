@@ -33,8 +33,31 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, each with its place.
 pub fn load(reference: &str, sets: &[String], search: &SearchPath) -> Result<Loaded, ProfileError> {
+    let found = search.find(reference).map_err(|problem| ProfileError::new(reference, vec![*problem]))?;
+    load_found(reference, found, sets, search)
+}
+
+/// Checks a profile that was loaded at another time, or somewhere else, as if it stood in a file in `base`.
+///
+/// # Errors
+/// As [`load`]; also if it extends another one, which no profile does any more once it is loaded.
+pub fn check(profile: &Profile, base: &Path) -> Result<Loaded, ProfileError> {
+    let reference = &profile.metadata.name;
+    let fail = |message: &str| ProfileError::new(reference, vec![Problem::nowhere("profile::invalid", message, None)]);
+    if profile.extends.is_some() {
+        return Err(fail("it extends another profile: it has not been loaded"));
+    }
+    let text = to_yaml(profile);
+    if text.len() > tree::MAX_TEXT {
+        return Err(fail("it is too long"));
+    }
+    let found = Found { origin: Origin::File(base.join(reference)), text, base: base.to_owned() };
+    load_found(reference, found, &[], &SearchPath { current: base.to_owned(), user: None })
+}
+
+/// Layers and checks what has been found under `reference`.
+fn load_found(reference: &str, found: Found, sets: &[String], search: &SearchPath) -> Result<Loaded, ProfileError> {
     let fail = |problems: Vec<Problem>| ProfileError::new(reference, problems);
-    let found = search.find(reference).map_err(|problem| fail(vec![*problem]))?;
     let (origin, base) = (found.origin.to_string(), absolute(&found.base, search));
 
     let shape = Shape::new();

@@ -30,7 +30,7 @@ use crate::documents::keys::ProviderKind;
 
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
-pub use load::{Loaded, load, to_yaml};
+pub use load::{Loaded, check, load, to_yaml};
 pub use names::{check_cluster_name, check_image};
 pub use read::check_stream;
 pub use schema::json_schema;

@@ -11,11 +11,10 @@ use zeroize::Zeroizing;
 
 use crate::documents::files::Tarball;
 
+use super::contents::{LARGEST, too_large};
+
 /// How hard zstd tries: more takes longer than it saves.
 const LEVEL: i32 = 3;
-
-/// The most that an archive may be unpacked: far beyond any node's, far below a host's memory.
-const LARGEST: u64 = 4 << 30;
 
 /// Brings a node's tar into canonical form and compresses it, without holding it as a whole: etcd's files are large,
 /// and mostly empty.
@@ -23,9 +22,32 @@ const LARGEST: u64 = 4 << 30;
 /// # Errors
 /// What is wrong with it, in words.
 pub fn pack_canonical(raw: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    pack_within(raw, LARGEST)
+}
+
+fn pack_within(raw: &[u8], most: u64) -> Result<Zeroizing<Vec<u8>>, String> {
     let encoder = zstd::stream::write::Encoder::new(Vec::with_capacity(raw.len()), LEVEL);
-    let encoder = encoder.and_then(|encoder| canonical(raw, encoder)).map_err(|error| error.to_string())?;
-    encoder.finish().map(Zeroizing::new).map_err(|error| error.to_string())
+    let bounded = encoder.map(|inner| Bounded { inner, left: most });
+    let bounded = bounded.and_then(|bounded| canonical(raw, bounded)).map_err(|error| error.to_string())?;
+    bounded.inner.finish().map(Zeroizing::new).map_err(|error| error.to_string())
+}
+
+/// A writer that takes no more than there may be: what cannot be unpacked is not packed.
+struct Bounded<W> {
+    inner: W,
+    left: u64,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.left = self.left.checked_sub(written as u64).ok_or_else(too_large)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Writes the canonical form of a node's tar.
@@ -102,8 +124,11 @@ fn read_wal(log: &mut impl Read, records: &mut Vec<u8>) -> std::io::Result<()> {
 /// Compresses an archive.
 ///
 /// # Errors
-/// What the compressor said.
+/// What the compressor said; also if the content is too large to be unpacked.
 pub fn pack(tar: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    if tar.len() as u64 > LARGEST {
+        return Err(too_large().to_string());
+    }
     zstd::bulk::compress(tar, LEVEL).map(Zeroizing::new).map_err(|error| error.to_string())
 }
 
@@ -114,9 +139,9 @@ pub fn pack(tar: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
 pub fn unpack(packed: &[u8]) -> Result<Tarball, String> {
     let mut tar = Zeroizing::new(Vec::new());
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(|error| error.to_string())?;
-    decoder.take(LARGEST).read_to_end(&mut tar).map_err(|error| error.to_string())?;
-    if tar.len() as u64 == LARGEST {
-        return Err("it is too large".to_owned());
+    decoder.take(LARGEST + 1).read_to_end(&mut tar).map_err(|error| error.to_string())?;
+    if tar.len() as u64 > LARGEST {
+        return Err(too_large().to_string());
     }
     Ok(tar)
 }
@@ -247,6 +272,13 @@ mod tests {
         assert_eq!(unpack(&packed).unwrap().as_slice(), tar);
         assert_eq!(unpack(&pack_canonical(&tar).unwrap()).unwrap().as_slice(), tar);
         assert!(unpack(&packed[..packed.len() - 9]).is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_unpacked_is_not_packed() {
+        let tar = tar(&[("a", &[7; 100_000])]);
+        assert!(pack_within(&tar, 110_000).is_ok());
+        assert!(pack_within(&tar, 90_000).unwrap_err().contains("unfolds to more"));
     }
 
     #[test]

@@ -23,6 +23,12 @@ impl Blob {
         Self { sha256: sha256(bytes), size: bytes.len() as u64 }
     }
 
+    /// Whether its name is a sha256, so that it can be a file's.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.sha256.len() == 64 && self.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// Nothing, if these are its bytes.
     ///
     /// # Errors
@@ -168,7 +174,7 @@ impl StateManifest {
     /// How many bytes it takes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.blobs().map(|blob| blob.size).sum()
+        self.blobs().fold(0, |sum, blob| sum.saturating_add(blob.size))
     }
 }
 

@@ -5,12 +5,18 @@
 //! putting it into a new one is `operations::cluster`'s.
 
 mod archive;
+mod contents;
+mod inspect;
 mod manifest;
 mod portable;
 
 pub use archive::{Edit, edit, file, pack, pack_canonical, unpack};
+pub use contents::{FILES, LARGEST, VOLUMES, check_images, check_node};
+pub use inspect::{Contents, UnfitError, inspect};
 pub use manifest::{Blob, Draft, Held, NodeState, ParseError, StateManifest, sha256};
-pub use portable::{PortableError, is_encrypted, read as read_portable, write as write_portable};
+pub use portable::{
+    Carried, LARGEST_FILE, Origin, PortableError, is_encrypted, read as read_portable, write as write_portable,
+};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -13,32 +13,11 @@ use crate::adapters::states::SnapshotError;
 use crate::documents::keys::{KeyRing, StoredKeys};
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
-use crate::documents::snapshot::{Blob, Draft, NodeState, StateManifest, pack, pack_canonical};
+use crate::documents::snapshot::{
+    Blob, Draft, FILES, LARGEST, NodeState, StateManifest, VOLUMES, pack, pack_canonical,
+};
 
 use super::{ClusterError, Context, NETWORK};
-
-/// What makes a node that node, beyond its image: shell patterns below `/`.
-///
-/// Left out is what a node makes anew by itself: pods, their sandboxes, volumes and addresses, sockets,
-/// logs, the kubelet's notes about containers that are no more.
-const FILES: &str = "\
-etc/kubernetes
-etc/cni/net.d
-etc/containerd
-etc/default/kubelet
-etc/systemd/system/kubelet.service.d
-usr/lib/systemd/system/kubelet.service.d
-kind/kubeadm.conf
-kind/old-ipv4
-kind/old-ipv6
-kind/product_uuid
-var/lib/kubelet/*.yaml
-var/lib/kubelet/*.env
-var/lib/kubelet/pki
-var/lib/etcd";
-
-/// What pods keep on a node. Nobody stops them from writing while it is copied.
-const VOLUMES: [&str; 2] = ["var/local-path-provisioner", "opt/local-path-provisioner"];
 
 /// How long reading a node's files or images may take: they may be many gigabytes.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -99,8 +78,10 @@ pub(super) async fn capture(
 
 /// Runs parts of the script on a node.
 async fn run(node: &Node, standstill: u32, parts: &[&str]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
-    let (files, volumes) = (FILES.replace('\n', " "), VOLUMES.join(" "));
-    let script = format!("FILES='{files}' VOLUMES='{volumes}' STANDSTILL={standstill}\n{STATIC_POD}\n{SCRIPT}");
+    let (files, volumes) = (FILES.join(" "), VOLUMES.join(" "));
+    let script = format!(
+        "FILES='{files}' VOLUMES='{volumes}' STANDSTILL={standstill} LARGEST={LARGEST}\n{STATIC_POD}\n{SCRIPT}"
+    );
     let words: Vec<&str> = ["sh", "-euc", &script, "capture"].into_iter().chain(parts.iter().copied()).collect();
     match node.patient(LONG).output(&words, None).await {
         Ok(output) => Ok(output.stdout),
@@ -227,7 +208,9 @@ mod tests {
         let output = Command::new("sh")
             .args(["-euc", &script, "capture", "halt", "copy", "prove", "resume", "volumes", "hand_out"])
             .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
-            .env("FILES", FILES.replace('\n', " "))
+            .env("FILES", FILES.join(" "))
+            .env("VOLUMES", VOLUMES.join(" "))
+            .env("LARGEST", "50000")
             .env("STANDSTILL", standstill.to_string())
             .env("ROOT", folder.join("root"))
             .env("RUN", folder.join("run"))
@@ -246,6 +229,22 @@ mod tests {
         let output = capture(folder.path(), 60, "");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(file(&output.stdout, "/var/lib/etcd/member/snap/db").unwrap().as_slice(), b"db");
+    }
+
+    #[test]
+    fn volumes_that_no_snapshot_can_hold_are_refused_with_their_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = folder.path().join("root/var/local-path-provisioner/pvc");
+        fs::create_dir_all(&volume).unwrap();
+        fs::write(volume.join("small"), [1; 100]).unwrap();
+        let output = capture(folder.path(), 60, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(file(&output.stdout, "/var/local-path-provisioner/pvc/small").is_some());
+        fs::write(volume.join("large"), [1; 60_000]).unwrap();
+        let output = capture(folder.path(), 60, "");
+        assert_eq!(output.status.code(), Some(73));
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(says.contains("with what pods keep in /var/local-path-provisioner"), "{says}");
     }
 
     #[test]

@@ -5,9 +5,10 @@
 #
 # The commands, run in their order: halt, copy, prove, resume, hand_out; `discard` takes away what a failed try left.
 # Parameters, by environment: FILES (shell patterns below ROOT), VOLUMES (paths below ROOT, whose data pods go on
-# writing), STANDSTILL (seconds after which etcd goes on by itself, should nobody resume it), ROOT (/), RUN (/run).
+# writing), STANDSTILL (seconds after which etcd goes on by itself, should nobody resume it), LARGEST (how many bytes an
+# archive may have), ROOT (/), RUN (/run).
 #
-# Exit code 75: the copy is torn, since something moved while it was made. It can be tried again.
+# Exit code 73: there is more than LARGEST. Exit code 75: the copy is torn, since something moved while it was made. It can be tried again.
 
 ROOT=${ROOT-/}
 RUN=${RUN-/run}
@@ -117,6 +118,12 @@ volumes() {
   cd "$ROOT" || exit
   for path in ${VOLUMES-}; do
     if [ -e "$path" ]; then
+      kept=$(du --summarize --bytes "$path" 2>/dev/null || true)
+      kept=$(($(wc -c < "$state") + ${kept%%[!0-9]*}))
+      if [ "$kept" -gt "${LARGEST:?}" ]; then
+        echo "with what pods keep in /$path it is $((kept / 1048576)) MiB, a snapshot has at most $((LARGEST / 1048576))" >&2
+        exit 73
+      fi
       code=0
       archive --append "$path" || code=$?
       if [ $code -gt 1 ]; then

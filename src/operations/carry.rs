@@ -1,0 +1,149 @@
+//! Snapshots as files: what leaves this host, and what comes in from another one.
+//!
+//! Owns the order: nothing is kept of a file before it has been looked through and its user has agreed to what it asks for.
+//! What makes a file a snapshot is `documents::snapshot`'s.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use age::secrecy::SecretString;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::adapters::host;
+use crate::adapters::paths::{self, PathsError};
+use crate::adapters::states::{SnapshotError, States};
+use crate::documents::names::SnapshotName;
+use crate::documents::snapshot::{
+    self, Carried, Contents, LARGEST_FILE, Origin, PortableError, StateManifest, UnfitError, inspect, is_encrypted,
+};
+
+/// Why a snapshot could not be written into a file, or taken out of one.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum CarryError {
+    /// The file is there already.
+    #[error("{path} exists already", path = .0.display())]
+    #[diagnostic(code(kprov::snapshot::file_exists), help("choose another file"))]
+    Exists(PathBuf),
+    /// The file is not there.
+    #[error("there is no file {path}", path = .0.display())]
+    #[diagnostic(code(kprov::snapshot::no_file))]
+    Missing(PathBuf),
+    /// It asks for more than a stranger's snapshot gets.
+    #[error("the snapshot asks for more than a cluster of the default profile has:\n{}", beyond.iter().map(|line| format!("  - it {line}")).collect::<Vec<_>>().join("\n"))]
+    #[diagnostic(
+        code(kprov::snapshot::untrusted),
+        help("nothing was changed; if you trust whoever made it with all that is on this host, `--trust` takes it")
+    )]
+    Untrusted {
+        /// What it asks for, a line each.
+        beyond: Vec<String>,
+    },
+    /// It is no snapshot that kprov makes.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Unfit(#[from] UnfitError),
+    /// It could not be packed or unpacked.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Portable(#[from] PortableError),
+    /// It could not be kept, or is not there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Paths(#[from] PathsError),
+}
+
+/// Writes a snapshot into a new file; in the clear without a passphrase. Gives the file's size.
+///
+/// # Errors
+/// [`CarryError::Exists`], [`CarryError::Snapshot`] if it is not there or damaged, [`CarryError::Portable`] if it is too
+/// large, [`CarryError::Paths`]. No file is left then.
+pub fn export(
+    states: &States,
+    name: &SnapshotName,
+    file: &Path,
+    passphrase: Option<&SecretString>,
+) -> Result<u64, CarryError> {
+    let draft = states.draft(name)?;
+    let origin = Origin {
+        by: host::user_at_host(),
+        at: Timestamp::now().as_second(),
+        kprov: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let bytes = snapshot::write_portable(name, &origin, &draft, passphrase)?;
+    // New, or nothing: a file that appeared meanwhile is not ours to replace.
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).and_then(|mut out| {
+        let done = out.write_all(&bytes).and_then(|()| out.sync_all());
+        if done.is_err() {
+            let _ = std::fs::remove_file(file);
+        }
+        done
+    });
+    match written {
+        Ok(()) => Ok(bytes.len() as u64),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(CarryError::Exists(file.to_owned())),
+        Err(error) => Err(PathsError::Write { path: file.to_owned(), error }.into()),
+    }
+}
+
+/// A snapshot from elsewhere that has been looked through, and is not kept yet.
+pub struct Offer {
+    carried: Carried,
+    /// What it holds, and asks for.
+    pub contents: Contents,
+}
+
+/// Looks through a file. `passphrase` is asked for one if it is encrypted.
+///
+/// # Errors
+/// [`CarryError::Missing`], [`CarryError::Portable`] if it is no snapshot, [`CarryError::Unfit`] if it is one that kprov
+/// does not make, and what `passphrase` says.
+pub fn look_into<E: From<CarryError>>(
+    file: &Path,
+    passphrase: impl FnOnce() -> Result<SecretString, E>,
+) -> Result<Offer, E> {
+    let bytes = paths::read_within(file, LARGEST_FILE).map_err(CarryError::from)?;
+    let bytes = bytes.ok_or_else(|| CarryError::Missing(file.to_owned()))?;
+    let passphrase = if is_encrypted(&bytes) { Some(passphrase()?) } else { None };
+    let carried = snapshot::read_portable(&bytes, passphrase.as_ref()).map_err(CarryError::from)?;
+    let contents = inspect(&carried.draft).map_err(CarryError::from)?;
+    Ok(Offer { carried, contents })
+}
+
+impl Offer {
+    /// The name that it had.
+    #[must_use]
+    pub fn name(&self) -> &SnapshotName {
+        &self.carried.name
+    }
+
+    /// Who wrote the file, as it says itself.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.carried.origin.as_ref()
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn manifest(&self) -> &StateManifest {
+        &self.carried.draft.manifest
+    }
+
+    /// Keeps it under a name, once whoever it asks something of has agreed.
+    ///
+    /// # Errors
+    /// [`CarryError::Untrusted`] if it asks for more than nothing and is not trusted, [`CarryError::Snapshot`] if the name
+    /// is taken or it cannot be kept.
+    pub fn take(&self, states: &States, name: &SnapshotName, trusted: bool) -> Result<(), CarryError> {
+        if !trusted && !self.contents.beyond.is_empty() {
+            return Err(CarryError::Untrusted { beyond: self.contents.beyond.clone() });
+        }
+        states.keep_named(&self.carried.draft, name)?;
+        Ok(())
+    }
+}

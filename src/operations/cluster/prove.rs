@@ -88,19 +88,19 @@ impl Proof<'_> {
                 never = kubernetes::hasten_probes(self.client) => match never {},
             }
         };
+        let held = self.held;
+        let is_ready = |address: &&NodeRecord| !held.not_ready.contains(&format!("node {}", address.name));
+        let addresses: Vec<NodeRecord> = self.addresses.iter().filter(is_ready).cloned().collect();
         let approve = async {
             if spec.hardening.kubelet_serving_certificates {
-                kubernetes::approve_serving_certificates(self.client, self.addresses, READY).await?;
+                kubernetes::approve_serving_certificates(self.client, &addresses, READY).await?;
             }
             Ok::<_, kubernetes::ApiError>(())
         };
-        let routes_services = spec.networking.kube_proxy_mode != KubeProxyMode::None;
-        let proxies = async {
-            if routes_services {
-                verify::await_kube_proxy(self.nodes, READY).await?;
-            }
-            Ok::<_, ClusterError>(())
-        };
+        let routes_services = spec.networking.kube_proxy_mode != KubeProxyMode::None && held.unseen.is_none();
+        let routes = |node: &&Node| routes_services && !held.failed.contains(&verify::kube_proxy_check(&node.name));
+        let routing: Vec<Node> = self.nodes.iter().filter(routes).cloned().collect();
+        let proxies = async { Ok::<_, ClusterError>(verify::await_kube_proxy(&routing, READY).await?) };
         let (wait, approve) = (wait.map_err(ClusterError::from), approve.map_err(ClusterError::from));
         tokio::select! {
             ready = async { tokio::try_join!(wait, approve, proxies) } => ready.map(|_| ())?,

@@ -75,6 +75,12 @@ pub async fn await_kube_proxy(nodes: &[Node], timeout: Duration) -> Result<(), V
     if pending.is_empty() { Ok(()) } else { Err(ApiError::NotReady { seconds, pending }.into()) }
 }
 
+/// What the check of a node's kube-proxy is called.
+#[must_use]
+pub fn check_name(node: &str) -> String {
+    format!("{node}: kube-proxy")
+}
+
 /// kube-proxy does its work on every node; no check where there is none.
 pub(super) async fn checks(target: &Target<'_>) -> Result<Vec<Check>, VerifyError> {
     if !is_expected(target).await? {
@@ -91,7 +97,7 @@ pub(super) async fn checks(target: &Target<'_>) -> Result<Vec<Check>, VerifyErro
     let script = format!("{STAND_IN}\n{LOOK}\nlook_at_kube_proxy {} {address}", tool(address));
     Ok(try_join_all(target.nodes.iter().map(async |node| {
         let seen = node.script("looking at kube-proxy", &script).await?;
-        Ok::<_, NodeError>(judge(format!("{}: kube-proxy", node.name), address, &seen))
+        Ok::<_, NodeError>(judge(check_name(&node.name), address, &seen))
     }))
     .await?)
 }

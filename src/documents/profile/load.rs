@@ -48,7 +48,7 @@ pub fn check(profile: &Profile, base: &Path) -> Result<Loaded, ProfileError> {
         return Err(fail("it extends another profile: it has not been loaded"));
     }
     let text = to_yaml(profile);
-    if text.len() > tree::MAX_TEXT {
+    if text.len() > read::MAX_TEXT {
         return Err(fail("it is too long"));
     }
     let found = Found { origin: Origin::File(base.join(reference)), text, base: base.to_owned() };

@@ -88,7 +88,7 @@ impl Proof<'_> {
                 never = kubernetes::hasten_probes(self.client) => match never {},
             }
         };
-        let held = self.held;
+        let held = &self.held;
         let is_ready = |address: &&NodeRecord| !held.not_ready.contains(&format!("node {}", address.name));
         let addresses: Vec<NodeRecord> = self.addresses.iter().filter(is_ready).cloned().collect();
         let approve = async {

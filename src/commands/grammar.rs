@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::documents::cis::Benchmark;
 use crate::documents::names::{ClusterName, SnapshotName};
 
 /// Declarative provisioner of kind clusters: one command from a YAML profile to a running, hardened, proven cluster.
@@ -83,6 +84,10 @@ pub enum Command {
         /// The cluster; may be left out if there is but one
         cluster: Option<ClusterName>,
     },
+    /// Hold the CIS Kubernetes Benchmark against a cluster, whoever made it
+    ///
+    /// Exits 0 if nothing was found that `--fail-on` names, 3 if something was, 1 if the cluster could not be looked at.
+    Cis(Cis),
     /// Wait until every node and every system pod is Ready, whoever made the cluster
     Wait {
         /// The cluster; may be left out if there is but one
@@ -175,6 +180,39 @@ pub struct Up {
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,
+}
+
+/// `kprov cis`.
+#[derive(Debug, Args)]
+pub struct Cis {
+    /// The cluster; may be left out if there is but one
+    pub cluster: Option<ClusterName>,
+    /// Only these sections or controls, such as 1.2 or 5.1.1 (repeatable)
+    #[arg(short, long, value_name = "NUMBER", value_delimiter = ',')]
+    pub section: Vec<String>,
+    /// Only this node; what is about the whole cluster is looked at all the same
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only controls up to this level
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub level: Option<u8>,
+    /// The version of the benchmark, such as cis-1.12, instead of the one for the cluster's Kubernetes
+    #[arg(long, value_name = "VERSION")]
+    pub benchmark: Option<Benchmark>,
+    /// What makes the command end with 3
+    #[arg(long, value_enum, default_value_t = FailOn::Fail, value_name = "STATUS")]
+    pub fail_on: FailOn,
+}
+
+/// What makes `kprov cis` end with 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// A control that is scored and does not hold
+    Fail,
+    /// Any control that neither holds nor is excepted
+    Warn,
+    /// Nothing
+    Never,
 }
 
 /// `kprov render`.

@@ -3,6 +3,7 @@
 //! Results go to standard output, talk to standard error.
 
 mod api_server;
+mod cis;
 mod doctor;
 mod down;
 mod encryption;
@@ -82,6 +83,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Status { cluster } => status::status(global, cluster.as_ref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,
         Command::Snapshot { command } => snapshot::snapshot(global, command).await,
+        Command::Cis(arguments) => cis::cis(global, &arguments).await,
         Command::Verify { cluster } => verify::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);

@@ -4,6 +4,7 @@
 //! own files, and the sources of keys that it names.
 
 pub mod certificates;
+pub mod cis;
 pub mod encryption;
 pub mod files;
 pub mod keys;

@@ -4,6 +4,7 @@
 
 pub mod api_server;
 pub mod carry;
+pub mod cis;
 pub mod cluster;
 pub mod encryption;
 pub mod verify;

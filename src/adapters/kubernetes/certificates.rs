@@ -162,6 +162,21 @@ async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateS
         .map_err(ApiError::request(format!("approving the serving certificate {name}")))
 }
 
+/// The groups of the certificate by which a kubeconfig's first user authenticates; none if there is no such certificate.
+#[must_use]
+pub fn client_groups(kubeconfig: &str) -> Vec<String> {
+    let groups = || {
+        let document: serde_json::Value = serde_yaml::from_str(kubeconfig).ok()?;
+        let data = document.pointer("/users/0/user/client-certificate-data")?.as_str()?.to_owned();
+        let pem = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).ok()?;
+        let (_, pem) = parse_x509_pem(&pem).ok()?;
+        let certificate = pem.parse_x509().ok()?;
+        let names = certificate.subject().iter_organization();
+        Some(names.filter_map(|name| name.as_str().ok()).map(str::to_owned).collect())
+    };
+    groups().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use base64::Engine as _;

@@ -19,7 +19,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use apply::{apply, await_namespace, complete_worker, probe_name_server_often, remove_label};
 pub use bootstrap_tokens::delete_bootstrap_tokens;
-pub use certificates::approve_serving_certificates;
+pub use certificates::{approve_serving_certificates, client_groups};
 pub use controllers::make_service_accounts;
 pub use network::pod_subnets;
 pub use probes::hasten_probes;
@@ -127,6 +127,15 @@ pub async fn has_roles(client: &Client) -> bool {
 async fn ask(client: &Client, path: &str) -> Option<Result<String, kube::Error>> {
     let request = http_get(path).ok()?;
     tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await.ok()
+}
+
+/// The version that the API server tells, such as `v1.36.2`.
+///
+/// # Errors
+/// [`ApiError::Request`].
+pub async fn server_version(client: &Client) -> Result<String, ApiError> {
+    let version = client.apiserver_version().await.map_err(ApiError::request("asking for the version"))?;
+    Ok(version.git_version)
 }
 
 /// A request for a path of the API server.

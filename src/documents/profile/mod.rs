@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::documents::cis;
 use crate::documents::keys::ProviderKind;
 
 pub use defaults::DEFAULT_IMAGE;
@@ -128,6 +129,9 @@ pub struct Spec {
     pub kubelet: Kubelet,
     /// What hardening needs beyond flags.
     pub hardening: Hardening,
+    /// What is said of the CIS benchmark.
+    #[serde(skip_serializing_if = "Cis::is_empty")]
+    pub cis: Cis,
     /// Patches of `/etc/containerd/config.toml` (TOML, merged), as in kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub containerd_config_patches: Vec<String>,
@@ -454,6 +458,45 @@ pub struct Hardening {
     pub kubelet_serving_certificates: bool,
     /// Every container gets the runtime's default seccomp profile (from Kubernetes 1.22).
     pub seccomp_default: bool,
+}
+
+/// What is said of the CIS benchmark. It changes nothing in the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Cis {
+    /// Controls that need not hold; `kprov cis` shows them with their reasons.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<CisException>,
+}
+
+/// A control that need not hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CisException {
+    /// Its number, such as `1.2.9`.
+    pub id: String,
+    /// The version of the benchmark that the number is of, such as `cis-1.20`. Default: the newest one. The control is
+    /// excepted under whichever number another version gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+impl Cis {
+    fn is_empty(&self) -> bool {
+        self.exceptions.is_empty()
+    }
+
+    /// The exceptions; those of versions that are not known are none, and have been refused before.
+    #[must_use]
+    pub fn exceptions(&self) -> Vec<cis::Exception> {
+        let known = self.exceptions.iter().filter_map(|exception| {
+            let benchmark = exception.benchmark.as_deref().map_or(Ok(cis::Benchmark::NEWEST), str::parse).ok()?;
+            Some(cis::Exception { benchmark, id: exception.id.clone(), reason: exception.reason.clone() })
+        });
+        known.collect()
+    }
 }
 
 /// Who may read the nodes' configuration files.

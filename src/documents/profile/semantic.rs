@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use crate::documents::cis::benchmark::{self, Benchmark};
 use crate::documents::keys::KeyMaterial;
 use crate::documents::names::NameError;
 
@@ -16,8 +17,8 @@ use super::names;
 use super::read;
 use super::tree::{Node, Step};
 use super::{
-    Audit, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind, Role,
-    kubelet,
+    Audit, Cis, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind,
+    Role, kubelet,
 };
 
 /// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
@@ -132,6 +133,7 @@ pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut 
             );
         }
     }
+    checks.cis(&spec.cis);
     checks.manifests(&spec.manifests);
 }
 
@@ -582,6 +584,44 @@ impl Checks<'_, '_> {
                     let path = at!["audit", "rules", index, "nonResourceURLs", number];
                     self.error("profile::audit", format!("`{url}` is no path"), &path, "expected /PATH or /PATH*");
                 }
+            }
+        }
+    }
+
+    /// Each exception is of a control that there is, has a reason, and is the only one of it.
+    fn cis(&mut self, cis: &Cis) {
+        for (index, exception) in cis.exceptions.iter().enumerate() {
+            let path = |field: &str| at!["cis", "exceptions", index, field];
+            let benchmark = exception.benchmark.as_deref().map_or(Ok(Benchmark::NEWEST), str::parse);
+            let Ok(benchmark) = benchmark else {
+                let message = format!("there is no benchmark `{}`", exception.benchmark.as_deref().unwrap_or_default());
+                self.error(
+                    "profile::cis",
+                    message,
+                    &path("benchmark"),
+                    format!("expected one of {}", benchmark::names()),
+                );
+                continue;
+            };
+            match crate::documents::cis::find(benchmark, &exception.id) {
+                None => {
+                    let message = format!("{benchmark} has no control `{}`", exception.id);
+                    self.error("profile::cis", message, &path("id"), "expected a number such as 1.2.9");
+                }
+                Some(control) => {
+                    let same = |other: &crate::documents::profile::CisException| {
+                        let benchmark = other.benchmark.as_deref().map_or(Ok(Benchmark::NEWEST), str::parse);
+                        let found =
+                            benchmark.ok().and_then(|benchmark| crate::documents::cis::find(benchmark, &other.id));
+                        found.is_some_and(|other| std::ptr::eq(other, control))
+                    };
+                    if cis.exceptions[..index].iter().any(same) {
+                        self.error("profile::cis", "the control is excepted already", &path("id"), "again here");
+                    }
+                }
+            }
+            if exception.reason.trim().is_empty() {
+                self.error("profile::cis", "the exception has no reason", &path("reason"), "say why it need not hold");
             }
         }
     }

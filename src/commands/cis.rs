@@ -1,0 +1,184 @@
+//! `kprov cis`.
+
+use std::process::ExitCode;
+
+use console::Style;
+
+use crate::adapters::kubernetes;
+use crate::commands::grammar::{self, FailOn, Global, Output};
+use crate::documents::cis::results::{self, numbers, section, section_title};
+use crate::documents::cis::{Benchmark, Exception, Finding, Selection, Status, Totals};
+use crate::operations::cis;
+use crate::progress::printable;
+
+use super::{Result, clusters, context, present};
+
+/// How the command ends if there are findings that it was told to fail on.
+const FOUND: u8 = 3;
+
+/// No control was left to look at.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+enum NothingChosen {
+    /// No section or number is so.
+    #[error("{benchmark} has no section or control {section:?}{}", if *level == 0 { String::new() } else { format!(" up to level {level}") })]
+    #[diagnostic(
+        code(kprov::cis::section),
+        help("sections are 1.1 to 5.6; `kprov cis` without `--section` lists all controls")
+    )]
+    Section {
+        /// The benchmark.
+        benchmark: Benchmark,
+        /// What was asked for.
+        section: String,
+        /// Up to which level.
+        level: u8,
+    },
+    /// No node is called so.
+    #[error("the cluster has no node {node:?}")]
+    #[diagnostic(code(kprov::cis::node), help("it has {known}"))]
+    Node {
+        /// What was asked for.
+        node: String,
+        /// The nodes.
+        known: String,
+    },
+}
+
+pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = clusters::open(&context, arguments.cluster.as_ref()).await?;
+    let client = opened.client().await?;
+    let nodes: Vec<_> = match &arguments.node {
+        Some(name) => opened.nodes.iter().filter(|node| node.name == *name).cloned().collect(),
+        None => opened.nodes.clone(),
+    };
+    if let Some(node) = arguments.node.as_ref().filter(|_| nodes.is_empty()) {
+        let known: Vec<&str> = opened.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(NothingChosen::Node { node: node.clone(), known: known.join(", ") }.into());
+    }
+    let step = context.reporter.stage("Looking at nodes and objects");
+    let target = cis::Target {
+        cluster: opened.found.name.as_str(),
+        client: &client,
+        nodes: &nodes,
+        admin_groups: kubernetes::client_groups(&opened.kubeconfig),
+    };
+    let facts = cis::gather(&target).await?;
+    step.done();
+    context.reporter.close();
+    let benchmark = arguments.benchmark.unwrap_or_else(|| facts.benchmark());
+    let exceptions: Vec<Exception> =
+        opened.record.iter().flat_map(|record| record.profile.spec.cis.exceptions()).collect();
+    let wanted = Selection { sections: arguments.section.clone(), level: arguments.level.unwrap_or_default() };
+    let findings = results::assess(&facts, benchmark, &exceptions, &wanted);
+    let untouched = wanted.sections.iter().find(|section| {
+        let only = Selection { sections: vec![(*section).clone()], level: wanted.level };
+        results::assess(&facts, benchmark, &[], &only).is_empty()
+    });
+    if let Some(section) = untouched {
+        return Err(NothingChosen::Section { benchmark, section: section.clone(), level: wanted.level }.into());
+    }
+    match global.output {
+        Output::Json => {
+            present::result(Output::Json, &results::document(&facts, benchmark, &findings), String::new);
+        }
+        Output::Text => {
+            let colours = console::colors_enabled();
+            let head = format!("{}: Kubernetes {}, {benchmark}\n", facts.cluster, facts.version);
+            present::print((printable(&head) + &text(&findings, colours)).as_bytes());
+        }
+    }
+    Ok(if fails(&findings, arguments.fail_on) { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+fn fails(findings: &[Finding], on: FailOn) -> bool {
+    findings.iter().any(|finding| match on {
+        FailOn::Fail => finding.status == Status::Fail,
+        FailOn::Warn => matches!(finding.status, Status::Fail | Status::Warn),
+        FailOn::Never => false,
+    })
+}
+
+/// Findings of one control that say the same, and the nodes that they are of.
+struct Row<'f> {
+    finding: &'f Finding,
+    nodes: Vec<&'f str>,
+}
+
+/// All findings by section, what failed first, what nodes have in common in one row.
+fn text(findings: &[Finding], colours: bool) -> String {
+    let mut sections: Vec<(&str, Vec<Row<'_>>)> = Vec::new();
+    for finding in findings {
+        let name = section(finding.id);
+        let at = match sections.iter().position(|(known, _)| *known == name) {
+            Some(at) => at,
+            None => {
+                sections.push((name, Vec::new()));
+                sections.len() - 1
+            }
+        };
+        let rows = &mut sections[at].1;
+        let node = finding.node.as_deref();
+        let alike = rows.iter_mut().find(|row| {
+            let (one, other) = (row.finding, finding);
+            one.id == other.id && one.status == other.status && one.evidence == other.evidence
+        });
+        match alike {
+            Some(row) => row.nodes.extend(node),
+            None => rows.push(Row { finding, nodes: node.into_iter().collect() }),
+        }
+    }
+    let all: std::collections::BTreeSet<&str> = findings.iter().filter_map(|finding| finding.node.as_deref()).collect();
+    let mut lines = String::new();
+    for (name, mut rows) in sections {
+        lines.push_str(&format!(
+            "\n{}\n",
+            style(colours, Style::new().bold()).apply_to(format!("{name} {}", section_title(name)))
+        ));
+        rows.sort_by_key(|row| (row.finding.status, numbers(row.finding.id)));
+        for row in rows {
+            lines.push_str(&line(&row, all.len(), colours));
+        }
+    }
+    let totals = Totals::of(findings);
+    lines.push_str(&format!(
+        "\n{} passed, {} failed, {} to be looked at, {} excepted\n",
+        totals.pass, totals.fail, totals.warn, totals.excepted
+    ));
+    lines
+}
+
+fn style(colours: bool, style: Style) -> Style {
+    style.force_styling(colours)
+}
+
+fn line(row: &Row<'_>, nodes: usize, colours: bool) -> String {
+    let finding = row.finding;
+    let colour = match finding.status {
+        Status::Fail => Style::new().red().bold(),
+        Status::Warn => Style::new().yellow(),
+        Status::Excepted => Style::new().cyan(),
+        Status::Pass => Style::new().green(),
+    };
+    let one_line = |text: &str| printable(text).replace('\n', " ");
+    let at = match row.nodes.as_slice() {
+        [] => String::new(),
+        some if some.len() == nodes => String::new(),
+        some => format!("  [{}]", some.join(", ")),
+    };
+    let level = if finding.control.level > 1 { format!(" (level {})", finding.control.level) } else { String::new() };
+    let word = style(colours, colour).apply_to(format!("{:<8}", finding.status.word()));
+    let mut text = format!("{word} {:<7}{}{level}{}\n", finding.id, finding.control.title, one_line(&at));
+    if finding.status == Status::Pass {
+        return text;
+    }
+    let dim = style(colours, Style::new().dim());
+    text.push_str(&format!("{:16}{}\n", "", one_line(&finding.evidence)));
+    match &finding.reason {
+        Some(reason) => {
+            text.push_str(&format!("{:16}{}\n", "", dim.apply_to(format!("excepted: {}", one_line(reason)))))
+        }
+        None => text.push_str(&format!("{:16}{}\n", "", dim.apply_to(results::remedy(finding.control.remedy)))),
+    }
+    text
+}

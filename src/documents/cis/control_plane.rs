@@ -1,0 +1,202 @@
+//! What is special to a control of API server, etcd or kube-proxy.
+
+use serde_json::Value;
+
+use super::audit_policy;
+use super::facts::{EncryptionRule, Facts, NodeFacts};
+use super::flags;
+use super::rbac::some;
+use super::verdict::Verdict;
+
+fn api_server_flag(node: &NodeFacts, name: &str) -> Option<String> {
+    flags::value(node.arguments("kube-apiserver")?, name, false)
+}
+
+fn rules(node: &NodeFacts) -> Result<&[EncryptionRule], Verdict> {
+    if api_server_flag(node, "encryption-provider-config").is_none() {
+        return Err(Verdict::fail("--encryption-provider-config is not set: everything is stored as plain text"));
+    }
+    match &node.encryption {
+        Some(Ok(rules)) => Ok(rules),
+        Some(Err(reason)) => Err(Verdict::fail(format!("the configuration cannot be read: {reason}"))),
+        None => Err(Verdict::fail("the configuration could not be found")),
+    }
+}
+
+fn shown(rules: &[EncryptionRule]) -> String {
+    let rule = |rule: &EncryptionRule| format!("{} by {}", rule.resources.join(", "), rule.providers.join(", "));
+    rules.iter().map(rule).collect::<Vec<_>>().join("; ")
+}
+
+/// Secrets are encrypted by a provider that the benchmark names, by the first rule that is about them.
+pub(super) fn encryption_providers(node: &NodeFacts, _: &Facts) -> Verdict {
+    let rules = match rules(node) {
+        Ok(rules) => rules,
+        Err(verdict) => return verdict,
+    };
+    let about_secrets = |rule: &&EncryptionRule| {
+        rule.resources.iter().any(|name| matches!(name.as_str(), "secrets" | "secrets." | "*." | "*.*"))
+    };
+    match rules.iter().find(about_secrets).and_then(|rule| rule.providers.first()) {
+        Some(provider) if matches!(provider.as_str(), "aescbc" | "kms" | "secretbox") => Verdict::pass(shown(rules)),
+        Some(provider) => {
+            Verdict::fail(format!("Secrets are written by {provider}; wanted is aescbc, kms or secretbox"))
+        }
+        None => Verdict::fail(format!("no rule is about Secrets: {}", shown(rules))),
+    }
+}
+
+/// What a request may take at most: the default is a minute.
+const LONGEST: f64 = 300.0;
+
+pub(super) fn request_timeout(node: &NodeFacts, _: &Facts) -> Verdict {
+    if node.arguments("kube-apiserver").is_none() {
+        return Verdict::fail("kube-apiserver does not run");
+    }
+    let Some(text) = api_server_flag(node, "request-timeout") else {
+        return Verdict::open("--request-timeout is not set: 1m0s, the default; whether that fits is for you to tell");
+    };
+    match seconds(&text) {
+        Some(seconds) if seconds > 0.0 && seconds <= LONGEST => Verdict::pass(format!("--request-timeout={text}")),
+        _ => Verdict::fail(format!("--request-timeout={text}; wanted is a time of no more than five minutes")),
+    }
+}
+
+/// A Go duration in seconds.
+fn seconds(text: &str) -> Option<f64> {
+    let (mut total, mut number, mut rest) = (0.0, String::new(), text);
+    while let Some(c) = rest.chars().next() {
+        if c.is_ascii_digit() || c == '.' {
+            number.push(c);
+            rest = &rest[1..];
+            continue;
+        }
+        let (unit, length) = match rest {
+            _ if rest.starts_with("ms") => (0.001, 2),
+            _ if rest.starts_with('h') => (3600.0, 1),
+            _ if rest.starts_with('m') => (60.0, 1),
+            _ if rest.starts_with('s') => (1.0, 1),
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * unit;
+        number.clear();
+        rest = &rest[length..];
+    }
+    number.is_empty().then_some(total)
+}
+
+/// etcd trusts another CA than the API server's clients do.
+pub(super) fn own_authority(node: &NodeFacts, _: &Facts) -> Verdict {
+    let Some(arguments) = node.arguments("etcd") else { return Verdict::fail("etcd does not run") };
+    let file = flags::value(arguments, "trusted-ca-file", false)
+        .or_else(|| node.etcd_environment.get("ETCD_TRUSTED_CA_FILE").cloned());
+    let Some(file) = file else { return Verdict::fail("--trusted-ca-file is not set") };
+    match (node.digests.get("etcd-ca"), node.digests.get("client-ca")) {
+        (Some(own), Some(other)) if own == other => {
+            Verdict::fail(format!("--trusted-ca-file={file} is the CA of the cluster's clients"))
+        }
+        (Some(_), Some(_)) => Verdict::pass(format!("--trusted-ca-file={file} is not the CA of the cluster's clients")),
+        _ => Verdict::open(format!("--trusted-ca-file={file}; the files could not be compared")),
+    }
+}
+
+pub(super) fn client_certificates(_: &Facts) -> Verdict {
+    Verdict::open("whether people have certificates of their own, nothing in the cluster tells; admin.conf holds one")
+}
+
+pub(super) fn account_tokens(_: &Facts) -> Verdict {
+    Verdict::open("whether people use service accounts' tokens, nothing in the cluster tells")
+}
+
+pub(super) fn bootstrap_tokens(facts: &Facts) -> Verdict {
+    match facts.objects.bootstrap_tokens.is_empty() {
+        true => Verdict::pass("there is no bootstrap token"),
+        false => Verdict::fail(some(&facts.objects.bootstrap_tokens)),
+    }
+}
+
+pub(super) fn audit_coverage(node: &NodeFacts, _: &Facts) -> Verdict {
+    match &node.audit_policy {
+        Some(policy) => audit_policy::judge(policy),
+        None => Verdict::fail("there is no audit policy"),
+    }
+}
+
+/// kube-proxy shows its metrics to the node alone.
+pub(super) fn proxy_metrics(node: &NodeFacts, facts: &Facts) -> Verdict {
+    let pod = facts.objects.pods.iter().find(|pod| {
+        pod.spec.node_name == node.name
+            && pod.metadata.namespace.as_deref() == Some("kube-system")
+            && pod.metadata.name.starts_with("kube-proxy-")
+    });
+    let Some(pod) = pod else { return Verdict::pass("kube-proxy does not run here") };
+    let words: Vec<String> = pod
+        .spec
+        .containers
+        .iter()
+        .flat_map(|container| container.command.iter().chain(&container.args))
+        .cloned()
+        .collect();
+    let by_file = || {
+        let text = facts.objects.kube_proxy.as_ref()?.get("metricsBindAddress")?.as_str()?;
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    let by_flag = flags::value(&words, "metrics-bind-address", false);
+    // A configuration file wins over the flag.
+    let found = match flags::value(&words, "config", false) {
+        Some(_) => by_file().or(by_flag),
+        None => by_flag,
+    };
+    match found {
+        None => Verdict::pass("metricsBindAddress is not set: 127.0.0.1:10249, the default"),
+        Some(address)
+            if address.starts_with("127.0.0.1") || address.starts_with("localhost") || address.starts_with("[::1]") =>
+        {
+            Verdict::pass(format!("metricsBindAddress is {address}"))
+        }
+        Some(address) => Verdict::fail(format!("metricsBindAddress is {address}; wanted is 127.0.0.1")),
+    }
+}
+
+/// The kubelet's certificate is one that clients can verify.
+pub(super) fn kubelet_certificate(node: &NodeFacts, _: &Facts) -> Verdict {
+    let running = node.kubelet_running.as_ref().and_then(|running| running.as_ref().ok());
+    let at = |name: &str| {
+        let of = |value: Option<&Value>| value.and_then(|value| value.get(name)).cloned();
+        of(running).or_else(|| of(node.kubelet_file.as_ref()))
+    };
+    let text =
+        |name: &str| at(name).and_then(|value| value.as_str().map(str::to_owned)).filter(|text| !text.is_empty());
+    let flag = |name: &str| flags::value(node.arguments("kubelet").unwrap_or_default(), name, false);
+    match (
+        flag("tls-cert-file").or_else(|| text("tlsCertFile")),
+        flag("tls-private-key-file").or_else(|| text("tlsPrivateKeyFile")),
+    ) {
+        (Some(certificate), Some(_)) => Verdict::pass(format!("tlsCertFile is {certificate}")),
+        _ if at("serverTLSBootstrap") == Some(Value::Bool(true)) => {
+            Verdict::pass("serverTLSBootstrap: the certificate is signed by the cluster's CA, and renewed")
+        }
+        _ => Verdict::fail("neither tlsCertFile and tlsPrivateKeyFile nor serverTLSBootstrap is set: it signs its own"),
+    }
+}
+
+pub(super) fn address_deny(node: &NodeFacts, _: &Facts) -> Verdict {
+    match node.unit.get("IPAddressDeny").map(String::as_str) {
+        Some(denied) if !denied.is_empty() => Verdict::pass(format!("IPAddressDeny={denied} in the kubelet's unit")),
+        _ => Verdict::fail("IPAddressDeny is not set in the kubelet's unit"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(seconds("1m30s"), Some(90.0));
+        assert_eq!(seconds("0s"), Some(0.0));
+        assert_eq!(seconds("1h"), Some(3600.0));
+        assert_eq!(seconds("500ms"), Some(0.5));
+        assert_eq!((seconds("90"), seconds("x")), (None, None));
+    }
+}

@@ -1,0 +1,32 @@
+//! The CIS Kubernetes Benchmark: its controls, and whether they hold in what is known of a cluster.
+//!
+//! Pure: facts come in, results go out. Gathering facts is `operations::cis`' part. Numbers and tests are in [`table`];
+//! what a control looks for beyond flags, files and settings is in a module for each subject.
+
+mod audit_policy;
+pub mod benchmark;
+pub mod control;
+mod control_plane;
+mod evaluate;
+pub mod facts;
+mod flags;
+mod rbac;
+pub mod results;
+mod table;
+mod verdict;
+mod workloads;
+
+pub use benchmark::Benchmark;
+pub use control::{Control, Kind, Remedy};
+pub use results::{Exception, Finding, Selection, Totals, assess};
+pub use table::controls;
+pub use verdict::Status;
+
+/// The control that has the number `id` in a version of the benchmark.
+#[must_use]
+pub fn find(benchmark: Benchmark, id: &str) -> Option<&'static Control> {
+    controls().find(|control| control.place(benchmark).is_some_and(|place| place.id == id))
+}
+
+#[cfg(test)]
+mod tests;

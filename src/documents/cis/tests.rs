@@ -1,0 +1,338 @@
+//! The tables as a whole, and whole clusters in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::facts::{Binding, Facts, FileFact, NodeFacts, Pod, Role, ServiceAccount};
+use super::results::document;
+use super::*;
+
+/// How many controls each version has, and how many of them are scored (aquasecurity/kube-bench, `cfg/`).
+const COUNTS: [(Benchmark, usize, usize); 9] = [
+    (Benchmark::V1_20, 123, 69),
+    (Benchmark::V1_23, 125, 67),
+    (Benchmark::V1_24, 124, 64),
+    (Benchmark::V1_7, 131, 61),
+    (Benchmark::V1_8, 130, 63),
+    (Benchmark::V1_9, 130, 64),
+    (Benchmark::V1_10, 130, 64),
+    (Benchmark::V1_11, 133, 65),
+    (Benchmark::V1_12, 131, 65),
+];
+
+#[test]
+fn every_version_has_its_controls_and_each_number_once() {
+    for (benchmark, all, scored) in COUNTS {
+        let places: Vec<_> = controls().filter_map(|control| control.place(benchmark)).collect();
+        let numbers: BTreeSet<&str> = places.iter().map(|place| place.id).collect();
+        assert_eq!((places.len(), numbers.len()), (all, all), "{benchmark}");
+        assert_eq!(places.iter().filter(|place| place.kind == Kind::Scored).count(), scored, "{benchmark}");
+    }
+}
+
+#[test]
+fn numbers_of_a_section_have_no_gaps() {
+    for benchmark in Benchmark::all() {
+        let mut sections: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for place in controls().filter_map(|control| control.place(benchmark)) {
+            let last = *results::numbers(place.id).last().unwrap();
+            sections.entry(results::section(place.id)).or_default().push(last);
+        }
+        for (section, mut numbers) in sections {
+            numbers.sort_unstable();
+            let expected: Vec<u32> = (1..=u32::try_from(numbers.len()).unwrap()).collect();
+            assert_eq!(numbers, expected, "{benchmark} {section}");
+        }
+    }
+}
+
+fn node(name: &str, control_plane: bool) -> NodeFacts {
+    NodeFacts { name: name.to_owned(), control_plane, ..NodeFacts::default() }
+}
+
+fn with(program: &str, line: &str) -> Facts {
+    let mut node = node("n", true);
+    let words = std::iter::once(program).chain(line.split_whitespace()).map(str::to_owned).collect();
+    node.processes.insert(program.to_owned(), words);
+    Facts { version: "v1.36.2".to_owned(), nodes: vec![node], ..Facts::default() }
+}
+
+fn finding(facts: &Facts, benchmark: Benchmark, id: &str) -> Finding {
+    let wanted = Selection { sections: vec![id.to_owned()], level: 0 };
+    let mut findings = assess(facts, benchmark, &[], &wanted);
+    assert_eq!(findings.len(), 1, "{id}");
+    findings.remove(0)
+}
+
+fn status(facts: &Facts, id: &str) -> Status {
+    finding(facts, Benchmark::V1_12, id).status
+}
+
+#[test]
+fn of_a_cluster_of_which_nothing_is_known_nothing_is_proven() {
+    let facts = Facts { nodes: vec![node("c", true), node("w", false)], ..Facts::default() };
+    let findings = assess(&facts, Benchmark::V1_12, &[], &Selection::default());
+    let scored_and_passed: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.kind == Kind::Scored && finding.status == Status::Pass)
+        .map(|finding| finding.id)
+        .collect();
+    // Where kube-proxy does not run, it shows nothing.
+    assert_eq!(scored_and_passed, ["4.3.1", "4.3.1"]);
+}
+
+#[test]
+fn flags_decide() {
+    let api = |line: &str, id: &str| status(&with("kube-apiserver", line), id);
+    assert_eq!(api("--profiling=false", "1.2.15"), Status::Pass);
+    assert_eq!(api("--profiling=0", "1.2.15"), Status::Pass);
+    assert_eq!(api("", "1.2.15"), Status::Fail);
+    assert_eq!(api("--profiling=false --profiling=true", "1.2.15"), Status::Fail);
+    assert_eq!(api("--authorization-mode=Node,RBAC", "1.2.7"), Status::Pass);
+    assert_eq!(api("--authorization-mode=AlwaysAllow", "1.2.6"), Status::Fail);
+    assert_eq!(api("", "1.2.6"), Status::Fail);
+    assert_eq!(api("--audit-log-maxage=29", "1.2.17"), Status::Fail);
+    assert_eq!(api("--audit-log-maxage=x", "1.2.17"), Status::Fail);
+    assert_eq!(api("--token-auth-file=/x", "1.2.2"), Status::Fail);
+    assert_eq!(api("--disable-admission-plugins=A,ServiceAccount", "1.2.12"), Status::Fail);
+    assert_eq!(api("--enable-admission-plugins=NodeRestriction --enable-admission-plugins=X", "1.2.14"), Status::Pass);
+    assert_eq!(api("--tls-cipher-suites=TLS_AES_128_GCM_SHA256,WEAK", "1.2.29"), Status::Warn);
+    assert_eq!(api("", "1.2.1"), Status::Warn);
+    // A number means something else in another version.
+    let facts = with("kube-apiserver", "--insecure-port=0");
+    assert_eq!(finding(&facts, Benchmark::V1_20, "1.2.18").status, Status::Pass);
+    assert_eq!(status(&facts, "1.2.18"), Status::Fail);
+}
+
+#[test]
+fn etcds_variables_are_as_good_as_flags() {
+    let mut facts = with("etcd", "--key-file=/k");
+    assert_eq!(status(&facts, "2.1"), Status::Fail);
+    facts.nodes[0].etcd_environment.insert("ETCD_CERT_FILE".to_owned(), "/c".to_owned());
+    assert_eq!(status(&facts, "2.1"), Status::Pass);
+}
+
+fn file(path: &str, mode: u32, owner: &str) -> FileFact {
+    FileFact { path: path.to_owned(), mode, owner: owner.to_owned(), folder: false }
+}
+
+#[test]
+fn files_decide() {
+    let facts = |mode, owner| {
+        let mut facts = with("kube-apiserver", "");
+        facts.nodes[0].files = vec![file("/etc/kubernetes/manifests/kube-apiserver.yaml", mode, owner)];
+        facts
+    };
+    assert_eq!(status(&facts(0o600, "root:root"), "1.1.1"), Status::Pass);
+    assert_eq!(status(&facts(0o400, "root:root"), "1.1.1"), Status::Pass);
+    for mode in [0o640, 0o604, 0o700, 0o4600] {
+        assert_eq!(status(&facts(mode, "root:root"), "1.1.1"), Status::Fail, "{mode:o}");
+    }
+    assert_eq!(finding(&facts(0o644, "root:root"), Benchmark::V1_20, "1.1.1").status, Status::Pass);
+    assert_eq!(status(&facts(0o600, "UNKNOWN:root"), "1.1.2"), Status::Fail);
+    // No keys at all prove nothing; no files of a container network do no harm.
+    assert_eq!(status(&facts(0o600, "root:root"), "1.1.21"), Status::Warn);
+    assert_eq!(status(&facts(0o600, "root:root"), "1.1.9"), Status::Pass);
+}
+
+#[test]
+fn etcds_folder_is_the_one_that_its_process_names() {
+    let mut facts = with("etcd", "--data-dir=/var/lib/other");
+    facts.nodes[0].files = vec![file("/var/lib/etcd", 0o700, "etcd:etcd"), file("/var/lib/other", 0o755, "root:root")];
+    assert_eq!((status(&facts, "1.1.11"), status(&facts, "1.1.12")), (Status::Fail, Status::Fail));
+}
+
+fn kubelet(file: &str, running: Option<&str>, line: &str) -> Facts {
+    let mut facts = with("kubelet", line);
+    facts.nodes[0].kubelet_file = Some(serde_yaml::from_str(file).unwrap());
+    facts.nodes[0].kubelet_running = running.map(|text| Ok(serde_json::from_str(text).unwrap()));
+    facts
+}
+
+#[test]
+fn a_kubelet_is_judged_by_what_it_runs_with_and_by_what_it_would_start_with() {
+    let fine = r#"{"authentication": {"anonymous": {"enabled": false}}, "podPidsLimit": 100}"#;
+    let open = r#"{"authentication": {"anonymous": {"enabled": true}}, "podPidsLimit": -1}"#;
+    let yes = "authentication: {anonymous: {enabled: true}}";
+    let no = "authentication: {anonymous: {enabled: false}}";
+    assert_eq!(status(&kubelet(no, Some(fine), ""), "4.2.1"), Status::Pass);
+    assert_eq!(status(&kubelet(no, Some(open), ""), "4.2.1"), Status::Fail);
+    assert_eq!(status(&kubelet("{}", Some(fine), ""), "4.2.1"), Status::Pass);
+    let later = finding(&kubelet(yes, Some(fine), ""), Benchmark::V1_12, "4.2.1");
+    assert!(later.status == Status::Fail && later.evidence.contains("from its next start on"), "{}", later.evidence);
+    assert_eq!(status(&kubelet(no, Some(fine), "--anonymous-auth=true"), "4.2.1"), Status::Fail);
+    assert_eq!(status(&kubelet(no, None, ""), "4.2.1"), Status::Pass);
+    assert_eq!(status(&kubelet("{}", None, ""), "4.2.1"), Status::Fail);
+    assert_eq!(status(&kubelet("{}", Some(fine), ""), "4.2.13"), Status::Pass);
+    assert_eq!(status(&kubelet("{}", Some(open), ""), "4.2.13"), Status::Warn);
+}
+
+#[test]
+fn a_kubelet_that_does_not_answer_is_judged_by_its_file_and_that_is_told() {
+    let mut facts = kubelet("readOnlyPort: 10255", None, "");
+    facts.nodes[0].kubelet_running = Some(Err("refused".to_owned()));
+    let found = finding(&facts, Benchmark::V1_12, "4.2.4");
+    assert!(found.status == Status::Warn && found.evidence.contains("does not answer"), "{}", found.evidence);
+}
+
+#[test]
+fn times_of_zero_in_a_file_are_defaults() {
+    let hours = r#"{"streamingConnectionIdleTimeout": "4h0m0s"}"#;
+    assert_eq!(status(&kubelet("streamingConnectionIdleTimeout: 0s", Some(hours), ""), "4.2.5"), Status::Pass);
+    let never = r#"{"streamingConnectionIdleTimeout": "0s"}"#;
+    assert_eq!(status(&kubelet("{}", Some(never), ""), "4.2.5"), Status::Warn);
+}
+
+#[test]
+fn an_exception_needs_a_control_that_does_not_hold() {
+    let facts = with("kube-apiserver", "--profiling=true --anonymous-auth=false");
+    let exception = |benchmark, id: &str| Exception { benchmark, id: id.to_owned(), reason: "because".to_owned() };
+    let of = |exceptions: &[Exception], benchmark, id: &str| {
+        let wanted = Selection { sections: vec![id.to_owned()], level: 0 };
+        let finding = assess(&facts, benchmark, exceptions, &wanted).remove(0);
+        (finding.status, finding.reason)
+    };
+    let newest = [exception(Benchmark::V1_12, "1.2.15")];
+    assert_eq!(of(&newest, Benchmark::V1_12, "1.2.15"), (Status::Excepted, Some("because".to_owned())));
+    // The same control under another number, and another control under the same number.
+    assert_eq!(of(&newest, Benchmark::V1_20, "1.2.20").0, Status::Excepted);
+    assert_eq!(of(&newest, Benchmark::V1_20, "1.2.15").0, Status::Fail);
+    let holds = [exception(Benchmark::V1_12, "1.2.1")];
+    assert_eq!(of(&holds, Benchmark::V1_12, "1.2.1"), (Status::Pass, None));
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_yaml::from_str(text).unwrap()
+}
+
+#[test]
+fn cluster_admin_is_for_masters_alone() {
+    let built_in: Binding = parsed(
+        "{metadata: {name: cluster-admin}, roleRef: {kind: ClusterRole, name: cluster-admin}, subjects: [{kind: Group, name: 'system:masters'}]}",
+    );
+    let kubeadm: Binding = parsed(
+        "{metadata: {name: 'kubeadm:cluster-admins'}, roleRef: {kind: ClusterRole, name: cluster-admin}, subjects: [{kind: Group, name: 'kubeadm:cluster-admins'}]}",
+    );
+    let in_namespace: Binding = parsed(
+        "{metadata: {name: x, namespace: a}, roleRef: {kind: ClusterRole, name: cluster-admin}, subjects: [{kind: User, name: eve}]}",
+    );
+    let mut facts = with("kube-apiserver", "");
+    facts.objects.bindings = vec![built_in.clone()];
+    assert_eq!(status(&facts, "5.1.1"), Status::Pass);
+    facts.objects.bindings.push(kubeadm);
+    let found = finding(&facts, Benchmark::V1_12, "5.1.1");
+    assert!(found.status == Status::Warn && found.evidence.contains("since Kubernetes 1.29"), "{}", found.evidence);
+    facts.objects.bindings = vec![built_in.clone(), in_namespace];
+    assert!(finding(&facts, Benchmark::V1_12, "5.1.1").evidence.contains("user eve"));
+    let mut more = built_in;
+    more.subjects.push(parsed("{kind: User, name: eve}"));
+    facts.objects.bindings = vec![more];
+    assert_eq!(status(&facts, "5.1.1"), Status::Warn);
+}
+
+#[test]
+fn rights_of_others_are_found_and_those_of_the_cluster_are_not() {
+    let role: Role =
+        parsed("{metadata: {name: reader}, rules: [{apiGroups: [''], resources: [secrets], verbs: [list]}]}");
+    let binding = |kind: &str, name: &str, namespace: &str| -> Binding {
+        parsed(&format!(
+            "{{metadata: {{name: b}}, roleRef: {{kind: ClusterRole, name: reader}}, subjects: [{{kind: {kind}, name: '{name}', namespace: '{namespace}'}}]}}"
+        ))
+    };
+    let judged = |binding| {
+        let mut facts = with("kube-apiserver", "");
+        facts.objects.roles = vec![role.clone()];
+        facts.objects.bindings = vec![binding];
+        status(&facts, "5.1.2")
+    };
+    assert_eq!(judged(binding("User", "system:kube-controller-manager", "")), Status::Pass);
+    assert_eq!(judged(binding("ServiceAccount", "kindnet", "kube-system")), Status::Pass);
+    for (kind, name, namespace) in [
+        ("User", "eve", ""),
+        ("Group", "system:authenticated", ""),
+        ("Group", "system:unauthenticated", ""),
+        ("User", "system:anonymous", ""),
+        ("ServiceAccount", "app", "shop"),
+        ("ServiceAccount", "default", "kube-system"),
+    ] {
+        assert_eq!(judged(binding(kind, name, namespace)), Status::Warn, "{kind} {name}");
+    }
+}
+
+#[test]
+fn pods_that_may_do_much_are_found_and_an_empty_cluster_is_no_proof() {
+    let pod = |namespace: &str, spec: &str| -> Pod {
+        parsed(&format!("{{metadata: {{name: p, namespace: {namespace}}}, spec: {spec}}}"))
+    };
+    let mut facts = with("kube-apiserver", "");
+    facts.objects.namespaces = vec![parsed("{metadata: {name: shop}}"), parsed("{metadata: {name: kube-system}}")];
+    // No pod, but nothing would refuse one.
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    facts.objects.namespaces[0] =
+        parsed("{metadata: {name: shop, labels: {pod-security.kubernetes.io/enforce: baseline}}}");
+    assert_eq!((status(&facts, "5.2.1"), status(&facts, "5.2.2")), (Status::Pass, Status::Pass));
+    assert_eq!(status(&facts, "5.2.7"), Status::Warn);
+    facts.objects.pods = vec![pod("kube-system", "{containers: [{name: c, securityContext: {privileged: true}}]}")];
+    assert_eq!(status(&facts, "5.2.2"), Status::Pass);
+    facts.objects.pods = vec![pod("shop", "{initContainers: [{name: c, securityContext: {privileged: true}}]}")];
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    facts.version = "v1.20.2".to_owned();
+    facts.objects.pods.clear();
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+}
+
+#[test]
+fn default_accounts_give_no_tokens() {
+    let account = |namespace: &str, mounts: &str| -> ServiceAccount {
+        parsed(&format!(
+            "{{metadata: {{name: default, namespace: {namespace}}}, automountServiceAccountToken: {mounts}}}"
+        ))
+    };
+    let mut facts = with("kube-apiserver", "");
+    assert_eq!(status(&facts, "5.1.5"), Status::Warn);
+    facts.objects.service_accounts = vec![account("default", "false"), account("kube-system", "false")];
+    assert_eq!(status(&facts, "5.1.5"), Status::Pass);
+    for open in ["true", "null"] {
+        facts.objects.service_accounts[1] = account("kube-system", open);
+        assert_eq!(status(&facts, "5.1.5"), Status::Warn);
+    }
+}
+
+#[test]
+fn the_document_has_kube_benchs_fields() {
+    let mut facts = with("kube-apiserver", "--profiling=true");
+    facts.nodes.push(node("w", false));
+    let findings = assess(&facts, Benchmark::V1_12, &[], &Selection::default());
+    let value = serde_json::to_value(document(&facts, Benchmark::V1_12, &findings)).unwrap();
+    let first = &value["Controls"][0];
+    assert_eq!(
+        (&first["id"], &first["node_type"], &first["version"]),
+        (&"1".into(), &"master".into(), &"cis-1.12".into())
+    );
+    let results: Vec<&serde_json::Value> = value["Controls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|part| part["tests"].as_array().unwrap())
+        .flat_map(|section| section["results"].as_array().unwrap())
+        .collect();
+    assert_eq!(results.len(), findings.len());
+    let profiling = results.iter().find(|result| result["test_number"] == "1.2.15").unwrap();
+    assert_eq!((&profiling["status"], &profiling["scored"]), (&"FAIL".into(), &true.into()));
+    assert_eq!(profiling["remediation"], "--set apiServer.extraArgs.profiling=false");
+    assert_eq!(value["Totals"]["total_fail"], Totals::of(&findings).fail);
+    let parts: Vec<(&str, Option<&str>)> = value["Controls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| (part["node_type"].as_str().unwrap(), part["node"].as_str()))
+        .collect();
+    let expected = [
+        ("master", Some("n")),
+        ("etcd", Some("n")),
+        ("controlplane", None),
+        ("node", Some("n")),
+        ("node", Some("w")),
+        ("policies", None),
+    ];
+    assert_eq!(parts, expected);
+}

@@ -1,0 +1,117 @@
+//! Holding the CIS Kubernetes Benchmark against a cluster that runs, whoever made it: facts are gathered here, and judged
+//! by `documents::cis`.
+
+mod objects;
+
+use futures_util::future::try_join_all;
+use kube::Client;
+use serde_json::Value;
+
+use crate::adapters::kubernetes::{self, ApiError};
+use crate::adapters::node::{Node, NodeError, STATIC_POD};
+use crate::documents::cis::facts::{EncryptionRule, Facts, NodeFacts};
+use crate::documents::encryption::{Config, Provider};
+use crate::documents::profile::Role;
+use crate::documents::static_pod::flag_of;
+
+/// Prints what is to be known of a node.
+const FACTS: &str = include_str!("scripts/facts.sh");
+
+/// Why a cluster could not be judged.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum CisError {
+    /// What a node says of itself makes no sense.
+    #[error("{node}: its files and processes could not be looked at: {reason}")]
+    #[diagnostic(
+        code(kprov::cis::facts),
+        help("`kprov exec {node} -- systemctl status kubelet containerd` tells how it is doing")
+    )]
+    Facts {
+        /// The node.
+        node: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A node could not be looked at.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+    /// The API server could not be asked.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// What to look at.
+pub struct Target<'a> {
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// A client for it.
+    pub client: &'a Client,
+    /// Its nodes.
+    pub nodes: &'a [Node],
+    /// The groups of the certificate in the administrator's kubeconfig.
+    pub admin_groups: Vec<String>,
+}
+
+/// Gathers what the controls are judged by, from all nodes and the API side by side.
+///
+/// # Errors
+/// [`CisError`] if a node or the API cannot be asked: what is not seen is not judged.
+pub async fn gather(target: &Target<'_>) -> Result<Facts, CisError> {
+    let nodes = try_join_all(target.nodes.iter().map(|node| node_facts(node, target.client)));
+    let (nodes, mut objects, version) =
+        tokio::try_join!(nodes, async { Ok(objects::all(target.client).await?) }, async {
+            Ok(kubernetes::server_version(target.client).await?)
+        })?;
+    objects.admin_groups.clone_from(&target.admin_groups);
+    Ok(Facts { cluster: target.cluster.to_owned(), version, nodes, objects })
+}
+
+async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError> {
+    let control_plane = node.role == Role::ControlPlane;
+    let script = format!("control_plane={}\n{STATIC_POD}\n{FACTS}", if control_plane { "yes" } else { "no" });
+    let (text, running) =
+        tokio::join!(node.script("looking at files and processes", &script), running_configuration(client, &node.name));
+    let mut facts = NodeFacts::parse(&node.name, control_plane, text?.as_bytes())
+        .map_err(|reason| CisError::Facts { node: node.name.clone(), reason })?;
+    facts.kubelet_running = Some(running);
+    let file = facts.processes.get("kube-apiserver").and_then(|line| flag_of(line, "encryption-provider-config"));
+    if let Some(file) = file {
+        facts.encryption = Some(encryption_rules(node, &file).await);
+    }
+    Ok(facts)
+}
+
+/// The configuration that a kubelet runs with, as it tells the API server; or why it does not.
+async fn running_configuration(client: &Client, node: &str) -> Result<Value, String> {
+    let request =
+        kubernetes::http_get(&format!("/api/v1/nodes/{node}/proxy/configz")).map_err(|error| error.to_string())?;
+    let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+    match answer.get("kubeletconfig") {
+        Some(configuration) => Ok(configuration.clone()),
+        None => Err("its answer has no kubeletconfig".to_owned()),
+    }
+}
+
+/// The rules of an encryption configuration, without its keys.
+async fn encryption_rules(node: &Node, file: &str) -> Result<Vec<EncryptionRule>, String> {
+    let text = node.read_text(file).await.map_err(|error| error.to_string())?;
+    let config = Config::parse(&text)?;
+    let mut rules: Vec<EncryptionRule> = Vec::new();
+    for (resource, group) in config.resources() {
+        let providers: Vec<String> = group.providers.iter().map(provider_name).collect();
+        match rules.last_mut().filter(|rule| rule.providers == providers) {
+            Some(rule) => rule.resources.push(resource.to_owned()),
+            None => rules.push(EncryptionRule { resources: vec![resource.to_owned()], providers }),
+        }
+    }
+    Ok(rules)
+}
+
+fn provider_name(provider: &Provider) -> String {
+    match provider {
+        Provider::Local(keys) => keys.kind.name().to_owned(),
+        Provider::Kms(_) => "kms".to_owned(),
+    }
+}

@@ -6,15 +6,19 @@ use console::Style;
 
 use crate::adapters::kubernetes;
 use crate::commands::grammar::{self, FailOn, Global, Output};
+use crate::documents::cis::comparison::{Pair, Relation, compare};
 use crate::documents::cis::results::{self, numbers, section, section_title};
 use crate::documents::cis::{Benchmark, Exception, Finding, Selection, Status, Totals};
-use crate::operations::cis;
+use crate::operations::cis::{self, kube_bench::Source};
 use crate::progress::printable;
 
 use super::{Result, clusters, context, present};
 
 /// How the command ends if there are findings that it was told to fail on.
 const FOUND: u8 = 3;
+
+/// How it ends if kube-bench says something else, and nobody knows why.
+const UNEXPLAINED: u8 = 4;
 
 /// No control was left to look at.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -65,7 +69,6 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
     };
     let facts = cis::gather(&target).await?;
     step.done();
-    context.reporter.close();
     let benchmark = arguments.benchmark.unwrap_or_else(|| facts.benchmark());
     let exceptions: Vec<Exception> =
         opened.record.iter().flat_map(|record| record.profile.spec.cis.exceptions()).collect();
@@ -78,15 +81,38 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
     if let Some(section) = untouched {
         return Err(NothingChosen::Section { benchmark, section: section.clone(), level: wanted.level }.into());
     }
+    let pairs = match &arguments.kube_bench {
+        Some(source) => {
+            let step = context.reporter.stage("Running kube-bench");
+            let source = Source::parse(source);
+            let theirs = cis::kube_bench::run(&source, &client, &nodes, benchmark).await?;
+            step.done();
+            let all = results::assess(&facts, benchmark, &exceptions, &Selection::default());
+            Some(theirs.iter().flat_map(|(node, theirs)| compare(&all, node, theirs)).collect::<Vec<_>>())
+        }
+        None => None,
+    };
+    context.reporter.close();
     match global.output {
         Output::Json => {
-            present::result(Output::Json, &results::document(&facts, benchmark, &findings), String::new);
+            let mut value = serde_json::to_value(results::document(&facts, benchmark, &findings)).unwrap_or_default();
+            if let Some(pairs) = &pairs {
+                value["comparison"] = serde_json::to_value(pairs).unwrap_or_default();
+            }
+            present::result(Output::Json, &value, String::new);
         }
         Output::Text => {
             let colours = console::colors_enabled();
             let head = format!("{}: Kubernetes {}, {benchmark}\n", facts.cluster, facts.version);
-            present::print((printable(&head) + &text(&findings, colours)).as_bytes());
+            let mut text = printable(&head) + &text(&findings, colours);
+            if let Some(pairs) = &pairs {
+                text.push_str(&printable(&comparison(pairs)));
+            }
+            present::print(text.as_bytes());
         }
+    }
+    if pairs.iter().flatten().any(Pair::is_unexplained) {
+        return Ok(ExitCode::from(UNEXPLAINED));
     }
     Ok(if fails(&findings, arguments.fail_on) { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
@@ -128,7 +154,6 @@ fn text(findings: &[Finding], colours: bool) -> String {
             None => rows.push(Row { finding, nodes: node.into_iter().collect() }),
         }
     }
-    let all: std::collections::BTreeSet<&str> = findings.iter().filter_map(|finding| finding.node.as_deref()).collect();
     let mut lines = String::new();
     for (name, mut rows) in sections {
         lines.push_str(&format!(
@@ -137,7 +162,9 @@ fn text(findings: &[Finding], colours: bool) -> String {
         ));
         rows.sort_by_key(|row| (row.finding.status, numbers(row.finding.id)));
         for row in rows {
-            lines.push_str(&line(&row, all.len(), colours));
+            // Where all nodes that a control is about agree, they need not be named.
+            let all = findings.iter().filter(|finding| finding.id == row.finding.id).count();
+            lines.push_str(&line(&row, all, colours));
         }
     }
     let totals = Totals::of(findings);
@@ -179,6 +206,45 @@ fn line(row: &Row<'_>, nodes: usize, colours: bool) -> String {
             text.push_str(&format!("{:16}{}\n", "", dim.apply_to(format!("excepted: {}", one_line(reason)))))
         }
         None => text.push_str(&format!("{:16}{}\n", "", dim.apply_to(results::remedy(finding.control.remedy)))),
+    }
+    text
+}
+
+/// kube-bench's verdicts beside ours: how many are the same, and each that is not.
+fn comparison(pairs: &[Pair]) -> String {
+    let count = |relation: Relation| pairs.iter().filter(|pair| pair.relation == relation).count();
+    let scored: Vec<&Pair> = pairs.iter().filter(|pair| pair.scored).collect();
+    let mut text = format!(
+        "\nkube-bench beside it: {} of {} verdicts are the same ({} of {} scored ones), {} stricter, {} laxer\n",
+        count(Relation::Same),
+        pairs.len(),
+        scored.iter().filter(|pair| pair.relation == Relation::Same).count(),
+        scored.len(),
+        count(Relation::Stricter),
+        count(Relation::Laxer),
+    );
+    let rows: Vec<Vec<String>> = pairs
+        .iter()
+        .filter(|pair| pair.relation != Relation::Same)
+        .map(|pair| {
+            let relation = match pair.relation {
+                Relation::Same => "same",
+                Relation::Stricter => "stricter",
+                Relation::Laxer => "laxer",
+                Relation::Missing => "missing",
+            };
+            vec![
+                pair.id.clone(),
+                pair.node.clone(),
+                pair.ours.map_or("-", Status::word).to_owned(),
+                pair.theirs.clone().unwrap_or_else(|| "-".to_owned()),
+                relation.to_owned(),
+                pair.why.unwrap_or("NOT EXPLAINED").to_owned(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        text.push_str(&present::table(&["CONTROL", "NODE", "OURS", "KUBE-BENCH", "OURS IS", "WHY"], &rows));
     }
     text
 }

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::documents::cis::Benchmark;
 use crate::documents::names::{ClusterName, SnapshotName};
+use crate::operations::cis::kube_bench::DEFAULT_IMAGE;
 
 /// Declarative provisioner of kind clusters: one command from a YAML profile to a running, hardened, proven cluster.
 #[derive(Debug, Parser)]
@@ -86,7 +87,8 @@ pub enum Command {
     },
     /// Hold the CIS Kubernetes Benchmark against a cluster, whoever made it
     ///
-    /// Exits 0 if nothing was found that `--fail-on` names, 3 if something was, 1 if the cluster could not be looked at.
+    /// Exits 0 if nothing was found that `--fail-on` names, 3 if something was, 4 if kube-bench differs and nobody knows
+    /// why, 1 if the cluster could not be looked at.
     Cis(Cis),
     /// Wait until every node and every system pod is Ready, whoever made the cluster
     Wait {
@@ -199,6 +201,10 @@ pub struct Cis {
     /// The version of the benchmark, such as cis-1.12, instead of the one for the cluster's Kubernetes
     #[arg(long, value_name = "VERSION")]
     pub benchmark: Option<Benchmark>,
+    /// Run the real kube-bench on every node, too, and hold both verdicts side by side; ends with 4 if they differ and nobody
+    /// knows why. A program with its folder `cfg` beside it, an archive of its image, or an image
+    #[arg(long, value_name = "BINARY|TAR|IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_IMAGE)]
+    pub kube_bench: Option<String>,
     /// What makes the command end with 3
     #[arg(long, value_enum, default_value_t = FailOn::Fail, value_name = "STATUS")]
     pub fail_on: FailOn,

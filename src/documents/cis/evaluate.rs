@@ -244,7 +244,7 @@ pub(super) fn kubelet(node: &NodeFacts, settings: &[Setting]) -> Verdict {
         }
         // Text of the file counts from the next start on; a time of zero there stands for the default.
         let next =
-            flag_value.or(file_value).filter(|next| !next.is_empty() && !(is_no_time(next) && next.ends_with('s')));
+            flag_value.or(file_value).filter(|next| !(next.is_empty() || is_no_time(next) && next.ends_with('s')));
         match &next {
             Some(text) if !meets(want, default_holds, Some(text)) => {
                 wrong.push(format!("{} now, but its file says {text}, from its next start on", show(&value)));

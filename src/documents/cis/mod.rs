@@ -5,6 +5,7 @@
 
 mod audit_policy;
 pub mod benchmark;
+pub mod comparison;
 pub mod control;
 mod control_plane;
 mod evaluate;

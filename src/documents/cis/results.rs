@@ -274,13 +274,20 @@ fn quoted(word: &str) -> String {
 #[must_use]
 pub fn document<'f>(facts: &'f Facts, benchmark: Benchmark, findings: &'f [Finding]) -> Document<'f> {
     let mut parts: Vec<(&str, Option<&str>, Vec<&Finding>)> = Vec::new();
-    for finding in findings {
+    // What is about the whole cluster goes with the first node's, where there is one.
+    let (cluster, of_nodes): (Vec<&Finding>, Vec<&Finding>) =
+        findings.iter().partition(|finding| finding.node.is_none());
+    for finding in of_nodes.into_iter().chain(cluster) {
         let (id, node) = (subject(finding.id).0, finding.node.as_deref());
-        match parts.iter_mut().find(|part| part.0 == id && (part.1 == node || finding.node.is_none())) {
+        match parts.iter_mut().find(|part| part.0 == id && (node.is_none() || part.1 == node)) {
             Some(part) => part.2.push(finding),
             None => parts.push((id, node, vec![finding])),
         }
     }
+    for part in &mut parts {
+        part.2.sort_by_key(|finding| numbers(finding.id));
+    }
+    parts.sort_by_key(|part| part.0);
     let version = facts.version.trim_start_matches('v');
     let minor: Vec<&str> = version.split('.').take(2).collect();
     let controls = parts

@@ -329,7 +329,7 @@ fn the_document_has_kube_benchs_fields() {
     let expected = [
         ("master", Some("n")),
         ("etcd", Some("n")),
-        ("controlplane", None),
+        ("controlplane", Some("n")),
         ("node", Some("n")),
         ("node", Some("w")),
         ("policies", None),

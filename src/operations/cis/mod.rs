@@ -1,6 +1,7 @@
 //! Holding the CIS Kubernetes Benchmark against a cluster that runs, whoever made it: facts are gathered here, and judged
 //! by `documents::cis`.
 
+pub mod kube_bench;
 mod objects;
 
 use futures_util::future::try_join_all;
@@ -29,6 +30,34 @@ pub enum CisError {
     Facts {
         /// The node.
         node: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// kube-bench did not do what it is there for.
+    #[error("{node}: kube-bench gave no results: {reason}")]
+    #[diagnostic(
+        code(kprov::cis::kube_bench),
+        help(
+            "`--kube-bench=BINARY` needs no image: its folder `cfg` has to be beside it, with the rules of that version"
+        )
+    )]
+    KubeBench {
+        /// The node.
+        node: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// kube-bench's files are of no use.
+    #[error("{} cannot be used as kube-bench's: {reason}", path.display())]
+    #[diagnostic(
+        code(kprov::cis::kube_bench_files),
+        help(
+            "`--kube-bench=` takes the program with its folder `cfg` beside it, an archive of its image (.tar), or the image's name"
+        )
+    )]
+    Rules {
+        /// The file.
+        path: std::path::PathBuf,
         /// What is wrong.
         reason: String,
     },

@@ -21,14 +21,17 @@ const PRIVATE: &str = "\
 /etc/systemd/system/kubelet.service.d/*.conf
 /usr/lib/systemd/system/kubelet.service.d/*.conf";
 
-/// Takes all permissions of group and others off the files that the benchmark names.
+/// Gives etcd's data to a user of its own.
+const OWN_ETCD: &str = include_str!("scripts/own_etcd.sh");
+
+/// Takes all permissions of group and others off the files that the benchmark names, and gives etcd's data folder
+/// to a user of its own.
 ///
 /// # Errors
 /// [`NodeError`] if the node does not run, or a mode could not be changed.
 pub async fn restrict_file_modes(node: &Node) -> Result<(), NodeError> {
     let script = format!(
-        "for f in {patterns}; do if [ -f \"$f\" ]; then chmod go-rwx \"$f\"; fi; done\n\
-         if [ -d /var/lib/etcd ]; then chmod 700 /var/lib/etcd; fi",
+        "for f in {patterns}; do if [ -f \"$f\" ]; then chmod go-rwx \"$f\"; fi; done\n{OWN_ETCD}",
         patterns = PRIVATE.replace('\n', " ")
     );
     node.script("restricting file modes", &script).await.map(|_| ())
@@ -37,13 +40,16 @@ pub async fn restrict_file_modes(node: &Node) -> Result<(), NodeError> {
 /// Checks what [`restrict_file_modes`] has set: owner root, nothing for group and others.
 pub(super) async fn check(node: &Node) -> Result<Check, NodeError> {
     let script = format!(
-        "n=0; for f in {patterns}; do if [ -f \"$f\" ]; then n=$((n+1)); stat -L -c '%a %U:%G %n' \"$f\"; fi; done",
+        "for f in {patterns}; do if [ -f \"$f\" ]; then stat -L -c '%a %U:%G %n' \"$f\"; fi; done\n\
+         if [ -d /var/lib/etcd ]; then stat -L -c '%a %U:%G %n' /var/lib/etcd; fi",
         patterns = PRIVATE.replace('\n', " ")
     );
     let listing = node.script("reading file modes", &script).await?;
     let wrong: Vec<&str> = listing.lines().filter(|line| !is_private(line)).collect();
     let evidence = if wrong.is_empty() {
-        format!("{} files belong to root alone", listing.lines().count())
+        let data = listing.lines().filter(|line| line.ends_with(" /var/lib/etcd")).count();
+        let apart = if data == 0 { "" } else { ", etcd's data to etcd" };
+        format!("{} files belong to root alone{apart}", listing.lines().count() - data)
     } else {
         wrong.join(", ")
     };
@@ -54,7 +60,9 @@ pub(super) async fn check(node: &Node) -> Result<Check, NodeError> {
 pub(super) fn is_private(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let mode = words.next().and_then(|mode| u32::from_str_radix(mode, 8).ok());
-    mode.is_some_and(|mode| mode & 0o077 == 0) && words.next() == Some("root:root")
+    let owner = words.next();
+    let own = if words.next() == Some("/var/lib/etcd") { "etcd:etcd" } else { "root:root" };
+    mode.is_some_and(|mode| mode & 0o077 == 0) && owner == Some(own)
 }
 
 #[cfg(test)]
@@ -67,6 +75,9 @@ mod tests {
         assert!(is_private("400 root:root /x"));
         assert!(!is_private("644 root:root /x"));
         assert!(!is_private("600 student:root /x"));
+        assert!(is_private("700 etcd:etcd /var/lib/etcd"));
+        assert!(!is_private("700 root:root /var/lib/etcd"));
+        assert!(!is_private("600 etcd:etcd /etc/kubernetes/admin.conf"));
         assert!(!is_private(""));
     }
 }

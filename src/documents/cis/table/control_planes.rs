@@ -384,7 +384,7 @@ pub(super) const CONTROLS: &[Control] = &[
         level: 1,
         title: "The rate of events is limited",
         test: Test::Flags(C::ApiServer, &[flag("enable-admission-plugins", W::Has("EventRateLimit"))]),
-        remedy: Remedy::Do("needs a file of limits beside the plugin: see the profile cis-level-2"),
+        remedy: Remedy::Do("needs a file of limits beside the plugin"),
     },
     Control {
         places: &[
@@ -420,7 +420,7 @@ pub(super) const CONTROLS: &[Control] = &[
             C::ApiServer,
             &[flag("enable-admission-plugins", W::HasAny(&["SecurityContextDeny", "PodSecurityPolicy"]))],
         ),
-        remedy: Remedy::Do("enable PodSecurityPolicy, with policies that suit the cluster: see the profile hardened"),
+        remedy: Remedy::Do("enable PodSecurityPolicy, with policies that suit the cluster"),
     },
     Control {
         places: &[
@@ -462,7 +462,7 @@ pub(super) const CONTROLS: &[Control] = &[
         level: 1,
         title: "PodSecurityPolicy is in force",
         test: Test::Flags(C::ApiServer, &[flag("enable-admission-plugins", W::Has("PodSecurityPolicy"))]),
-        remedy: Remedy::Do("enable PodSecurityPolicy, with policies that suit the cluster: see the profile hardened"),
+        remedy: Remedy::Do("enable PodSecurityPolicy, with policies that suit the cluster"),
     },
     Control {
         places: &[

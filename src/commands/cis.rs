@@ -12,7 +12,8 @@ use crate::documents::cis::{Benchmark, Exception, Finding, Selection, Status, To
 use crate::operations::cis::{self, kube_bench::Source};
 use crate::progress::printable;
 
-use super::{Result, clusters, context, present};
+use super::target::open;
+use super::{Result, context, present};
 
 /// How the command ends if there are findings that it was told to fail on.
 const FOUND: u8 = 3;
@@ -50,7 +51,7 @@ enum NothingChosen {
 
 pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<ExitCode> {
     let context = context(global).await?;
-    let opened = clusters::open(&context, arguments.cluster.as_ref()).await?;
+    let opened = open(&context, arguments.cluster.as_ref()).await?;
     let client = opened.client().await?;
     let nodes: Vec<_> = match &arguments.node {
         Some(name) => opened.nodes.iter().filter(|node| node.name == *name).cloned().collect(),

@@ -165,8 +165,11 @@ pub(super) fn kubelet_certificate(node: &NodeFacts, _: &Facts) -> Verdict {
         let of = |value: Option<&Value>| value.and_then(|value| value.get(name)).cloned();
         of(running).or_else(|| of(node.kubelet_file.as_ref()))
     };
-    let text =
-        |name: &str| at(name).and_then(|value| value.as_str().map(str::to_owned)).filter(|text| !text.is_empty());
+    // What it runs with names the certificate that it has signed for itself, too; the file does not.
+    let text = |name: &str| {
+        let named = node.kubelet_file.as_ref().and_then(|file| file.get(name)).and_then(Value::as_str);
+        named.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
     let flag = |name: &str| flags::value(node.arguments("kubelet").unwrap_or_default(), name, false);
     match (
         flag("tls-cert-file").or_else(|| text("tlsCertFile")),

@@ -46,6 +46,8 @@ fn is_own(subject: &Subject) -> bool {
     match subject.kind.as_str() {
         "ServiceAccount" => subject.namespace.as_deref().is_some_and(is_system) && subject.name != "default",
         "Group" if subject.name == "kubeadm:cluster-admins" => true,
+        // The API server itself, where it talks to kubelets.
+        "User" if subject.name == "kube-apiserver-kubelet-client" => true,
         _ => subject.name.starts_with("system:") && !EVERYBODY.contains(&subject.name.as_str()),
     }
 }

@@ -175,6 +175,16 @@ fn a_kubelet_that_does_not_answer_is_judged_by_its_file_and_that_is_told() {
 }
 
 #[test]
+fn a_certificate_that_the_kubelet_has_signed_itself_is_none() {
+    let own = r#"{"tlsCertFile": "/var/lib/kubelet/pki/kubelet.crt", "tlsPrivateKeyFile": "/var/lib/kubelet/pki/kubelet.key"}"#;
+    assert_eq!(status(&kubelet("{}", Some(own), ""), "4.2.9"), Status::Warn);
+    let given = "{tlsCertFile: /c, tlsPrivateKeyFile: /k}";
+    assert_eq!(status(&kubelet(given, Some(own), ""), "4.2.9"), Status::Pass);
+    let signed = r#"{"serverTLSBootstrap": true}"#;
+    assert_eq!(status(&kubelet("serverTLSBootstrap: true", Some(signed), ""), "4.2.9"), Status::Pass);
+}
+
+#[test]
 fn times_of_zero_in_a_file_are_defaults() {
     let hours = r#"{"streamingConnectionIdleTimeout": "4h0m0s"}"#;
     assert_eq!(status(&kubelet("streamingConnectionIdleTimeout: 0s", Some(hours), ""), "4.2.5"), Status::Pass);
@@ -335,4 +345,17 @@ fn the_document_has_kube_benchs_fields() {
         ("policies", None),
     ];
     assert_eq!(parts, expected);
+}
+
+#[test]
+fn every_field_of_a_remedy_is_one_of_a_profile() {
+    use crate::documents::profile::{SearchPath, load};
+    for control in controls() {
+        if let Remedy::Set(fields) = control.remedy {
+            let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+            let nowhere = SearchPath { current: std::path::PathBuf::from("/nonexistent"), user: None };
+            let loaded = load("default", &fields, &nowhere);
+            assert!(loaded.is_ok(), "{}: {fields:?}: {:?}", control.title, loaded.err());
+        }
+    }
 }

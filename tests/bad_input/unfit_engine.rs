@@ -96,7 +96,7 @@ fn too_little_disk() {
     // A file system that has no room at all.
     let engine = FakeEngine::start(Traits { root_dir: "/proc", ..Traits::default() });
     up_on(&engine, &[])
-        .says("this host cannot carry one node")
+        .says("this host cannot carry 1 node")
         .says("disk: 0.0 MiB free in /proc (one node should have")
         .says("`docker system prune`");
     assert!(!engine.was_asked("POST"), "found out before anything is made");

@@ -255,11 +255,11 @@ pub(in super::super) async fn recover(context: &Context, name: &ClusterName) -> 
     }
     match settled {
         Settled::PutBack => {
-            context.reporter.warn("a restore was killed midway: the nodes from before are back in their places");
+            context.reporter.warn("a reset or restore was killed midway: the nodes from before are back in their places");
             answer(context, &record, since).await;
         }
         Settled::Removed => {
-            context.reporter.info("A restore was killed midway: what it left beside the cluster is gone.");
+            context.reporter.info("A reset or restore was killed midway: what it left beside the cluster is gone.");
         }
         Settled::Nothing => {}
     }

@@ -255,7 +255,9 @@ pub(in super::super) async fn recover(context: &Context, name: &ClusterName) -> 
     }
     match settled {
         Settled::PutBack => {
-            context.reporter.warn("a reset or restore was killed midway: the nodes from before are back in their places");
+            context
+                .reporter
+                .warn("a reset or restore was killed midway: the nodes from before are back in their places");
             answer(context, &record, since).await;
         }
         Settled::Removed => {

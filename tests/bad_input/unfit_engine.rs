@@ -97,7 +97,7 @@ fn too_little_disk() {
     let engine = FakeEngine::start(Traits { root_dir: "/proc", ..Traits::default() });
     up_on(&engine, &[])
         .says("this host cannot carry 1 node")
-        .says("disk: 0.0 MiB free in /proc (one node should have")
+        .says("disk: 0.0 MiB free in /proc (1 node should have")
         .says("`docker system prune`");
     assert!(!engine.was_asked("POST"), "found out before anything is made");
 }

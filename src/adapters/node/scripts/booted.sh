@@ -6,6 +6,9 @@ until [ -S /run/systemd/private ] && [ -S /run/containerd/containerd.sock ]; do
   tries=$((tries + 1))
   if [ "$tries" -ge $((${seconds:?} * 100)) ]; then
     systemctl --failed --no-legend
+    if [ ! -S /run/containerd/containerd.sock ]; then
+      journalctl --no-pager --output=cat --lines=5 --unit=containerd
+    fi
     exit 1
   fi
   sleep 0.01

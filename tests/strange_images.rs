@@ -1,6 +1,6 @@
 //! Node images that are not as kprov knows them: the cluster is proven in the end, or one clear error says what is wrong.
 //!
-//! The images are the tests' own, altered on the engine. Three are part of `cargo xtask test`, all of `cargo xtask test --faults`.
+//! The images are the tests' own, altered on the engine. A few are part of `cargo xtask test`, all of `cargo xtask test --faults`.
 
 use std::time::Instant;
 

@@ -7,7 +7,7 @@ until [ -S /run/systemd/private ] && [ -S /run/containerd/containerd.sock ]; do
   if [ "$tries" -ge $((${seconds:?} * 100)) ]; then
     systemctl --failed --no-legend
     if [ ! -S /run/containerd/containerd.sock ]; then
-      journalctl --no-pager --output=cat --lines=5 --unit=containerd
+      journalctl --no-pager --output=cat --lines=5 --identifier=containerd
     fi
     exit 1
   fi

@@ -19,6 +19,7 @@ mod many;
 mod owner;
 mod preflight;
 mod prove;
+mod reach;
 mod reset;
 mod restore;
 mod snapshots;

@@ -15,9 +15,9 @@ use crate::documents::record::Record;
 use crate::documents::snapshot::{Blob, Held, StateManifest};
 use crate::operations::verify;
 
-use super::create::client_of;
 use super::owner::{record_here, require_own};
 use super::prove::{Proof, READY};
+use super::reach::client_of;
 use super::succession::recover;
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
 

@@ -27,12 +27,13 @@ use super::delete::{Whose, delete};
 use super::image::{CNI_FILE, ImageFacts};
 use super::owner::{record_here, require_own, this_engine};
 use super::prove::{Proof, READY};
+use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
 use super::{ClusterError, Context, LABEL_CLUSTER, balancer, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::ensure_network;
-pub(super) use port::{client_of, keep_or_choose as keep_or_choose_port, server_url};
+pub(super) use port::keep_or_choose as keep_or_choose_port;
 
 /// How long nodes may take to be Ready where there is another way, should they not.
 const GOOD_TIME: Duration = Duration::from_secs(150);

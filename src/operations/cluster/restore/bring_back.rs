@@ -18,9 +18,9 @@ use crate::documents::snapshot::{Held, file, unpack};
 use crate::operations::verify::Report;
 
 use super::super::capture;
-use super::super::create::server_url;
 use super::super::interim_network::{connect_pods, lay, slower, stand_ins};
 use super::super::prove::{Proof, READY};
+use super::super::reach::server_url;
 use super::super::{ClusterError, Context};
 use super::Prepared;
 use super::nodes::{late_part, start_kubelet};

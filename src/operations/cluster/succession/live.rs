@@ -16,11 +16,11 @@ use crate::documents::profile::Role;
 use crate::documents::record::{Record, RecordStatus};
 use crate::documents::render;
 
-use super::super::create::client_of;
 use super::super::delete::remove_network;
 use super::super::error::{LogFolder, Now};
 use super::super::interrupt::interrupted;
 use super::super::owner::is_own;
+use super::super::reach::client_of;
 use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs};
 use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
 

@@ -39,6 +39,9 @@ struct Theirs {
     scored: bool,
     #[serde(default, rename = "type")]
     kind: String,
+    /// What its command printed.
+    #[serde(default)]
+    actual_value: String,
 }
 
 impl KubeBench {
@@ -186,13 +189,19 @@ const KNOWN: [(Benchmark, &[&str], Relation, &str); 12] = [
 /// Why both sides may differ in a control that kube-bench leaves to a person.
 const TO_A_PERSON: &str = "kube-bench leaves it to a person; ours looks";
 
+/// Why they may differ where a program that kube-bench's command needs, such as jq, is not there.
+const COULD_NOT_LOOK: &str = "kube-bench's command did not run: the node lacks a program that it needs";
+
 fn why(finding: &Finding, theirs: &Theirs, relation: Relation) -> Option<&'static str> {
     if theirs.kind == "manual" && !theirs.scored {
         return Some(TO_A_PERSON);
     }
+    let lacks = |line: &str| line.starts_with("/bin/sh:") && line.ends_with(": not found");
+    if !theirs.scored && relation == Relation::Laxer && theirs.actual_value.lines().any(|line| lacks(line.trim())) {
+        return Some(COULD_NOT_LOOK);
+    }
     let known = KNOWN.iter().find(|(benchmark, ids, of, _)| {
-        let place = finding.control.place(*benchmark);
-        *of == relation && place.is_some_and(|place| ids.contains(&place.id))
+        *of == relation && ids.iter().any(|id| super::is(finding.control, *benchmark, id))
     });
     known.map(|(.., why)| *why)
 }
@@ -291,6 +300,18 @@ mod tests {
             ("9.9", Relation::Missing, true),
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_command_that_could_not_run_explains_a_hint_and_never_a_scored_verdict() {
+        let of = |scored: bool| {
+            let findings = [finding("5.1.5", Status::Pass)];
+            let result = format!(
+                r#"{{"test_number": "5.1.5", "status": "WARN", "scored": {scored}, "actual_value": "/bin/sh: 1: jq: not found\n"}}"#
+            );
+            pairs(&findings, &result)[0].why
+        };
+        assert_eq!((of(false), of(true)), (Some(COULD_NOT_LOOK), None));
     }
 
     #[test]

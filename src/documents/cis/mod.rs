@@ -29,5 +29,12 @@ pub fn find(benchmark: Benchmark, id: &str) -> Option<&'static Control> {
     controls().find(|control| control.place(benchmark).is_some_and(|place| place.id == id))
 }
 
+/// Whether `control` is the one that has the number `id` in a version of the benchmark. One whose permissions differ between
+/// versions is in the tables once for each; its title is the same.
+#[must_use]
+pub fn is(control: &Control, benchmark: Benchmark, id: &str) -> bool {
+    find(benchmark, id).is_some_and(|other| other.title == control.title)
+}
+
 #[cfg(test)]
 mod tests;

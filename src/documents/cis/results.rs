@@ -67,12 +67,7 @@ pub fn assess(facts: &Facts, benchmark: Benchmark, exceptions: &[Exception], wan
     let mut findings = Vec::new();
     for control in table::controls() {
         let Some(place) = control.place(benchmark).filter(|place| wanted.takes(place.id, control)) else { continue };
-        let exception = exceptions.iter().find(|exception| {
-            control
-                .places
-                .iter()
-                .any(|place| place.id == exception.id && (place.from..=place.to).contains(&exception.benchmark))
-        });
+        let exception = exceptions.iter().find(|exception| super::is(control, exception.benchmark, &exception.id));
         for (node, verdict) in evaluate::judge(control, facts) {
             let (status, reason) = match (verdict.holds, exception, place.kind) {
                 (Some(true), ..) => (Status::Pass, None),

@@ -24,7 +24,9 @@ fn every_version_has_its_controls_and_each_number_once() {
     for (benchmark, all, scored) in COUNTS {
         let places: Vec<_> = controls().filter_map(|control| control.place(benchmark)).collect();
         let numbers: BTreeSet<&str> = places.iter().map(|place| place.id).collect();
-        assert_eq!((places.len(), numbers.len()), (all, all), "{benchmark}");
+        let titles: BTreeSet<&str> =
+            controls().filter(|control| control.place(benchmark).is_some()).map(|control| control.title).collect();
+        assert_eq!((places.len(), numbers.len(), titles.len()), (all, all, all), "{benchmark}");
         assert_eq!(places.iter().filter(|place| place.kind == Kind::Scored).count(), scored, "{benchmark}");
     }
 }
@@ -203,6 +205,8 @@ fn an_exception_needs_a_control_that_does_not_hold() {
     };
     let newest = [exception(Benchmark::V1_12, "1.2.15")];
     assert_eq!(of(&newest, Benchmark::V1_12, "1.2.15"), (Status::Excepted, Some("because".to_owned())));
+    let mode = [exception(Benchmark::V1_12, "1.1.1")];
+    assert_eq!(of(&mode, Benchmark::V1_20, "1.1.1").0, Status::Excepted);
     // The same control under another number, and another control under the same number.
     assert_eq!(of(&newest, Benchmark::V1_20, "1.2.20").0, Status::Excepted);
     assert_eq!(of(&newest, Benchmark::V1_20, "1.2.15").0, Status::Fail);

@@ -384,7 +384,7 @@ pub(super) const CONTROLS: &[Control] = &[
         level: 1,
         title: "The rate of events is limited",
         test: Test::Flags(C::ApiServer, &[flag("enable-admission-plugins", W::Has("EventRateLimit"))]),
-        remedy: Remedy::Do("needs a file of limits beside the plugin"),
+        remedy: Remedy::Do("enable the plugin, with limits in `apiServer.admission`: the profile cis-level-2 does"),
     },
     Control {
         places: &[

@@ -58,7 +58,7 @@ pub(super) const CONTROLS: &[Control] = &[
         level: 1,
         title: "Default service accounts are not used",
         test: Test::Cluster(workloads::default_accounts),
-        remedy: Remedy::Do("set `automountServiceAccountToken: false` on each"),
+        remedy: Remedy::Do("set `automountServiceAccountToken: false` on each; the profile cis-level-2 does"),
     },
     Control {
         places: &[
@@ -128,7 +128,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Pods are judged by a policy",
         test: Test::Cluster(workloads::policy_in_place),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -137,7 +137,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Privileged containers are refused",
         test: Test::Cluster(workloads::privileged),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -150,7 +150,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Pods that see the node's processes are refused",
         test: Test::Cluster(workloads::host_pid),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -163,7 +163,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Pods that share the node's memory are refused",
         test: Test::Cluster(workloads::host_ipc),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -176,7 +176,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Pods on the node's network are refused",
         test: Test::Cluster(workloads::host_network),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -189,7 +189,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that may get further rights are refused",
         test: Test::Cluster(workloads::privilege_escalation),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -202,7 +202,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that run as root are refused",
         test: Test::Cluster(workloads::root),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -215,7 +215,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that keep NET_RAW are refused",
         test: Test::Cluster(workloads::net_raw),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -228,7 +228,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that add capabilities are refused",
         test: Test::Cluster(workloads::added_capabilities),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -241,7 +241,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that keep capabilities are refused",
         test: Test::Cluster(workloads::assigned_capabilities),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -250,7 +250,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "HostProcess containers are refused",
         test: Test::Cluster(workloads::host_process),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -259,7 +259,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Pods that mount the node's files are refused",
         test: Test::Cluster(workloads::host_path),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -268,7 +268,7 @@ pub(super) const CONTROLS: &[Control] = &[
         title: "Containers that take the node's ports are refused",
         test: Test::Cluster(workloads::host_ports),
         remedy: Remedy::Do(
-            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity admission",
+            "label namespaces with `pod-security.kubernetes.io/enforce`, or set defaults for PodSecurity: the profile cis-level-2 does",
         ),
     },
     Control {
@@ -285,7 +285,7 @@ pub(super) const CONTROLS: &[Control] = &[
         level: 2,
         title: "Every namespace has a NetworkPolicy",
         test: Test::Cluster(workloads::network_policies),
-        remedy: Remedy::Do("write one for each, the cluster's own included"),
+        remedy: Remedy::Do("write one for each; the profile cis-level-2 has those of the cluster's own"),
     },
     Control {
         places: &[manual(B::V1_20, B::V1_12, "5.4.1")],

@@ -431,6 +431,11 @@ pub struct ApiServer {
     /// Flags, without leading dashes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_args: BTreeMap<String, String>,
+    /// Configurations of admission plugins, by the plugins' names. They configure only: `enable-admission-plugins` is what
+    /// puts a plugin in force that is not by default.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, serde_json::Map<String, serde_json::Value>>")]
+    pub admission: BTreeMap<String, serde_json::Value>,
     /// Further names and addresses in its serving certificate.
     #[serde(rename = "certSANs", skip_serializing_if = "Vec::is_empty")]
     pub cert_sans: Vec<String>,

@@ -42,6 +42,7 @@ const API_SERVER_FLAGS: Reserved = &[
     ("feature-gates", "spec.featureGates"),
     ("runtime-config", "spec.runtimeConfig"),
     ("service-cluster-ip-range", "spec.networking.serviceSubnet"),
+    ("admission-control-config-file", "spec.apiServer.admission"),
     ("kubelet-certificate-authority", "spec.hardening.kubeletServingCertificates"),
 ];
 const CONTROLLER_MANAGER_FLAGS: Reserved = &[

@@ -14,6 +14,7 @@ use super::tree::Node;
 
 /// The profiles that kprov brings along.
 const BUILT_IN: &[(&str, &str)] = &[
+    ("cis-level-2", include_str!("../../../profiles/cis-level-2.yaml")),
     ("default", include_str!("../../../profiles/default.yaml")),
     ("ha", include_str!("../../../profiles/ha.yaml")),
     ("hardened", include_str!("../../../profiles/hardened.yaml")),

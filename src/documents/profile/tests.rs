@@ -67,7 +67,7 @@ fn built_in_profiles_load_without_a_warning() {
     let listed = list(&folders.search());
     assert_eq!(
         listed.iter().map(|profile| profile.name.as_str()).collect::<Vec<_>>(),
-        ["default", "ha", "hardened", "secure-two-node"]
+        ["cis-level-2", "default", "ha", "hardened", "secure-two-node"]
     );
     for Listed { name, description, origin, .. } in listed {
         assert!(!description.is_empty());
@@ -111,7 +111,7 @@ fn hardened_builds_on_secure_two_node() {
 fn the_schema_holds_for_built_in_profiles_and_fails_bad_ones() {
     let validator = jsonschema::draft202012::new(&schema::json_schema()).unwrap();
     let as_json = |text: &str| serde_yaml::from_str::<serde_json::Value>(text).unwrap();
-    for name in ["default", "ha", "hardened", "secure-two-node"] {
+    for name in ["cis-level-2", "default", "ha", "hardened", "secure-two-node"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("profiles/{name}.yaml"));
         let document = as_json(&std::fs::read_to_string(file).unwrap());
         assert!(validator.is_valid(&document), "{name}: {:?}", validator.iter_errors(&document).next());
@@ -165,7 +165,7 @@ fn resolved_profiles_read_back_the_same() {
 "
     );
     let folders = Folders::new(&[("p.yaml", &profile(&spec))]);
-    for name in ["p.yaml", "default", "ha", "hardened", "secure-two-node"] {
+    for name in ["p.yaml", "cis-level-2", "default", "ha", "hardened", "secure-two-node"] {
         let first = folders.load(name, &[]).unwrap().profile;
         let yaml = to_yaml(&first);
         assert!(!yaml.contains('!'), "{yaml}");
@@ -308,7 +308,7 @@ fn an_unknown_profile_has_near_names() {
 
       × there is no profile `hardend`
       help: did you mean `hardened`?
-            there are `default`, `ha`, `hardened`, `mine`, `secure-two-node`
+            there are `cis-level-2`, `default`, `ha`, `hardened`, `mine`, `secure-two-node`
     ");
     let missing = folders.load("./nothing.yaml", &[]).unwrap_err();
     assert!(missing.to_string().contains("there is no file"), "{missing}");

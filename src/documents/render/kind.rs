@@ -18,8 +18,8 @@ use crate::documents::profile::{FileModes, Role};
 use super::balancer::{LoadBalancer, load_balancer_config};
 use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
-use super::settings::{self, AUDIT_FOLDER, ENCRYPTION_FOLDER};
-use super::{Inputs, RenderError, audit_policy, probes, secrets, templates};
+use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, ENCRYPTION_FOLDER};
+use super::{Inputs, RenderError, admission_configuration, audit_policy, probes, secrets, templates};
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
 const PLACEHOLDER: NodeAddresses =
@@ -82,7 +82,7 @@ struct KindNode<'a> {
 /// lacks what is asked for, [`RenderError::Template`] if a template fails.
 pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let spec = &inputs.profile.spec;
-    let mounted = spec.encryption.is_some() || spec.audit.is_some();
+    let mounted = spec.encryption.is_some() || spec.audit.is_some() || !settings::admission_plugins(inputs).is_empty();
     let dir = dir.to_str().ok_or_else(|| RenderError::NotUnicode { path: dir.to_owned() })?;
     if mounted && dir.contains(':') {
         return Err(RenderError::Colon { path: dir.to_owned() });
@@ -98,6 +98,9 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     }
     if let Some(policy) = audit_policy(inputs)? {
         documents.push(document("audit/policy.yaml", policy));
+    }
+    if let Some(configuration) = admission_configuration(inputs)? {
+        documents.push(document("admission/config.yaml", configuration));
     }
     if let Some(patch) = api_server_patch(inputs)? {
         documents.push(document("patches/kube-apiserver0+json.yaml", patch));
@@ -173,6 +176,11 @@ fn mounts(inputs: &Inputs<'_>, node: &NodePlan, dir: &str) -> Vec<Value> {
         if spec.audit.is_some() {
             mounts.push(json!({
                 "hostPath": format!("{dir}/audit"), "containerPath": AUDIT_FOLDER, "readOnly": true,
+            }));
+        }
+        if !settings::admission_plugins(inputs).is_empty() {
+            mounts.push(json!({
+                "hostPath": format!("{dir}/admission"), "containerPath": ADMISSION_FOLDER, "readOnly": true,
             }));
         }
     }

@@ -41,8 +41,8 @@ pub use nodes::{
     plan_nodes, role_name,
 };
 pub use settings::{
-    AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE, ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume,
-    StaticPod, api_server, cert_sans, warnings,
+    ADMISSION_FILE, ADMISSION_FOLDER, AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE,
+    ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume, StaticPod, api_server, cert_sans, warnings,
 };
 pub use templates::{OverridesError, TemplateError, Templates};
 pub use version::{EXCLUDE_FROM_LOAD_BALANCERS, KubeadmApi, KubernetesVersion, SeccompDefault, VersionError};
@@ -144,7 +144,40 @@ pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderE
     if let Some(policy) = audit_policy(inputs)? {
         files.push(NodeFile { path: AUDIT_POLICY_FILE, mode: 0o600, content: policy.into() });
     }
+    if let Some(configuration) = admission_configuration(inputs)? {
+        files.push(NodeFile { path: ADMISSION_FILE, mode: 0o600, content: configuration.into() });
+    }
     Ok(files)
+}
+
+/// The configurations of admission plugins; `None` if the profile has none that this version knows. One that does not
+/// say of which version it is gets the one that fits.
+///
+/// # Errors
+/// [`RenderError::Template`] if the template fails.
+pub fn admission_configuration(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
+    let plugins: Vec<Value> = settings::admission_plugins(inputs)
+        .into_iter()
+        .map(|(name, configuration)| {
+            let (version, kind) = match name.as_str() {
+                "PodSecurity" => (inputs.version.pod_security_api(), "PodSecurityConfiguration"),
+                "EventRateLimit" => ("eventratelimit.admission.k8s.io/v1alpha1", "Configuration"),
+                _ => ("", ""),
+            };
+            let mut whole = serde_json::Map::new();
+            for (field, value) in
+                [("apiVersion", version), ("kind", kind)].into_iter().filter(|(_, value)| !value.is_empty())
+            {
+                whole.insert(field.to_owned(), value.into());
+            }
+            whole.extend(configuration.as_object().cloned().unwrap_or_default());
+            serde_json::json!({"name": name, "configuration": whole})
+        })
+        .collect();
+    if plugins.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(inputs.templates.render(templates::ADMISSION, serde_json::json!({"plugins": plugins}))?))
 }
 
 #[derive(Serialize)]

@@ -20,6 +20,10 @@ pub const ENCRYPTION_FOLDER: &str = "/etc/kubernetes/encryption";
 pub const ENCRYPTION_FILE: &str = "/etc/kubernetes/encryption/encryption-config.yaml";
 /// The folder on control planes that holds the audit policy.
 pub const AUDIT_FOLDER: &str = "/etc/kubernetes/audit";
+/// Where the configurations of admission plugins lie on control planes.
+pub const ADMISSION_FOLDER: &str = "/etc/kubernetes/admission";
+/// The configurations of admission plugins.
+pub const ADMISSION_FILE: &str = "/etc/kubernetes/admission/config.yaml";
 /// The audit policy on control planes.
 pub const AUDIT_POLICY_FILE: &str = "/etc/kubernetes/audit/policy.yaml";
 /// The folder on control planes that the audit log is written to.
@@ -109,11 +113,31 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
             path_type: "DirectoryOrCreate",
         });
     }
+    if !admission_plugins(inputs).is_empty() {
+        pod.args.insert("admission-control-config-file".to_owned(), ADMISSION_FILE.to_owned());
+        pod.volumes.push(HostVolume {
+            name: "kprov-admission",
+            host_path: ADMISSION_FOLDER,
+            mount_path: ADMISSION_FOLDER,
+            read_only: true,
+            path_type: "Directory",
+        });
+    }
     if spec.hardening.kubelet_serving_certificates {
         pod.args.insert("kubelet-certificate-authority".to_owned(), "/etc/kubernetes/pki/ca.crt".to_owned());
     }
     pod.args.extend(spec.api_server.extra_args.clone());
+    if let Some(plugins) = pod.args.get_mut("enable-admission-plugins") {
+        let known = |plugin: &&str| !inputs.version.lacks_admission_plugin(plugin.trim());
+        *plugins = plugins.split(',').filter(known).collect::<Vec<_>>().join(",");
+    }
     Ok(pod)
+}
+
+/// The admission plugins that are configured and that this version has, with their configurations.
+pub(super) fn admission_plugins<'a>(inputs: &Inputs<'a>) -> Vec<(&'a String, &'a serde_json::Value)> {
+    let configured = inputs.profile.spec.api_server.admission.iter();
+    configured.filter(|(plugin, _)| !inputs.version.lacks_admission_plugin(plugin)).collect()
 }
 
 /// Names in the API server's certificate besides kubeadm's own: what the published port is reached by.
@@ -212,6 +236,15 @@ pub fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
     }
     if inputs.profile.spec.hardening.seccomp_default && version.seccomp_default() == SeccompDefault::Absent {
         warnings.push(format!("Kubernetes {version} has no default seccomp profile (it came in 1.22): left out"));
+    }
+    let spec = &inputs.profile.spec.api_server;
+    let enabled = spec.extra_args.get("enable-admission-plugins").into_iter().flat_map(|plugins| plugins.split(','));
+    let mut lacking: Vec<&str> = enabled.map(str::trim).chain(spec.admission.keys().map(String::as_str)).collect();
+    lacking.retain(|plugin| version.lacks_admission_plugin(plugin));
+    lacking.sort_unstable();
+    lacking.dedup();
+    for plugin in lacking {
+        warnings.push(format!("Kubernetes {version} has no admission plugin {plugin}: left out"));
     }
     warnings
 }

@@ -17,7 +17,7 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
 use crate::documents::yaml;
-use crate::progress::{printable, printable_in_place};
+use crate::progress::{printable, printable_in_place, printable_json};
 
 /// The ending of a template's file name.
 const EXTENSION: &str = "j2";
@@ -34,12 +34,14 @@ built_in! {
     KUBEADM = "kubeadm.yaml.j2";
     "kubelet.yaml.j2";
     "kube-proxy.yaml.j2";
+    ADMISSION = "admission.yaml.j2";
     AUDIT_POLICY = "audit-policy.yaml.j2";
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";
     ENVOY = "envoy.yaml.j2";
     STARTUP_PROBE = "startup-probe.yaml.j2";
     KINDNET = "kindnet.conflist.j2";
+    REPORT = "report.html.j2";
     JOINING = "joining.yaml.j2";
 }
 
@@ -162,6 +164,14 @@ impl Templates {
             )))
         });
         environment.add_filter("word", word);
+        environment.add_filter("html", |value: &Value| Ok::<_, Error>(Value::from_safe_string(html(&text_of(value)?))));
+        environment.add_filter("script", |value: &Value| {
+            let json = to_json(value)?.to_string();
+            // Nothing in it ends the script or begins another one.
+            Ok::<_, Error>(Value::from_safe_string(printable_json(
+                &json.replace('<', "\\u003c").replace('>', "\\u003e"),
+            )))
+        });
         environment.add_filter("merge", |base: &Value, over: &Value| {
             let mut merged = to_json(base)?;
             merge(&mut merged, to_json(over)?);
@@ -175,6 +185,14 @@ impl Templates {
         let overrides = Arc::clone(&sources);
         environment.set_loader(move |name| Ok(source(&overrides, name).map(|source| source.text.to_string())));
         Self { sources, environment }
+    }
+
+    /// Fills in the page of a report.
+    ///
+    /// # Errors
+    /// [`RenderError::Template`](super::RenderError::Template) if the template does not fit.
+    pub(crate) fn report(&self, values: impl Serialize) -> Result<String, super::RenderError> {
+        Ok(self.render(REPORT, values)?)
     }
 
     /// Fills in the template `name`.
@@ -225,6 +243,31 @@ fn to_json(value: &Value) -> Result<serde_json::Value, Error> {
         return Err(ErrorKind::UndefinedError.into());
     }
     serde_json::to_value(value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+}
+
+/// A value that is text, a number or a truth, as text.
+fn text_of(value: &Value) -> Result<String, Error> {
+    match to_json(value)? {
+        serde_json::Value::String(text) => Ok(text),
+        scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Ok(scalar.to_string()),
+        _ => Err(Error::new(ErrorKind::InvalidOperation, "`html` is for text")),
+    }
+}
+
+/// Text for a page, be it between tags or in a quoted attribute; nothing in it steers.
+fn html(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in printable(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// For formats without quotes: names, addresses and numbers pass, anything else is refused.

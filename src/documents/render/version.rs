@@ -237,6 +237,29 @@ impl KubernetesVersion {
         }
     }
 
+    /// Whether this version does not have an admission plugin that others do: DenyServiceExternalIPs came in 1.21
+    /// (plugin/pkg/admission/network/denyserviceexternalips), PodSecurity in 1.22, and without a gate in 1.23 (KEP-2579);
+    /// PodSecurityPolicy went in 1.25 (KEP-5).
+    #[must_use]
+    pub fn lacks_admission_plugin(&self, plugin: &str) -> bool {
+        match plugin {
+            "DenyServiceExternalIPs" => !self.at_least(1, 21),
+            "PodSecurity" => !self.at_least(1, 23),
+            "PodSecurityPolicy" => self.at_least(1, 25),
+            _ => false,
+        }
+    }
+
+    /// The version of PodSecurity's configuration (v1 from 1.25: staging/src/k8s.io/pod-security-admission/admission/api).
+    #[must_use]
+    pub fn pod_security_api(&self) -> &'static str {
+        if self.at_least(1, 25) {
+            "pod-security.admission.config.k8s.io/v1"
+        } else {
+            "pod-security.admission.config.k8s.io/v1beta1"
+        }
+    }
+
     /// Whether kubelet stops on cgroup v1 unless `failCgroupV1: false`. The field
     /// is there from 1.31, and true by default from 1.35
     /// (KEP-5573, pull request 134298; pkg/kubelet/apis/config/v1beta1/defaults.go).

@@ -15,6 +15,7 @@ const PRIVATE: &str = "\
 /etc/kubernetes/pki/etcd/*.key
 /etc/kubernetes/encryption/*
 /etc/kubernetes/audit/*
+/etc/kubernetes/admission/*
 /etc/cni/net.d/*
 /var/lib/kubelet/config.yaml
 /var/lib/kubelet/kubeadm-flags.env

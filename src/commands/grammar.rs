@@ -90,6 +90,10 @@ pub enum Command {
     /// Exits 0 if nothing was found that `--fail-on` names, 3 if something was, 4 if kube-bench differs and nobody knows
     /// why, 1 if the cluster could not be looked at.
     Cis(Cis),
+    /// Break controls of the benchmark on purpose, for a class to find; `kprov reset` ends the lesson
+    Break(Break),
+    /// Write what is known of clusters, evidence and benchmark, into one page, or into a file for programs
+    Report(Report),
     /// Wait until every node and every system pod is Ready, whoever made the cluster
     Wait {
         /// The cluster; may be left out if there is but one
@@ -208,6 +212,49 @@ pub struct Cis {
     /// What makes the command end with 3
     #[arg(long, value_enum, default_value_t = FailOn::Fail, value_name = "STATUS")]
     pub fail_on: FailOn,
+}
+
+/// `kprov break`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("choice").required(true).args(["what", "random"])))]
+pub struct Break {
+    /// The cluster; may be left out if there is but one
+    pub cluster: Option<ClusterName>,
+    /// What to break, such as kubelet-anonymous (repeatable); of those that hold
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub what: Vec<String>,
+    /// Break so many that hold, whichever they are
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=18), requires = "answers")]
+    pub random: Option<u8>,
+    /// Write the answers to this file, which must not exist, and show none
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+}
+
+/// `kprov report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The clusters; may be left out if there is but one
+    pub clusters: Vec<ClusterName>,
+    /// The file to write; a page tells what has changed since the one that it replaces
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Its form, if its ending (.html, .json, .xml, .sarif) does not tell
+    #[arg(long = "as", value_enum, value_name = "FORM")]
+    pub form: Option<ReportForm>,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportForm {
+    /// A page that needs nothing else
+    Html,
+    /// Everything, for programs
+    Json,
+    /// JUnit, for CI systems
+    Junit,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
 }
 
 /// What makes `kprov cis` end with 3.

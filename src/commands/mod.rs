@@ -3,6 +3,7 @@
 //! Results go to standard output, talk to standard error.
 
 mod api_server;
+mod breakage;
 mod cis;
 mod doctor;
 mod down;
@@ -16,6 +17,7 @@ mod kubeconfig;
 mod ls;
 mod present;
 mod profiles;
+mod report;
 mod snapshot;
 mod status;
 mod target;
@@ -83,6 +85,8 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Status { cluster } => status::status(global, cluster.as_ref()).await,
         Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,
         Command::Snapshot { command } => snapshot::snapshot(global, command).await,
+        Command::Break(arguments) => breakage::break_controls(global, &arguments).await,
+        Command::Report(arguments) => report::report(global, &arguments).await,
         Command::Cis(arguments) => cis::cis(global, &arguments).await,
         Command::Verify { cluster } => verify::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {

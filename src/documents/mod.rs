@@ -3,6 +3,7 @@
 //! Nothing here reads or writes a file, talks to an engine or knows a running cluster; the exceptions are a profile's
 //! own files, and the sources of keys that it names.
 
+pub mod breakage;
 pub mod certificates;
 pub mod cis;
 pub mod encryption;
@@ -12,6 +13,7 @@ pub mod names;
 pub mod profile;
 pub mod record;
 pub mod render;
+pub mod report;
 pub mod snapshot;
 pub mod static_pod;
 pub mod stored;

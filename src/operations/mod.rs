@@ -3,6 +3,7 @@
 //! Decides what is done when, and what is undone; leaves how to `adapters`, and what to write to `documents`.
 
 pub mod api_server;
+pub mod breakage;
 pub mod carry;
 pub mod cis;
 pub mod cluster;

@@ -1,5 +1,6 @@
 //! Whole clusters on a real engine, as their users meet them. Nothing in here is simulated.
 
+mod cis;
 mod failing;
 mod kills;
 mod kind;

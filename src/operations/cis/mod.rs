@@ -113,7 +113,7 @@ async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError>
 }
 
 /// The configuration that a kubelet runs with, as it tells the API server; or why it does not.
-async fn running_configuration(client: &Client, node: &str) -> Result<Value, String> {
+pub(crate) async fn running_configuration(client: &Client, node: &str) -> Result<Value, String> {
     let request =
         kubernetes::http_get(&format!("/api/v1/nodes/{node}/proxy/configz")).map_err(|error| error.to_string())?;
     let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;

@@ -1,0 +1,109 @@
+//! `kprov break`.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::adapters::kubernetes;
+use crate::commands::grammar::{self, Global};
+use crate::operations::breakage::{self, Choice};
+use crate::operations::cis;
+
+use super::target::open;
+use super::{Result, context, present};
+
+/// Why nothing was broken.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+enum Unfit {
+    /// Nobody could put it right.
+    #[error("nothing is broken in {cluster}: kprov did not make it, and could not put it right again")]
+    #[diagnostic(code(kprov::breakage::not_ours), help("`kprov up` makes a cluster that `kprov reset` can put right"))]
+    NotOurs {
+        /// The cluster.
+        cluster: String,
+    },
+    /// The answers cannot be written.
+    #[error("the answers cannot be written to {}: {reason}", path.display())]
+    #[diagnostic(code(kprov::breakage::answers), help("name a file that is not there yet; nothing was broken"))]
+    Answers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) -> Result<ExitCode> {
+    let context = context(global).await?;
+    let opened = open(&context, arguments.cluster.as_ref()).await?;
+    if opened.record.is_none() {
+        return Err(Unfit::NotOurs { cluster: opened.found.name.to_string() }.into());
+    }
+    let _lock = context.store().lock(&opened.found.name)?;
+    let control_planes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
+    let client = opened.client().await?;
+    let fail = |path: &PathBuf, error: std::io::Error| Unfit::Answers { path: path.clone(), reason: error.to_string() };
+    // Made before anything is broken: answers that cannot be written are lost.
+    let mut file = match &arguments.answers {
+        Some(path) => {
+            let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            Some((path, made.map_err(|error| fail(path, error))?))
+        }
+        None => None,
+    };
+    let choice = match arguments.random {
+        Some(count) => Choice::Random(usize::from(count)),
+        None => Choice::Named(arguments.what.clone()),
+    };
+    let target = cis::Target {
+        cluster: opened.found.name.as_str(),
+        client: &client,
+        nodes: &opened.nodes,
+        admin_groups: kubernetes::client_groups(&opened.kubeconfig),
+    };
+    let broken = breakage::run(&context.reporter, &target, &control_planes, &choice).await;
+    context.reporter.close();
+    let answers = match broken {
+        Ok(answers) => answers,
+        Err(error) => {
+            // It holds nothing yet.
+            if let Some((path, _)) = &file {
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(error.into());
+        }
+    };
+    let key = json!({"cluster": opened.found.name, "answers": answers});
+    if let Some((path, file)) = &mut file {
+        let text = serde_json::to_string_pretty(&key).unwrap_or_default();
+        writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(|error| fail(path, error))?;
+    }
+    // With a file for the teacher, the terminal tells nothing: a class may look on.
+    let told = match &arguments.answers {
+        Some(path) => json!({"cluster": opened.found.name, "broken": answers.len(), "answers": path}),
+        None => key,
+    };
+    present::result(global.output, &told, || {
+        let cluster = &opened.found.name;
+        let end = format!("`kprov cis {cluster}` finds what is broken, `kprov reset {cluster}` ends the lesson.\n");
+        match &arguments.answers {
+            Some(path) => {
+                format!("{} controls are broken; the answers are in {}.\n{end}", answers.len(), path.display())
+            }
+            None => {
+                let rows: Vec<Vec<String>> = answers
+                    .iter()
+                    .map(|answer| {
+                        let node = answer.node.clone().unwrap_or_else(|| "-".to_owned());
+                        vec![answer.name.to_owned(), answer.control.clone(), node, answer.done.clone()]
+                    })
+                    .collect();
+                format!("{}\n{end}", present::table(&["BROKEN", "CONTROL", "NODE", "HOW"], &rows))
+            }
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}

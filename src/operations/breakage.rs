@@ -1,0 +1,326 @@
+//! Breaking controls of the CIS benchmark on purpose, for a class to find: what is broken is seen to be caught before the
+//! answers are given out. `reset` ends the lesson.
+
+use std::time::Duration;
+
+use kube::Client;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::adapters::kubernetes::{self, ApiError};
+use crate::adapters::node::{Node, NodeError};
+use crate::documents::breakage::{Action, BREAKS, Break};
+use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess, results};
+use crate::documents::static_pod::Change;
+use crate::operations::api_server::{self, ApiServerError};
+use crate::operations::cis::{self, CisError, Target};
+use crate::operations::cluster::ControlPlanes;
+use crate::progress::Reporter;
+
+/// How long a kubelet may take until it runs with another configuration.
+const KUBELET: Duration = Duration::from_secs(60);
+
+/// The kubelet's configuration on a node.
+const KUBELET_FILE: &str = "/var/lib/kubelet/config.yaml";
+
+/// Why nothing, or not everything, was broken.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum BreakageError {
+    /// There is no such break.
+    #[error("there is no break {name:?}")]
+    #[diagnostic(code(kprov::breakage::unknown), help("there are {}", BREAKS.iter().map(|one| one.name).collect::<Vec<_>>().join(", ")))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// What is broken already teaches nothing.
+    #[error("{}", if names.is_empty() { format!("only {left} of {} controls hold: {wanted} cannot be broken", BREAKS.len()) } else { format!("these do not hold as it is: {}", names.join(", ")) })]
+    #[diagnostic(
+        code(kprov::breakage::nothing_left),
+        help("`kprov reset` puts the cluster right; the profile hardened has most to break")
+    )]
+    NothingLeft {
+        /// Those that were asked for.
+        names: Vec<String>,
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        left: usize,
+    },
+    /// A break that the check does not see.
+    #[error("{name} was broken, and `kprov cis` does not see it: {seen}")]
+    #[diagnostic(
+        code(kprov::breakage::unseen),
+        help("`kprov reset` puts the cluster right; this is a defect of kprov")
+    )]
+    Unseen {
+        /// The break.
+        name: &'static str,
+        /// What was seen.
+        seen: String,
+    },
+    /// The kubelet did not come up with its new configuration.
+    #[error("{node}: the kubelet does not run with its new configuration after {} s: {reason}", KUBELET.as_secs())]
+    #[diagnostic(
+        code(kprov::breakage::kubelet),
+        help("`kprov exec {node} -- journalctl -u kubelet` shows its log, `kprov reset` puts the cluster right")
+    )]
+    Kubelet {
+        /// The node.
+        node: String,
+        /// What was seen last.
+        reason: String,
+    },
+    /// The random source failed.
+    #[error("the operating system's random source failed: {0}")]
+    #[diagnostic(code(kprov::breakage::random))]
+    Random(String),
+    /// A node could not be changed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] NodeError),
+    /// The API server could not be changed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    ApiServer(#[from] ApiServerError),
+    /// An object could not be made.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+    /// The cluster could not be looked at.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Cis(#[from] CisError),
+}
+
+/// What is to be broken.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    /// These, by their names.
+    Named(Vec<String>),
+    /// So many of those that hold.
+    Random(usize),
+}
+
+/// An answer to the lesson.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// What was broken.
+    pub name: &'static str,
+    /// The control, as the cluster's version of the benchmark numbers it.
+    pub control: String,
+    /// The node; none if it is in the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// What was done.
+    pub done: String,
+    /// What `kprov cis` says of it.
+    pub seen: String,
+    /// What puts it right.
+    pub remedy: String,
+}
+
+/// What came of the control that a break is against; permissions may be asked for by another control in another version,
+/// of the same title.
+fn findings<'f>(findings: &'f [Finding], one: &Break) -> Vec<&'f Finding> {
+    findings.iter().filter(|finding| cis_document::is(finding.control, Benchmark::NEWEST, one.control)).collect()
+}
+
+/// Whether a finding is of what was broken. A control that objects are against may not hold for other reasons, too.
+fn catches(finding: &Finding, one: &Break) -> bool {
+    let shown = match one.action {
+        Action::Objects { shows, .. } => finding.evidence.contains(shows),
+        _ => true,
+    };
+    finding.status != Status::Pass && shown
+}
+
+/// Whether a control is there to be broken.
+fn holds(all: &[Finding], one: &Break) -> bool {
+    let found = findings(all, one);
+    !found.is_empty() && !found.iter().any(|finding| catches(finding, one))
+}
+
+/// Breaks what is chosen, and gives the answers once `cis` has caught every one of them.
+///
+/// # Errors
+/// [`BreakageError`]; what was broken by then stays so.
+pub async fn run(
+    reporter: &Reporter,
+    target: &Target<'_>,
+    control_planes: &ControlPlanes,
+    choice: &Choice,
+) -> Result<Vec<Answer>, BreakageError> {
+    let before = look(target).await?;
+    let mut chosen = choose(&before, choice)?;
+    // Files last: what a program runs with is changed by writing its file anew.
+    chosen.sort_by_key(|one| matches!(one.action, Action::Mode { .. } | Action::Owner { .. }));
+    for one in &chosen {
+        // The steps do not tell a class that looks on what is broken.
+        let step = reporter.stage("Breaking something");
+        break_one(reporter, target, control_planes, one).await?;
+        step.done();
+    }
+    let step = reporter.stage("Making sure that it is found");
+    let after = look(target).await?;
+    let mut answers = Vec::new();
+    for one in chosen {
+        let found = findings(&after, one);
+        let Some(caught) = found.iter().find(|finding| catches(finding, one)) else {
+            let seen = found.first().map_or_else(|| "no such control".to_owned(), |finding| finding.evidence.clone());
+            return Err(BreakageError::Unseen { name: one.name, seen });
+        };
+        answers.push(Answer {
+            name: one.name,
+            control: caught.id.to_owned(),
+            node: caught.node.clone(),
+            done: one.describe(),
+            seen: caught.evidence.clone(),
+            remedy: results::remedy(caught.control.remedy),
+        });
+    }
+    step.done();
+    Ok(answers)
+}
+
+async fn look(target: &Target<'_>) -> Result<Vec<Finding>, CisError> {
+    let facts = cis::gather(target).await?;
+    // Without exceptions: what is excepted was broken before.
+    Ok(assess(&facts, facts.benchmark(), &[], &Selection::default()))
+}
+
+fn choose(before: &[Finding], choice: &Choice) -> Result<Vec<&'static Break>, BreakageError> {
+    match choice {
+        Choice::Named(names) => {
+            let named = |name: &String| Break::named(name).ok_or_else(|| BreakageError::Unknown { name: name.clone() });
+            let chosen = names.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+            let broken: Vec<String> =
+                chosen.iter().filter(|one| !holds(before, one)).map(|one| one.name.to_owned()).collect();
+            match broken.is_empty() {
+                true => Ok(chosen),
+                false => Err(BreakageError::NothingLeft { names: broken, wanted: chosen.len(), left: 0 }),
+            }
+        }
+        Choice::Random(wanted) => {
+            let mut left: Vec<&'static Break> = BREAKS.iter().filter(|one| holds(before, one)).collect();
+            if left.len() < *wanted {
+                return Err(BreakageError::NothingLeft { names: Vec::new(), wanted: *wanted, left: left.len() });
+            }
+            let mut chosen = Vec::new();
+            for _ in 0..*wanted {
+                let number = getrandom::u64().map_err(|error| BreakageError::Random(error.to_string()))?;
+                let at = usize::try_from(number % left.len() as u64).unwrap_or_default();
+                chosen.push(left.swap_remove(at));
+            }
+            Ok(chosen)
+        }
+    }
+}
+
+async fn break_one(
+    reporter: &Reporter,
+    target: &Target<'_>,
+    control_planes: &ControlPlanes,
+    one: &Break,
+) -> Result<(), BreakageError> {
+    // The last node is a worker where there is one: a class that looks at the control plane alone misses it.
+    let node = match one.is_of_every_node() {
+        true => target.nodes.last(),
+        false => Some(control_planes.first()),
+    };
+    match (&one.action, node) {
+        (Action::Mode { path, mode }, Some(node)) => {
+            node.run(&["chmod", &format!("{mode:o}"), path]).await?;
+        }
+        (Action::Owner { path, owner }, Some(node)) => {
+            node.run(&["chown", owner, path]).await?;
+        }
+        (Action::ApiServer { flag, value }, _) => {
+            let change = Change::default().set(flag, value);
+            api_server::change_all(reporter, control_planes, &change).await?;
+        }
+        (Action::Kubelet { field, value }, Some(node)) => change_kubelet(target.client, node, field, value).await?,
+        (Action::Objects { text, .. }, _) => kubernetes::apply(target.client, one.name, text).await?,
+        (Action::Mode { .. } | Action::Owner { .. } | Action::Kubelet { .. }, None) => {}
+    }
+    Ok(())
+}
+
+/// Changes a field of a kubelet's configuration, and waits until it runs with it.
+async fn change_kubelet(client: &Client, node: &Node, field: &str, value: &str) -> Result<(), BreakageError> {
+    let bad = |reason: String| NodeError::File { node: node.name.clone(), path: KUBELET_FILE.to_owned(), reason };
+    let text = node.read_text(KUBELET_FILE).await?;
+    let mut configuration: Value = serde_yaml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let value: Value = serde_yaml::from_str(value).map_err(|error| bad(error.to_string()))?;
+    put(&mut configuration, field, value.clone());
+    let text = serde_yaml::to_string(&configuration).map_err(|error| bad(error.to_string()))?;
+    node.replace_file(KUBELET_FILE, 0o600, text.as_bytes()).await?;
+    node.run(&["systemctl", "restart", "kubelet"]).await?;
+    let mut reason = String::new();
+    let watch = async {
+        loop {
+            match cis::running_configuration(client, &node.name).await {
+                Ok(running) if running.pointer(field) == Some(&value) => return,
+                Ok(_) => reason = "it answers with the old one".to_owned(),
+                Err(error) => reason = error,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let came = tokio::time::timeout(KUBELET, watch).await.is_ok();
+    match came {
+        true => Ok(()),
+        false => Err(BreakageError::Kubelet { node: node.name.clone(), reason }),
+    }
+}
+
+/// Puts a value at a JSON pointer, making the mappings on the way.
+fn put(document: &mut Value, pointer: &str, value: Value) {
+    let mut at = document;
+    for key in pointer.split('/').skip(1) {
+        if !at.is_object() {
+            *at = Value::Object(serde_json::Map::new());
+        }
+        at = &mut at[key];
+    }
+    *at = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_field_is_put_where_it_belongs() {
+        let mut document = json!({"authentication": {"anonymous": {"enabled": false}, "x509": 1}});
+        put(&mut document, "/authentication/anonymous/enabled", true.into());
+        put(&mut document, "/a/b", 1.into());
+        assert_eq!(document, json!({"authentication": {"anonymous": {"enabled": true}, "x509": 1}, "a": {"b": 1}}));
+    }
+
+    fn finding(id: &'static str, status: Status) -> Finding {
+        let control = cis_document::find(Benchmark::NEWEST, id).unwrap();
+        let kind = control.place(Benchmark::NEWEST).unwrap().kind;
+        Finding { control, id, kind, node: None, status, evidence: String::new(), reason: None }
+    }
+
+    #[test]
+    fn only_what_holds_is_broken() {
+        let all: Vec<Finding> = BREAKS.iter().map(|one| finding(one.control, Status::Pass)).collect();
+        let random = choose(&all, &Choice::Random(BREAKS.len())).unwrap();
+        let mut names: Vec<&str> = random.iter().map(|one| one.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), BREAKS.len());
+        let one = [finding("1.2.15", Status::Pass), finding("1.2.17", Status::Fail)];
+        assert_eq!(choose(&one, &Choice::Random(1)).unwrap()[0].name, "profiling");
+        assert!(matches!(choose(&one, &Choice::Random(2)), Err(BreakageError::NothingLeft { left: 1, .. })));
+        let named = |name: &str| choose(&one, &Choice::Named(vec![name.to_owned()]));
+        assert!(named("profiling").is_ok());
+        assert!(matches!(named("audit-age"), Err(BreakageError::NothingLeft { .. })));
+        assert!(matches!(named("nonsense"), Err(BreakageError::Unknown { .. })));
+    }
+}

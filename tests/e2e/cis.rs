@@ -1,0 +1,91 @@
+//! The CIS benchmark held against real clusters, controls that are broken and found, and the report.
+
+use serde_json::Value;
+use test_support::{Run, Sandbox};
+
+use super::KPROV;
+
+fn cis(sandbox: &Sandbox, arguments: &[&str]) -> Run {
+    sandbox.kprov(&[&["cis", &sandbox.cluster, "-o", "json"], arguments].concat())
+}
+
+/// Every verdict: number, node, status.
+fn verdicts(document: &Value) -> Vec<(String, String, String)> {
+    let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for part in list(document, "Controls") {
+        for section in list(&part, "tests") {
+            for result in list(&section, "results") {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                found.push((text(&result["test_number"]), text(&part["node"]), text(&result["status"])));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn what_is_broken_is_found_and_a_reset_ends_the_lesson() {
+    let sandbox = Sandbox::on_engine(KPROV, "cis");
+    sandbox.up(&["--profile", "hardened"]).done();
+
+    let whole = cis(&sandbox, &[]).ok().json();
+    let before = verdicts(&whole);
+    assert_eq!(before.iter().filter(|(_, _, status)| status == "FAIL").count(), 0, "{before:?}");
+    assert!(before.len() > 120, "{before:?}");
+    assert_eq!(whole["Totals"]["total_pass"], before.iter().filter(|(_, _, status)| status == "PASS").count());
+    // What failed in a section that is not asked for does not matter.
+    let one = cis(&sandbox, &["--section", "1.1.1"]).ok().json();
+    assert_eq!(verdicts(&one).len(), 1);
+    cis(&sandbox, &["--section", "9.9"]).fails().says("has no section or control");
+    cis(&sandbox, &["--node", "nobody"]).fails().says("has no node");
+
+    eprintln!("- break");
+    let answers = sandbox.path().join("answers.json");
+    let file = answers.to_str().unwrap();
+    sandbox.kprov(&["break", &sandbox.cluster, "--what", "nonsense"]).fails().says("there is no break");
+    // The command itself fails if `cis` does not see what it has broken.
+    let all = "manifest-mode,scheduler-manifest-owner,etcd-data-mode,etcd-data-owner,admin-mode,pki-owner,key-mode,\
+               profiling,audit-age,weak-suites,kubelet-kubeconfig-mode,kubelet-config-owner,kubelet-anonymous,kubelet-always-allow,\
+               kubelet-open-port,cluster-admin,secret-readers,wildcard-role";
+    let told = sandbox.kprov(&["break", &sandbox.cluster, "--what", all, "--answers", file, "-o", "json"]).ok();
+    let told = told.never_says("kubelet-anonymous").json();
+    assert_eq!(told["broken"], 18);
+    let key: Value = serde_json::from_slice(&std::fs::read(&answers).unwrap()).unwrap();
+    assert_eq!(key["answers"].as_array().unwrap().len(), 18);
+    assert!(cis(&sandbox, &[]).json()["Totals"]["total_fail"].as_u64().is_some_and(|failed| failed >= 10));
+    sandbox.kprov(&["break", &sandbox.cluster, "--what", "profiling"]).fails().says("do not hold as it is");
+    let again = sandbox.kprov(&["break", &sandbox.cluster, "--random", "1", "--answers", file]);
+    again.fails().says("answers cannot be written");
+
+    eprintln!("- report");
+    for name in ["report.html", "report.json", "report.xml", "report.sarif"] {
+        let path = sandbox.path().join(name);
+        sandbox.kprov(&["report", &sandbox.cluster, "--out", path.to_str().unwrap()]).done();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.len() < 500_000 && text.contains("1.2.15"), "{name}");
+    }
+
+    eprintln!("- reset");
+    sandbox.kprov(&["reset", &sandbox.cluster]).done();
+    let after = verdicts(&cis(&sandbox, &[]).ok().json());
+    assert_eq!(before, after);
+    let page = sandbox.path().join("report.html");
+    sandbox.kprov(&["report", &sandbox.cluster, "--out", page.to_str().unwrap()]).done();
+    assert!(std::fs::read_to_string(&page).unwrap().contains("Since the report of"));
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn a_cluster_that_kind_made_is_judged_and_never_broken() {
+    let sandbox = Sandbox::on_engine(KPROV, "ciskind");
+    let image = Sandbox::image();
+    sandbox.kind(&["create", "cluster", "--name", &sandbox.cluster, "--image", &image]).done();
+    let document = cis(&sandbox, &["--fail-on", "never"]).ok().json();
+    assert!(document["Totals"]["total_fail"].as_u64().unwrap() > 0);
+    sandbox.kprov(&["break", &sandbox.cluster, "--what", "key-mode"]).fails().says("did not make it");
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+}

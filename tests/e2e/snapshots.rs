@@ -69,6 +69,7 @@ fn a_restore_that_is_killed_or_fails_leaves_the_cluster_there() {
     assert!(job.wait_for(|event| event["name"] == "Waiting until the API server answers"));
     let _ = sandbox.engine().docker(&["kill", &sandbox.node("control-plane")]);
     job.wait().fails().says("its nodes from before are back in their places");
+    sandbox.kprov(&["wait", cluster]).done();
     assert!(has_namespace(&sandbox, "kept"));
     // Asked to stop.
     let job = Job::start(sandbox.kprov_command(&["snapshot", "restore", "before"]).args(["-o", "json"]));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kprov::documents::profile::{Encryption, SearchPath, load};
 use kprov::documents::render::{Inputs, KubernetesVersion, Templates, bundle};
 
-const PROFILES: [&str; 5] = ["default", "secure-two-node", "hardened", "cis-level-2", "ha"];
+const PROFILES: [&str; 7] = ["default", "secure-two-node", "hardened", "cis-level-2", "ha", "kms-vault", "kms-local"];
 /// One for each of v1beta2, v1beta3 and v1beta4.
 const VERSIONS: [&str; 3] = ["v1.20.2", "v1.27.3", "v1.37.0"];
 

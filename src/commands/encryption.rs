@@ -11,9 +11,13 @@ use crate::commands::grammar::{EncryptWith, EncryptionCommand, EncryptionHow, Gl
 use crate::documents::encryption::Verb;
 use crate::documents::keys::ProviderKind;
 use crate::documents::names::ClusterName;
+use crate::documents::profile::{self, SearchPath};
 use crate::documents::stored;
 use crate::operations::cluster;
-use crate::operations::encryption::{self, EncryptionStatus, Outcome, Proof, Request, Scrubbed, Subject};
+use crate::operations::encryption::{
+    self, EncryptionStatus, Outcome, Plugin, Proof, Request, Rotated, Scrubbed, Subject,
+};
+use crate::progress::counted;
 
 use super::{Result, context, present, target};
 
@@ -23,20 +27,22 @@ const SHOWN: usize = 10;
 pub(super) async fn encryption(global: &Global, command: EncryptionCommand) -> Result<ExitCode> {
     match command {
         EncryptionCommand::Status { cluster } => status(global, cluster.as_ref()).await,
-        EncryptionCommand::Enable { provider, resources, key, how } => {
-            let request = Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key };
+        EncryptionCommand::Enable { provider, resources, key, kms, how } => {
+            let kms = plugin(provider, &kms)?;
+            let request = Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key, kms };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Rotate { key, how } => {
-            let request = Request { verb: Verb::Rotate, provider: None, resources: Vec::new(), key };
+            let request = Request { verb: Verb::Rotate, provider: None, resources: Vec::new(), key, kms: None };
             change(global, &how, Some(request)).await
         }
-        EncryptionCommand::Migrate { to, key, how } => {
-            let request = Request { verb: Verb::Migrate, provider: Some(to.into()), resources: Vec::new(), key };
+        EncryptionCommand::Migrate { to, key, kms, how } => {
+            let kms = plugin(to, &kms)?;
+            let request = Request { verb: Verb::Migrate, provider: Some(to.into()), resources: Vec::new(), key, kms };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Disable { how } => {
-            let request = Request { verb: Verb::Disable, provider: None, resources: Vec::new(), key: None };
+            let request = Request { verb: Verb::Disable, provider: None, resources: Vec::new(), key: None, kms: None };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Resume { how } => change(global, &how, None).await,
@@ -50,8 +56,28 @@ impl From<EncryptWith> for ProviderKind {
             EncryptWith::Aescbc => Self::Aescbc,
             EncryptWith::Aesgcm => Self::Aesgcm,
             EncryptWith::Secretbox => Self::Secretbox,
+            EncryptWith::Kms => Self::Kms,
         }
     }
+}
+
+/// A profile has no KMS.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("the profile {0} names no KMS")]
+#[diagnostic(
+    code(kprov::encryption::no_kms),
+    help("`--kms PROFILE` wants one with a provider `type: kms`, such as kms-vault")
+)]
+struct NoKms(String);
+
+/// The KMS that a profile names, and where its relative paths start; `None` for other providers.
+fn plugin(provider: EncryptWith, reference: &str) -> Result<Option<Box<Plugin>>> {
+    if provider != EncryptWith::Kms {
+        return Ok(None);
+    }
+    let loaded = profile::load(reference, &[], &SearchPath::of_this_process())?;
+    let kms = loaded.profile.kms().cloned().ok_or_else(|| NoKms(reference.to_owned()))?;
+    Ok(Some(Box::new(Plugin { kms, base: loaded.base })))
 }
 
 /// A cluster's name and all its control planes. Its record, if there is one, has to be of this very cluster: what is
@@ -152,6 +178,7 @@ async fn run(
         "cluster": name,
         "done": outcome.walk.as_ref().map(ToString::to_string),
         "rewritten": outcome.rewritten,
+        "rotated": outcome.rotated,
         "proof": outcome.proof,
         "scrubbed": outcome.scrubbed,
         "seconds": (seconds * 10.0).round() / 10.0,
@@ -168,12 +195,25 @@ async fn run(
                     scrubbed_text(&outcome.scrubbed)
                 )
             }
-            None => "Everything is as asked for already.\n".to_owned(),
+            None => match &outcome.rotated {
+                Some(rotated) => rotated_text(rotated, outcome.rewritten, seconds),
+                None => "Everything is as asked for already.\n".to_owned(),
+            },
         };
         let compared = shown.as_deref().map(|key| compared(key, before.as_ref(), after.as_ref())).unwrap_or_default();
         format!("{compared}{}\n{done}", status_text(&status))
     });
     Ok(ExitCode::SUCCESS)
+}
+
+fn rotated_text(rotated: &Rotated, rewritten: usize, seconds: f64) -> String {
+    let Rotated { from, to, values, note } = rotated;
+    let from = if from == to { String::new() } else { format!(" from {from}") };
+    format!(
+        "Done: rotate in the KMS{from} to {to}. {} rewritten, {seconds:.1} s. {} looked through in etcd: all are wrapped by that key.\n{note}\n",
+        counted(rewritten, "value"),
+        counted(*values, "value"),
+    )
 }
 
 fn proof_text(proof: Proof) -> String {

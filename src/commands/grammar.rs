@@ -335,6 +335,9 @@ pub enum EncryptionCommand {
         /// The new key's name
         #[arg(long, value_name = "NAME")]
         key: Option<String>,
+        /// The profile that says which KMS, for the provider `kms`
+        #[arg(long, value_name = "PROFILE", default_value = "kms-vault")]
+        kms: String,
         /// How.
         #[command(flatten)]
         how: EncryptionHow,
@@ -356,6 +359,9 @@ pub enum EncryptionCommand {
         /// The new key's name
         #[arg(long, value_name = "NAME")]
         key: Option<String>,
+        /// The profile that says which KMS, for `kms`
+        #[arg(long, value_name = "PROFILE", default_value = "kms-vault")]
+        kms: String,
         /// How.
         #[command(flatten)]
         how: EncryptionHow,
@@ -434,6 +440,8 @@ pub enum EncryptWith {
     Aesgcm,
     /// XSalsa20 and Poly1305
     Secretbox,
+    /// A KMS plugin: the key stays in a KMS
+    Kms,
 }
 
 /// `kprov snapshot`.

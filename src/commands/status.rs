@@ -5,12 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::adapters::engine::{Container, ContainerState};
+use crate::adapters::kms_plugin;
 use crate::adapters::kubernetes::ready;
 use crate::commands::grammar::Global;
 use crate::documents::names::ClusterName;
+use crate::documents::profile::{Kms, Role};
 use crate::documents::record::{Record, RecordStatus};
 use crate::operations::cluster::{self, Context, Found};
 
@@ -32,6 +35,8 @@ struct Status {
     image: Option<String>,
     api_server: Option<String>,
     encryption: Option<Encryption>,
+    /// How each control plane's KMS plugin is, where the profile has one.
+    kms: Vec<KmsStatus>,
     nodes: Vec<NodeStatus>,
 }
 
@@ -40,6 +45,16 @@ struct Status {
 struct Encryption {
     providers: Vec<String>,
     resources: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct KmsStatus {
+    node: String,
+    /// None if the plugin does not answer.
+    provider: Option<String>,
+    key: Option<String>,
+    /// None if all is well.
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -57,7 +72,11 @@ pub(super) async fn status(global: &Global, cluster: Option<&ClusterName>) -> Re
     let context = context(global).await?;
     let found = cluster::find(&context.engine, cluster).await?;
     let record = context.store().load(&found.name)?;
-    let status = Status::of(&found, record.as_ref(), &ready_nodes(&context, &found.name).await);
+    let has_plugin = record.as_ref().and_then(|record| record.profile.kms()).is_some_and(Kms::is_own);
+    let (ready, kms) = tokio::join!(ready_nodes(&context, &found.name), async {
+        if has_plugin { plugins(&context, &found).await } else { Vec::new() }
+    });
+    let status = Status::of(&found, record.as_ref(), &ready, kms);
     present::result(global.output, &status, || status.text());
     Ok(ExitCode::SUCCESS)
 }
@@ -71,8 +90,33 @@ async fn ready_nodes(context: &Context, cluster: &ClusterName) -> BTreeMap<Strin
     asked.await.unwrap_or_default()
 }
 
+/// How the plugins are; what cannot be asked is told as its problem.
+async fn plugins(context: &Context, found: &Found) -> Vec<KmsStatus> {
+    let nodes = found.nodes(&context.engine);
+    let asked = nodes.iter().filter(|node| node.role == Role::ControlPlane).map(|node| async {
+        let status = |provider, key, problem| KmsStatus { node: node.name.clone(), provider, key, problem };
+        match tokio::time::timeout(ANSWER, kms_plugin::report(node)).await {
+            Ok(Ok(Ok(report))) => status(Some(report.provider), Some(report.key_id), report.problem),
+            Ok(Ok(Err(problem))) => status(None, None, Some(problem)),
+            Ok(Err(error)) => status(None, None, Some(error.to_string())),
+            Err(_) => status(None, None, Some(format!("no answer within {} s", ANSWER.as_secs()))),
+        }
+    });
+    join_all(asked).await
+}
+
+impl KmsStatus {
+    fn line(&self) -> String {
+        let provider = self.provider.as_deref().unwrap_or("no plugin");
+        match &self.problem {
+            Some(problem) => format!("{provider}, ILL: {problem} ({})", self.node),
+            None => format!("{provider}, well, wraps by {} ({})", self.key.as_deref().unwrap_or("-"), self.node),
+        }
+    }
+}
+
 impl Status {
-    fn of(found: &Found, record: Option<&Record>, ready: &BTreeMap<String, bool>) -> Self {
+    fn of(found: &Found, record: Option<&Record>, ready: &BTreeMap<String, bool>, kms: Vec<KmsStatus>) -> Self {
         let encryption = record.and_then(|record| record.profile.spec.encryption.as_ref());
         Self {
             cluster: found.name.clone(),
@@ -86,6 +130,7 @@ impl Status {
                 providers: encryption.providers.iter().map(|provider| provider.kind.name().to_owned()).collect(),
                 resources: encryption.resources.clone(),
             }),
+            kms,
             nodes: found.containers.iter().map(|container| NodeStatus::of(container, ready)).collect(),
         }
     }
@@ -108,8 +153,9 @@ impl Status {
         ]
         .map(|(name, shown)| format!("{name:<12} {shown}\n"))
         .concat();
+        let kms: String = self.kms.iter().map(|one| format!("{:<12} {}\n", "KMS", one.line())).collect();
         let rows: Vec<_> = self.nodes.iter().map(NodeStatus::cells).collect();
-        format!("{lines}\n{}", present::table(&["NODE", "ROLE", "CONTAINER", "READY", "ADDRESS"], &rows))
+        format!("{lines}{kms}\n{}", present::table(&["NODE", "ROLE", "CONTAINER", "READY", "ADDRESS"], &rows))
     }
 }
 

@@ -309,6 +309,25 @@ impl Authority {
     }
 }
 
+/// An authority of its own for one server, and the server's certificate, which names it, this very host and nothing else. The
+/// authority's key is gone afterwards: the certificate lasts as long as the authority does.
+///
+/// # Errors
+/// [`PkiError`] if there are no random bytes, or the name cannot be in a certificate.
+pub fn server_identity(name: &str) -> Result<(String, Identity), PkiError> {
+    let authority = Authority::generate("kms-ca")?;
+    let own = key(name)?;
+    let mut params = params(name, None, AUTHORITY_YEARS);
+    let local = SanType::IpAddress(IpAddr::from([127, 0, 0, 1]));
+    params.subject_alt_names = vec![dns(name)?, dns("localhost")?, local];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&own, &authority.issuer).map_err(|error| fail(name, error))?;
+    let identity = Identity { certificate: certificate.pem(), key: Zeroizing::new(own.serialize_pem()) };
+    Ok((authority.certificate.pem(), identity))
+}
+
 fn params(name: &str, group: Option<&str>, years: i64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

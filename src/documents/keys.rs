@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 /// The length in bytes of keys that kprov makes: AES-256, and the only length that secretbox takes.
 pub const GENERATED_LENGTH: usize = 32;
 
-/// The local encryption providers of kube-apiserver.
+/// The encryption providers of kube-apiserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {
@@ -27,8 +27,37 @@ pub enum ProviderKind {
     Aesgcm,
     /// XSalsa20 and Poly1305; keys of 32 bytes.
     Secretbox,
+    /// A KMS plugin: keys of values come from the API server, and are encrypted by a key that stays in the KMS.
+    Kms,
     /// No encryption.
     Identity,
+}
+
+/// The protocol between an API server and a KMS plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KmsProtocol {
+    /// `v1beta1`: asks the plugin for every value.
+    V1,
+    /// `v2`: asks it at each start of an API server, and tells which key has encrypted.
+    V2,
+}
+
+impl KmsProtocol {
+    /// The name in an EncryptionConfiguration and in the prefix of stored values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+impl fmt::Display for KmsProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl ProviderKind {
@@ -39,6 +68,7 @@ impl ProviderKind {
             Self::Aescbc => "aescbc",
             Self::Aesgcm => "aesgcm",
             Self::Secretbox => "secretbox",
+            Self::Kms => "kms",
             Self::Identity => "identity",
         }
     }
@@ -74,6 +104,12 @@ pub enum KeyError {
         path: PathBuf,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// There is nothing where it comes from.
+    #[error("what {key:?} comes from is empty")]
+    Empty {
+        /// The key's name.
+        key: String,
     },
     /// The text is not base64. The text itself is left out on purpose.
     #[error("key {key:?} is not valid base64")]
@@ -134,6 +170,8 @@ impl KeyMaterial {
         let (fits, allowed) = match provider {
             ProviderKind::Aescbc | ProviderKind::Aesgcm => (matches!(bytes.len(), 16 | 24 | 32), "16, 24 or 32"),
             ProviderKind::Secretbox => (bytes.len() == 32, "32"),
+            // What a plugin needs: keys of its own, and what it logs in by.
+            ProviderKind::Kms => ((1..=1 << 16).contains(&bytes.len()), "1 to 65536"),
             ProviderKind::Identity => (false, "none"),
         };
         if fits {
@@ -141,6 +179,18 @@ impl KeyMaterial {
         } else {
             Err(KeyError::Length { key: name.to_owned(), provider, got: bytes.len(), allowed })
         }
+    }
+
+    /// A text that a KMS plugin needs, such as what it logs in by.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The base64 text that an EncryptionConfiguration holds. Wiped when dropped.
@@ -161,7 +211,8 @@ impl KeyMaterial {
 pub struct ProviderKeys {
     /// Which provider.
     pub kind: ProviderKind,
-    /// Name and bytes of each key; the first one writes. Empty for `identity`.
+    /// Name and bytes of each key; the first one writes. Empty for `identity`. For `kms`, what the plugin needs: its local keys,
+    /// or what it logs in by (see [`secret`]).
     pub keys: Vec<(String, KeyMaterial)>,
 }
 
@@ -172,12 +223,66 @@ pub struct KeyRing {
     pub providers: Vec<ProviderKeys>,
 }
 
+/// What a KMS plugin needs, by its names in a key ring.
+pub mod secret {
+    /// The certificates that may have signed the server's, in PEM; nothing secret.
+    pub const CA: &str = "ca";
+    /// An AppRole's id.
+    pub const ROLE_ID: &str = "roleId";
+    /// An AppRole's secret id.
+    pub const SECRET_ID: &str = "secretId";
+    /// A token.
+    pub const TOKEN: &str = "token";
+    /// A client certificate, in PEM.
+    pub const CERTIFICATE: &str = "certificate";
+    /// A client certificate's key, in PEM.
+    pub const CERTIFICATE_KEY: &str = "certificateKey";
+    /// The secret id of who administers the key on a server that kprov runs. No node gets it.
+    pub const ADMIN_SECRET_ID: &str = "adminSecretId";
+    /// What local keys' names begin with.
+    pub const LOCAL: &str = "key";
+}
+
 impl KeyRing {
-    /// The provider and key that write: what every stored value should carry.
+    /// What a KMS plugin needs, in order; empty if there is none.
+    #[must_use]
+    pub fn kms(&self) -> &[(String, KeyMaterial)] {
+        let found = self.providers.iter().find(|provider| provider.kind == ProviderKind::Kms);
+        found.map_or(&[], |provider| provider.keys.as_slice())
+    }
+
+    /// One of the things that a KMS plugin needs.
+    #[must_use]
+    pub fn kms_secret(&self, name: &str) -> Option<&KeyMaterial> {
+        self.kms().iter().find(|(known, _)| known == name).map(|(_, material)| material)
+    }
+
+    /// Gives a KMS plugin what it needs, in place of what it had.
+    ///
+    /// # Errors
+    /// The same again if there is no such provider.
+    pub fn set_kms(&mut self, secrets: Vec<(String, KeyMaterial)>) -> Result<(), Vec<(String, KeyMaterial)>> {
+        match self.providers.iter_mut().find(|provider| provider.kind == ProviderKind::Kms) {
+            Some(provider) => {
+                provider.keys = secrets;
+                Ok(())
+            }
+            None => Err(secrets),
+        }
+    }
+
+    /// The same, with a provider of its own at the end if there is none.
+    pub fn keep_kms(&mut self, secrets: Vec<(String, KeyMaterial)>) {
+        if let Err(keys) = self.set_kms(secrets) {
+            self.providers.push(ProviderKeys { kind: ProviderKind::Kms, keys });
+        }
+    }
+
+    /// The provider and key that write: what every stored value should carry. `None` for a KMS, which has names of its own.
     #[must_use]
     pub fn writer(&self) -> Option<(ProviderKind, &str)> {
         let first = self.providers.first()?;
-        let (name, _) = first.keys.first()?;
+        let (name, _) = first.keys.first().filter(|_| first.kind != ProviderKind::Kms)?;
         Some((first.kind, name))
     }
 }

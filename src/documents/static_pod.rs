@@ -135,6 +135,11 @@ impl StaticPod {
         self.mounts().iter().any(|mount| mount != path && is_within(path, mount))
     }
 
+    /// Makes the folder of a path visible in the pod.
+    pub fn show_folder(&mut self, path: &str) {
+        self.show(&NamedPath { flag: String::new(), path: path.to_owned(), read: true });
+    }
+
     fn mounts(&self) -> Vec<String> {
         let mut copy = self.clone();
         let Some(container) = copy.container() else { return Vec::new() };

@@ -99,4 +99,54 @@ mod tests {
         let text = "vault: {address: 'https://v', caFile: /ca, key: k, login: {token: {value: s.very-secret}}}";
         assert!(!read(text).unwrap_err().to_string().contains("very-secret"));
     }
+
+    /// A profile's plugin, as its control planes get it.
+    fn rendered(kms: serde_json::Value) -> String {
+        use crate::documents::profile::Profile;
+        use crate::documents::render::{Inputs, Templates, kms_files};
+        let profile: Profile = serde_json::from_value(serde_json::json!({
+            "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
+            "spec": {"encryption": {"providers": [{"type": "kms", "kms": kms}]}},
+        }))
+        .unwrap();
+        let ring = profile.spec.encryption.as_ref().unwrap().placeholder();
+        let inputs = Inputs {
+            profile: &profile,
+            cluster: "p",
+            image: "i",
+            version: &"v1.36.2".parse().unwrap(),
+            keys: Some(&ring),
+            templates: &Templates::built_in(),
+            cgroup_v1: false,
+        };
+        let files = kms_files(&inputs).unwrap();
+        let file = files.iter().find(|file| file.path.ends_with("/config.yaml")).unwrap();
+        assert_eq!(file.mode, 0o600);
+        // Each file that it names is one that comes along, and private.
+        for word in file.content.split(['"', ' ', '\n', '\'']).filter(|word| word.starts_with("/kind/")) {
+            let named = files.iter().find(|file| file.path == word);
+            assert!(named.is_some_and(|file| file.mode == 0o600) || kms.get("server").is_some(), "{word}");
+        }
+        file.content.to_string()
+    }
+
+    #[test]
+    fn what_a_profile_renders_to_is_read() {
+        let vault = |auth: serde_json::Value| {
+            serde_json::json!({"vault": {
+                "address": "https://vault.example:8200", "ca": "ca.pem", "key": "k", "namespace": "team/a", "auth": auth,
+            }})
+        };
+        let secret = serde_json::json!({"env": "S"});
+        for kms in [
+            serde_json::json!({"local": {}}),
+            serde_json::json!({"server": "openbao"}),
+            vault(serde_json::json!({"appRole": {"mount": "m", "roleId": secret, "secretId": secret}})),
+            vault(serde_json::json!({"token": secret})),
+            vault(serde_json::json!({"certificate": {"role": "r", "certificate": "c.pem", "key": secret}})),
+        ] {
+            let text = rendered(kms);
+            read(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+    }
 }

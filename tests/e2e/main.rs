@@ -4,6 +4,7 @@ mod cis;
 mod failing;
 mod kills;
 mod kind;
+mod kms;
 mod kube_proxy;
 mod lifecycle;
 mod parity;

@@ -27,6 +27,12 @@ pub struct ContainerSpec {
     pub image: String,
     /// What it runs, instead of what the image says.
     pub command: Option<Vec<String>>,
+    /// The program and its arguments, instead of all that the image says.
+    pub entrypoint: Option<Vec<String>>,
+    /// Who runs it, instead of whom the image says.
+    pub user: Option<String>,
+    /// When it is started again by itself.
+    pub restart: Restart,
     /// Labels.
     pub labels: Vec<(String, String)>,
     /// Environment, `NAME=value`.
@@ -49,6 +55,16 @@ pub struct ContainerSpec {
     pub sysctls: Vec<(String, String)>,
     /// Whether it gets all capabilities and devices.
     pub privileged: bool,
+}
+
+/// When a container is started again by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Once, if it fails: with the engine, and at no other time, as in kind.
+    #[default]
+    Once,
+    /// Always, unless it was stopped.
+    UnlessStopped,
 }
 
 /// A port of a container that is published on the engine's host.
@@ -303,6 +319,8 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
         hostname: Some(spec.hostname.unwrap_or(spec.name)),
         image: Some(spec.image),
         cmd: spec.command,
+        entrypoint: spec.entrypoint,
+        user: spec.user,
         labels: Some(spec.labels.into_iter().collect()),
         env: Some(spec.env),
         tty: Some(true),
@@ -319,9 +337,13 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
             binds: Some(spec.binds),
             tmpfs: Some(spec.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
             sysctls: Some(spec.sysctls.into_iter().collect()),
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::ON_FAILURE),
-                maximum_retry_count: Some(1),
+            restart_policy: Some(match spec.restart {
+                Restart::Once => {
+                    RestartPolicy { name: Some(RestartPolicyNameEnum::ON_FAILURE), maximum_retry_count: Some(1) }
+                }
+                Restart::UnlessStopped => {
+                    RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }
+                }
             }),
             ..Default::default()
         }),

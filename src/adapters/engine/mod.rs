@@ -15,7 +15,7 @@ mod networks;
 use bollard::Docker;
 use k8s_openapi::jiff::Timestamp;
 
-pub use containers::{Container, ContainerSpec, ContainerState, PublishedPort};
+pub use containers::{Container, ContainerSpec, ContainerState, PublishedPort, Restart};
 pub use error::EngineError;
 pub use exec::{ExecOutput, ExecSpec, Terminal};
 pub use images::Image;
@@ -39,6 +39,8 @@ pub struct EngineInfo {
     pub api_version: String,
     /// `1` or `2`.
     pub cgroup_version: String,
+    /// The processors' architecture, such as `x86_64`.
+    pub architecture: String,
     /// Storage driver.
     pub storage_driver: String,
     /// Where it keeps its data, on the engine's host.
@@ -89,6 +91,7 @@ impl Engine {
             version: version.version.unwrap_or_default(),
             api_version: version.api_version.unwrap_or_default(),
             cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
+            architecture: info.architecture.unwrap_or_default(),
             storage_driver: info.driver.unwrap_or_default(),
             root_dir: info.docker_root_dir.unwrap_or_default(),
             cpus: info.ncpu.unwrap_or_default(),

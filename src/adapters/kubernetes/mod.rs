@@ -23,7 +23,7 @@ pub use certificates::{approve_serving_certificates, client_groups};
 pub use controllers::make_service_accounts;
 pub use network::pod_subnets;
 pub use probes::hasten_probes;
-pub use stored::{layout, touch};
+pub use stored::{change, layout, touch};
 
 /// A failed conversation with a cluster's API server.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]

@@ -87,6 +87,29 @@ async fn served(client: &Client, group: String, version: String) -> Result<Vec<S
 /// # Errors
 /// [`ApiError::Request`] if the API server refuses, or cannot read the value.
 pub async fn touch(client: &Client, resource: &Located, served: &Served, key: &str) -> Result<(), ApiError> {
+    patch(client, resource, served, key, &serde_json::json!({})).await
+}
+
+/// Has the object of a key written again by changing it and changing it back: for where an API server would find nothing to
+/// do otherwise. What is changed is an annotation.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server refuses, or cannot read the value.
+pub async fn change(client: &Client, resource: &Located, served: &Served, key: &str) -> Result<(), ApiError> {
+    for value in [serde_json::json!("now"), serde_json::Value::Null] {
+        let change = serde_json::json!({"metadata": {"annotations": {"kprov.dev/rewritten": value}}});
+        patch(client, resource, served, key, &change).await?;
+    }
+    Ok(())
+}
+
+async fn patch(
+    client: &Client,
+    resource: &Located,
+    served: &Served,
+    key: &str,
+    change: &serde_json::Value,
+) -> Result<(), ApiError> {
     let Served { name, version, kind, namespaced } = served;
     let api = ApiResource {
         api_version: if name.group.is_empty() { version.clone() } else { format!("{}/{version}", name.group) },
@@ -100,10 +123,10 @@ pub async fn touch(client: &Client, resource: &Located, served: &Served, key: &s
         Some((namespace, name)) if *namespaced => (Api::namespaced_with(client.clone(), namespace, &api), name),
         _ => (Api::all_with(client.clone(), &api), rest),
     };
-    let (nothing, params) = (Patch::Merge(serde_json::json!({})), PatchParams::default());
+    let (change, params) = (Patch::Merge(change), PatchParams::default());
     let doing = format!("rewriting {key}");
     let request = async || {
-        let answer = api.patch_metadata(name, &params, &nothing).await;
+        let answer = api.patch_metadata(name, &params, &change).await;
         match answer.map(|_: PartialObjectMeta<DynamicObject>| ()) {
             // Deleted meanwhile.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

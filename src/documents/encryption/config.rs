@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::documents::keys::ProviderKind;
-use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKeys};
+use crate::documents::keys::{KeyMaterial, KeyRing, KmsProtocol, ProviderKeys, ProviderKind};
 
 use super::layout::{GroupResource, Precision};
+
+/// Where kprov's own KMS plugin listens, on every control plane and in the API server's pod.
+pub const PLUGIN_SOCKET: &str = "/run/kprov-kms/kms.sock";
 
 /// A key, told by its provider and name: what stored values carry. `identity` has no name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,16 +23,31 @@ use super::layout::{GroupResource, Precision};
 pub struct KeyId {
     /// The provider.
     pub provider: ProviderKind,
-    /// The key's name.
+    /// The key's name; the plugin's, for a KMS.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
+    /// The protocol, for a KMS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<KmsProtocol>,
 }
 
 impl KeyId {
     /// No encryption.
     #[must_use]
     pub fn identity() -> Self {
-        Self { provider: ProviderKind::Identity, key: String::new() }
+        Self::local(ProviderKind::Identity, "")
+    }
+
+    /// A key of a provider whose keys are in the configuration.
+    #[must_use]
+    pub fn local(provider: ProviderKind, key: &str) -> Self {
+        Self { provider, key: key.to_owned(), protocol: None }
+    }
+
+    /// A KMS plugin.
+    #[must_use]
+    pub fn kms(protocol: KmsProtocol, name: &str) -> Self {
+        Self { provider: ProviderKind::Kms, key: name.to_owned(), protocol: Some(protocol) }
     }
 
     /// The first bytes of a value that it wrote, as [`crate::documents::stored::Stored`] shows them.
@@ -38,7 +55,7 @@ impl KeyId {
     pub fn stored(&self) -> String {
         match self.provider {
             ProviderKind::Identity => "plain text".to_owned(),
-            provider => format!("k8s:enc:{provider}:v1:{}:", self.key),
+            provider => format!("k8s:enc:{provider}:{}:{}:", self.protocol.unwrap_or(KmsProtocol::V1), self.key),
         }
     }
 }
@@ -47,6 +64,9 @@ impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.provider {
             ProviderKind::Identity => f.write_str("identity"),
+            ProviderKind::Kms => {
+                write!(f, "kms {} ({})", self.key, self.protocol.unwrap_or(KmsProtocol::V1))
+            }
             provider => write!(f, "{provider} {}", self.key),
         }
     }
@@ -57,7 +77,16 @@ impl fmt::Display for KeyId {
 pub enum Provider {
     /// One whose keys are in the configuration, or `identity`.
     Local(ProviderKeys),
-    /// A KMS plugin: kept as it is.
+    /// A KMS plugin.
+    Kms(Kms),
+}
+
+/// What a configuration has to hold for a key: its bytes, or how its plugin is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Material {
+    /// A key's bytes.
+    Key(KeyMaterial),
+    /// A plugin.
     Kms(Kms),
 }
 
@@ -73,6 +102,35 @@ pub struct Kms {
     cache_size: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+}
+
+impl Kms {
+    /// A plugin that is asked by `protocol` at `endpoint`, for so many seconds.
+    #[must_use]
+    pub fn new(protocol: KmsProtocol, name: &str, endpoint: &str, timeout_seconds: u32) -> Self {
+        Self {
+            // Before 1.25 there is no such field, and no other protocol.
+            api_version: (protocol != KmsProtocol::V1).then(|| protocol.name().to_owned()),
+            name: name.to_owned(),
+            endpoint: endpoint.to_owned(),
+            cache_size: None,
+            timeout: Some(format!("{timeout_seconds}s")),
+        }
+    }
+
+    /// How its values are told.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        let protocol = if self.api_version.as_deref() == Some("v2") { KmsProtocol::V2 } else { KmsProtocol::V1 };
+        KeyId::kms(protocol, &self.name)
+    }
+
+    /// The socket, of an endpoint that is one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&str> {
+        // As the API server reads it: `unix:///path`, and `unix://@name` for sockets without a file.
+        self.endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'))
+    }
 }
 
 /// Resources that are stored alike.
@@ -125,43 +183,39 @@ struct DocumentKey {
 }
 
 impl Group {
-    /// The key that writes; `None` for a KMS plugin.
+    /// What writes; `None` for a group without providers, which no API server takes.
     #[must_use]
     pub fn writer(&self) -> Option<KeyId> {
         match self.providers.first()? {
             Provider::Local(local) => {
-                let key = local.keys.first().map(|(name, _)| name.clone()).unwrap_or_default();
-                Some(KeyId { provider: local.kind, key })
+                let key = local.keys.first().map_or("", |(name, _)| name);
+                Some(KeyId::local(local.kind, key))
             }
-            Provider::Kms(_) => None,
+            Provider::Kms(kms) => Some(kms.id()),
         }
     }
 
     /// All keys that can be read, with their fingerprints; the one that writes comes first.
     #[must_use]
     pub fn keys(&self) -> Vec<(KeyId, Option<String>)> {
-        let local = self.providers.iter().filter_map(|provider| match provider {
-            Provider::Local(local) => Some(local),
-            Provider::Kms(_) => None,
-        });
-        local
-            .flat_map(|local| -> Vec<(KeyId, Option<String>)> {
-                if local.kind == ProviderKind::Identity {
-                    return vec![(KeyId::identity(), None)];
-                }
-                let key = |name: &String| KeyId { provider: local.kind, key: name.clone() };
+        let of = |provider: &Provider| match provider {
+            Provider::Kms(kms) => vec![(kms.id(), None)],
+            Provider::Local(local) if local.kind == ProviderKind::Identity => vec![(KeyId::identity(), None)],
+            Provider::Local(local) => {
+                let key = |name: &String| KeyId::local(local.kind, name);
                 local.keys.iter().map(|(name, material)| (key(name), Some(material.fingerprint()))).collect()
-            })
-            .collect()
+            }
+        };
+        self.providers.iter().flat_map(of).collect()
     }
 
-    /// The bytes of a key.
+    /// What the configuration holds for a key; nothing for `identity`.
     #[must_use]
-    pub fn material(&self, id: &KeyId) -> Option<&KeyMaterial> {
+    pub fn material(&self, id: &KeyId) -> Option<Material> {
         let (provider, key) = self.place(id)?;
         match &self.providers[provider] {
-            Provider::Local(local) => local.keys.get(key).map(|(_, material)| material),
-            Provider::Kms(_) => None,
+            Provider::Local(local) => local.keys.get(key).map(|(_, material)| Material::Key(material.clone())),
+            Provider::Kms(kms) => Some(Material::Kms(kms.clone())),
         }
     }
 
@@ -177,10 +231,9 @@ impl Group {
         let of = |provider: &Provider| match provider {
             Provider::Local(local) if local.kind == ProviderKind::Identity => vec![KeyId::identity().stored()],
             Provider::Local(local) => {
-                let key = |(name, _): &(String, KeyMaterial)| KeyId { provider: local.kind, key: name.clone() };
-                local.keys.iter().map(|entry| key(entry).stored()).collect()
+                local.keys.iter().map(|(name, _)| KeyId::local(local.kind, name).stored()).collect()
             }
-            Provider::Kms(kms) => ["v1", "v2"].map(|version| format!("k8s:enc:kms:{version}:{}:", kms.name)).to_vec(),
+            Provider::Kms(kms) => vec![kms.id().stored()],
         };
         self.providers.iter().flat_map(of).collect()
     }
@@ -188,12 +241,7 @@ impl Group {
     /// The first bytes of what it writes, or "plain text".
     #[must_use]
     pub fn writes(&self) -> String {
-        match self.providers.first() {
-            Some(Provider::Kms(kms)) => {
-                format!("k8s:enc:kms:{}:{}:", kms.api_version.as_deref().unwrap_or("v1"), kms.name)
-            }
-            _ => self.writer().unwrap_or_else(KeyId::identity).stored(),
-        }
+        self.writer().unwrap_or_else(KeyId::identity).stored()
     }
 
     /// Index of the provider, and of the key in it.
@@ -203,19 +251,27 @@ impl Group {
                 ProviderKind::Identity => Some((index, 0)),
                 _ => local.keys.iter().position(|(name, _)| *name == id.key).map(|key| (index, key)),
             },
+            Provider::Kms(kms) if kms.id() == *id => Some((index, 0)),
             _ => None,
         })
     }
 
     /// Makes `id` a reader, behind the one that writes.
-    fn add(&mut self, id: &KeyId, material: Option<KeyMaterial>) {
+    fn add(&mut self, id: &KeyId, material: Option<Material>) {
         if self.reads(id) {
             return;
         }
-        let Some(material) = material else {
-            // identity reads whatever is in the clear, so it comes last.
-            self.providers.push(Provider::Local(ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() }));
-            return;
+        let material = match material {
+            None => {
+                // identity reads whatever is in the clear, so it comes last.
+                self.providers.push(Provider::Local(ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() }));
+                return;
+            }
+            Some(Material::Kms(kms)) => {
+                self.providers.insert(self.providers.len().min(1), Provider::Kms(kms));
+                return;
+            }
+            Some(Material::Key(material)) => material,
         };
         let key = (id.key.clone(), material);
         let same = self.providers.iter_mut().find_map(|provider| match provider {
@@ -245,12 +301,16 @@ impl Group {
 
     /// Takes away every key but `id`. `identity` stays where it was a reader: it holds no key.
     fn keep_only(&mut self, id: &KeyId) {
-        let material = self.material(id).cloned();
+        let material = self.material(id);
         let identity = self.reads(&KeyId::identity());
         self.providers.clear();
-        if let Some(material) = material {
-            let keys = vec![(id.key.clone(), material)];
-            self.providers.push(Provider::Local(ProviderKeys { kind: id.provider, keys }));
+        match material {
+            Some(Material::Key(material)) => {
+                let keys = vec![(id.key.clone(), material)];
+                self.providers.push(Provider::Local(ProviderKeys { kind: id.provider, keys }));
+            }
+            Some(Material::Kms(kms)) => self.providers.push(Provider::Kms(kms)),
+            None => {}
         }
         if identity {
             self.providers.push(Provider::Local(ProviderKeys { kind: ProviderKind::Identity, keys: Vec::new() }));
@@ -283,10 +343,14 @@ impl Config {
         if groups.is_empty() { Err("it names no resources".to_owned()) } else { Ok(Self { groups }) }
     }
 
-    /// The configuration that a profile asks for: one group of resources.
+    /// The configuration that a profile asks for: one group of resources, whose KMS provider is `kms`.
     #[must_use]
-    pub fn of(resources: &[String], ring: &KeyRing) -> Self {
-        let providers = ring.providers.iter().cloned().map(Provider::Local).collect();
+    pub fn of(resources: &[String], ring: &KeyRing, kms: Option<&Kms>) -> Self {
+        let providers = ring.providers.iter().filter_map(|provider| match provider.kind {
+            ProviderKind::Kms => kms.cloned().map(Provider::Kms),
+            _ => Some(Provider::Local(provider.clone())),
+        });
+        let providers = providers.collect();
         Self { groups: vec![Group { resources: resources.to_vec(), providers }] }
     }
 
@@ -322,7 +386,7 @@ impl Config {
                     Provider::Local(local) => {
                         out.push_str(&format!("  - {}:\n      keys:\n", local.kind));
                         for (name, material) in &local.keys {
-                            let id = KeyId { provider: local.kind, key: name.clone() };
+                            let id = KeyId::local(local.kind, name);
                             out.push_str(&format!("      - name: {}\n        secret: \"", text(name)));
                             out.push_str(&secret(&id, material));
                             out.push_str("\"\n");
@@ -405,6 +469,25 @@ impl Config {
         self.groups.iter().any(|group| group.readable().iter().any(|readable| readable == stored))
     }
 
+    /// The sockets at which KMS plugins are asked.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<&str> {
+        let providers = self.groups.iter().flat_map(|group| &group.providers);
+        fn socket(provider: &Provider) -> Option<&str> {
+            match provider {
+                Provider::Kms(kms) => kms.socket(),
+                Provider::Local(_) => None,
+            }
+        }
+        providers.filter_map(socket).collect()
+    }
+
+    /// Whether a KMS plugin is asked at this socket.
+    #[must_use]
+    pub fn asks(&self, socket: &str) -> bool {
+        self.sockets().contains(&socket)
+    }
+
     fn group_mut(&mut self, resources: &[String]) -> &mut Group {
         let index = self.groups.iter().position(|group| group.resources == resources).unwrap_or_else(|| {
             let group = Group { resources: resources.to_vec(), providers: self.inherited(resources) };
@@ -451,7 +534,7 @@ impl Config {
     }
 
     /// Makes `id` readable for these resources; a group that is not there yet starts in the clear.
-    pub fn add(&mut self, resources: &[String], id: &KeyId, material: Option<KeyMaterial>) {
+    pub fn add(&mut self, resources: &[String], id: &KeyId, material: Option<Material>) {
         if !self.is_settled(resources, id) {
             self.group_mut(resources).add(id, material);
         }
@@ -496,10 +579,11 @@ impl Config {
     pub fn simple(&self) -> Option<(&[String], KeyRing)> {
         let [group] = self.groups.as_slice() else { return None };
         let providers = group.providers.iter().map(|provider| match provider {
-            Provider::Local(local) => Some(local.clone()),
-            Provider::Kms(_) => None,
+            Provider::Local(local) => local.clone(),
+            // What it logs in by is not in the configuration.
+            Provider::Kms(_) => ProviderKeys { kind: ProviderKind::Kms, keys: Vec::new() },
         });
-        Some((&group.resources, KeyRing { providers: providers.collect::<Option<_>>()? }))
+        Some((&group.resources, KeyRing { providers: providers.collect() }))
     }
 }
 
@@ -551,7 +635,7 @@ resources:
 ";
 
     fn id(provider: ProviderKind, key: &str) -> KeyId {
-        KeyId { provider, key: key.to_owned() }
+        KeyId::local(provider, key)
     }
 
     fn secrets() -> Vec<String> {
@@ -574,10 +658,10 @@ resources:
         let mut config = Config::parse(TEXT).unwrap();
         let new = id(ProviderKind::Aescbc, "key2");
         for _ in 0..2 {
-            config.add(&secrets(), &new, Some(KeyMaterial::generate().unwrap()));
+            config.add(&secrets(), &new, Some(Material::Key(KeyMaterial::generate().unwrap())));
             assert_eq!(order(&config), ["aescbc key1", "aescbc key2", "identity"]);
         }
-        let material = config.groups[0].material(&new).unwrap().clone();
+        let material = config.groups[0].material(&new).unwrap();
         for _ in 0..2 {
             config.promote(&secrets(), &new);
             assert_eq!(order(&config), ["aescbc key2", "aescbc key1", "identity"]);
@@ -586,14 +670,14 @@ resources:
             config.keep_only(&secrets(), &new);
             assert_eq!(order(&config), ["aescbc key2", "identity"]);
         }
-        assert_eq!(config.groups[0].material(&new), Some(&material));
+        assert_eq!(config.groups[0].material(&new), Some(material));
     }
 
     #[test]
     fn a_migration_puts_the_new_provider_second_then_first() {
         let mut config = Config::parse(TEXT).unwrap();
         let new = id(ProviderKind::Secretbox, "key2");
-        config.add(&secrets(), &new, Some(KeyMaterial::generate().unwrap()));
+        config.add(&secrets(), &new, Some(Material::Key(KeyMaterial::generate().unwrap())));
         assert_eq!(order(&config), ["aescbc key1", "secretbox key2", "identity"]);
         config.promote(&secrets(), &new);
         assert_eq!(order(&config), ["secretbox key2", "aescbc key1", "identity"]);
@@ -616,7 +700,7 @@ resources:
     fn turning_on_starts_in_the_clear() {
         let mut config = Config::default();
         let new = id(ProviderKind::Secretbox, "key1");
-        config.add(&secrets(), &new, Some(KeyMaterial::generate().unwrap()));
+        config.add(&secrets(), &new, Some(Material::Key(KeyMaterial::generate().unwrap())));
         assert_eq!(order(&config), ["identity", "secretbox key1"]);
         config.promote(&secrets(), &new);
         config.keep_only(&secrets(), &new);
@@ -675,7 +759,7 @@ resources:
     fn a_new_group_reads_what_the_wildcard_before_it_has_written() {
         let mut config = with(&[(&["*.*"], &["old"])]);
         let (old, new) = (id(ProviderKind::Secretbox, "old"), id(ProviderKind::Aescbc, "new"));
-        config.add(&secrets(), &new, Some(KeyMaterial::generate().unwrap()));
+        config.add(&secrets(), &new, Some(Material::Key(KeyMaterial::generate().unwrap())));
         config.promote(&secrets(), &new);
         let secrets = GroupResource::parse("secrets");
         assert!(config.reads(&secrets, &old.stored()) && config.reads(&secrets, &new.stored()));
@@ -687,11 +771,11 @@ resources:
         let mut config = with(&[(&["deployments.apps"], &["a"]), (&["*.*"], &["d"])]);
         let key = id(ProviderKind::Aescbc, "new");
         for rule in ["*.apps", "secrets", "*."] {
-            config.add(&[rule.to_owned()], &key, Some(KeyMaterial::generate().unwrap()));
+            config.add(&[rule.to_owned()], &key, Some(Material::Key(KeyMaterial::generate().unwrap())));
         }
         assert_eq!(rules(&config), ["secrets", "deployments.apps", "*.apps", "*.", "*.*"]);
         let mut config = with(&[(&["secrets"], &["a"])]);
-        config.add(&["*.*".to_owned()], &key, Some(KeyMaterial::generate().unwrap()));
+        config.add(&["*.*".to_owned()], &key, Some(Material::Key(KeyMaterial::generate().unwrap())));
         assert_eq!(rules(&config), ["secrets", "*.*"]);
     }
 
@@ -709,7 +793,43 @@ resources:
             .replace("- identity: {}", "- kms: {apiVersion: v2, name: vault, endpoint: \"unix:///x\", timeout: 3s}");
         let config = Config::parse(&text).unwrap();
         assert_eq!(Config::parse(&config.to_yaml()).unwrap(), config);
-        assert!(config.simple().is_none());
+        let (_, ring) = config.simple().unwrap();
+        assert_eq!(ring.providers[1], ProviderKeys { kind: ProviderKind::Kms, keys: Vec::new() });
+    }
+
+    #[test]
+    fn a_migration_to_a_kms_and_back_keeps_its_order() {
+        let kms = Kms::new(KmsProtocol::V2, "vault", "unix:///run/kms.sock", 3);
+        assert_eq!(kms.socket(), Some("/run/kms.sock"));
+        let (old, new) = (id(ProviderKind::Aescbc, "key1"), kms.id());
+        assert_eq!(new.stored(), "k8s:enc:kms:v2:vault:");
+        let mut config = Config::parse(TEXT).unwrap();
+        for _ in 0..2 {
+            config.add(&secrets(), &new, Some(Material::Kms(kms.clone())));
+            assert_eq!(order(&config), ["aescbc key1", "kms vault (v2)", "identity"]);
+        }
+        for _ in 0..2 {
+            config.promote(&secrets(), &new);
+            assert_eq!(order(&config), ["kms vault (v2)", "aescbc key1", "identity"]);
+        }
+        assert!(config.knows(&new.stored()) && config.knows(&old.stored()));
+        let mut back = config.clone();
+        for _ in 0..2 {
+            config.keep_only(&secrets(), &new);
+            assert_eq!(order(&config), ["kms vault (v2)", "identity"]);
+            assert_eq!(Config::parse(&config.to_yaml()).unwrap(), config);
+        }
+        back.promote(&secrets(), &old);
+        back.keep_only(&secrets(), &old);
+        assert_eq!(back, Config::parse(TEXT).unwrap());
+    }
+
+    #[test]
+    fn the_older_protocol_is_named_by_nothing() {
+        let text = serde_json::to_string(&Kms::new(KmsProtocol::V1, "a", "unix:///a", 5)).unwrap();
+        assert_eq!(text, r#"{"name":"a","endpoint":"unix:///a","timeout":"5s"}"#);
+        let read = Config::parse(&TEXT.replace("- identity: {}", &format!("- kms: {text}"))).unwrap();
+        assert_eq!(read.groups[0].keys()[1].0, KeyId::kms(KmsProtocol::V1, "a"));
     }
 
     #[test]

@@ -7,6 +7,6 @@ mod config;
 mod layout;
 mod plan;
 
-pub use config::{Config, Group, KeyId, Kms, Provider};
+pub use config::{Config, Group, KeyId, Kms, Material, PLUGIN_SOCKET, Provider};
 pub use layout::{GroupResource, Known, Layout, Located, Precision, Served};
 pub use plan::{Journal, Move, NewKeys, Phase, PlanError, Verb, moves};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::documents::keys::ProviderKind;
 
-use super::config::{Config, KeyId};
+use super::config::{Config, KeyId, Kms, Material};
 use super::layout::{GroupResource, Precision};
 
 /// What was asked for.
@@ -91,7 +91,7 @@ pub struct Move {
 }
 
 /// A walk under way, as it is written on every control plane. Holds no key, only names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Journal {
     /// Tells walks apart.
@@ -110,6 +110,9 @@ pub struct Journal {
     /// Where the configuration lies on the control plane that this copy is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// The KMS that a move leads to, without anything secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms: Option<crate::documents::profile::Kms>,
     /// A text that lies in etcd in the clear, to be looked for once it is scrubbed. It is random, and no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marker: Option<String>,
@@ -238,10 +241,10 @@ impl Journal {
 
 /// Keys that were made for this walk and are on no control plane yet, one for each of its moves.
 #[derive(Debug, Default)]
-pub struct NewKeys(pub Vec<Option<crate::documents::keys::KeyMaterial>>);
+pub struct NewKeys(pub Vec<Option<Material>>);
 
 impl NewKeys {
-    fn get(&self, index: usize) -> Option<crate::documents::keys::KeyMaterial> {
+    fn get(&self, index: usize) -> Option<Material> {
         self.0.get(index).cloned().flatten()
     }
 }
@@ -257,6 +260,10 @@ pub enum PlanError {
     /// A KMS plugin encrypts.
     #[error("{} is encrypted by a KMS plugin, whose keys are its own affair", .0.join(", "))]
     Kms(Vec<String>),
+    /// A KMS is asked for, and nobody says which.
+    #[error("which KMS is to encrypt is not said")]
+    #[diagnostic(help("name a profile that says so: `--kms PROFILE`, such as `--kms kms-local`"))]
+    NoPlugin,
     /// The name is taken.
     #[error("there is a key called {0:?} already")]
     #[diagnostic(help("choose another name, or leave --key out"))]
@@ -306,9 +313,10 @@ pub fn moves(
     provider: Option<ProviderKind>,
     resources: &[String],
     key: Option<&str>,
+    plugin: Option<&Kms>,
 ) -> Result<Vec<Move>, PlanError> {
     if verb == Verb::Enable {
-        return enable(config, provider.unwrap_or(ProviderKind::Secretbox), resources, key);
+        return enable(config, provider.unwrap_or(ProviderKind::Secretbox), resources, key, plugin);
     }
     if config.groups.is_empty() {
         return Err(PlanError::NotEnabled);
@@ -316,13 +324,21 @@ pub fn moves(
     let mut names: Vec<(KeyId, String)> = Vec::new();
     let mut moves = Vec::new();
     for group in &config.groups {
-        let from = group.writer().ok_or_else(|| PlanError::Kms(group.resources.clone()))?;
+        let Some(from) = group.writer() else { continue };
         let provider = match (verb, provider) {
             (Verb::Disable, _) => ProviderKind::Identity,
             (Verb::Migrate, Some(provider)) if provider != from.provider => provider,
+            (Verb::Rotate, _) if from.provider == ProviderKind::Kms => {
+                return Err(PlanError::Kms(group.resources.clone()));
+            }
             (Verb::Rotate, _) if from.provider != ProviderKind::Identity => from.provider,
             _ => continue,
         };
+        if provider == ProviderKind::Kms {
+            let to = plugin.ok_or(PlanError::NoPlugin)?.id();
+            moves.push(Move { resources: group.resources.clone(), from, to });
+            continue;
+        }
         let key = match names.iter().find(|(known, _)| *known == from) {
             _ if provider == ProviderKind::Identity => String::new(),
             Some((_, name)) => name.clone(),
@@ -333,7 +349,7 @@ pub fn moves(
                 name
             }
         };
-        moves.push(Move { resources: group.resources.clone(), from, to: KeyId { provider, key } });
+        moves.push(Move { resources: group.resources.clone(), from, to: KeyId::local(provider, &key) });
     }
     Ok(moves)
 }
@@ -343,6 +359,7 @@ fn enable(
     provider: ProviderKind,
     resources: &[String],
     key: Option<&str>,
+    plugin: Option<&Kms>,
 ) -> Result<Vec<Move>, PlanError> {
     let mut new: Vec<String> = Vec::new();
     for resource in resources {
@@ -358,7 +375,7 @@ fn enable(
             Some(Some(writer)) => {
                 return Err(PlanError::OtherProvider { resources: vec![resource.clone()], writer, wanted: provider });
             }
-            Some(None) => return Err(PlanError::Kms(vec![resource.clone()])),
+            Some(None) => {}
         }
     }
     if new.is_empty() {
@@ -368,7 +385,8 @@ fn enable(
     let writers = config.groups.iter().filter_map(super::config::Group::writer);
     let to = match writers.into_iter().find(|writer| writer.provider == provider) {
         Some(writer) if key.is_none() => writer,
-        _ => KeyId { provider, key: new_name(config, key, 0)? },
+        _ if provider == ProviderKind::Kms => plugin.ok_or(PlanError::NoPlugin)?.id(),
+        _ => KeyId::local(provider, &new_name(config, key, 0)?),
     };
     // Wildcards have their own places in the configuration, so each is a group by itself.
     let (wildcards, exact): (Vec<String>, Vec<String>) =
@@ -385,7 +403,7 @@ mod tests {
     use super::*;
 
     fn id(provider: ProviderKind, key: &str) -> KeyId {
-        KeyId { provider, key: key.to_owned() }
+        KeyId::local(provider, key)
     }
 
     fn secrets() -> Vec<String> {
@@ -395,18 +413,18 @@ mod tests {
     fn encrypted() -> Config {
         let mut config = Config::default();
         let key = id(ProviderKind::Aescbc, "key1");
-        config.add(&secrets(), &key, Some(KeyMaterial::generate().unwrap()));
+        config.add(&secrets(), &key, Some(Material::Key(KeyMaterial::generate().unwrap())));
         config.promote(&secrets(), &key);
         config
     }
 
     fn journal(verb: Verb, config: &Config, provider: Option<ProviderKind>, phase: Phase) -> Journal {
-        let moves = moves(verb, config, provider, &secrets(), None).unwrap();
-        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves, file: None, marker: None }
+        let moves = moves(verb, config, provider, &secrets(), None, None).unwrap();
+        Journal { id: "1".into(), began: 1, verb, undoing: false, phase, moves, kms: None, file: None, marker: None }
     }
 
     fn new_keys() -> NewKeys {
-        NewKeys(vec![Some(KeyMaterial::generate().unwrap())])
+        NewKeys(vec![Some(Material::Key(KeyMaterial::generate().unwrap()))])
     }
 
     /// Every configuration of a walk can read what any configuration up to the next phase writes.
@@ -503,14 +521,14 @@ mod tests {
     #[test]
     fn what_is_so_already_needs_no_move() {
         let config = encrypted();
-        let same = moves(Verb::Enable, &config, Some(ProviderKind::Aescbc), &secrets(), None);
+        let same = moves(Verb::Enable, &config, Some(ProviderKind::Aescbc), &secrets(), None, None);
         assert_eq!(same, Ok(Vec::new()));
-        assert_eq!(moves(Verb::Migrate, &config, Some(ProviderKind::Aescbc), &[], None), Ok(Vec::new()));
+        assert_eq!(moves(Verb::Migrate, &config, Some(ProviderKind::Aescbc), &[], None, None), Ok(Vec::new()));
         assert!(matches!(
-            moves(Verb::Enable, &config, Some(ProviderKind::Secretbox), &secrets(), None),
+            moves(Verb::Enable, &config, Some(ProviderKind::Secretbox), &secrets(), None, None),
             Err(PlanError::OtherProvider { .. })
         ));
-        assert_eq!(moves(Verb::Disable, &Config::default(), None, &[], None), Err(PlanError::NotEnabled));
+        assert_eq!(moves(Verb::Disable, &Config::default(), None, &[], None, None), Err(PlanError::NotEnabled));
     }
 
     /// A configuration of these rules, each with a key of its own.
@@ -518,7 +536,7 @@ mod tests {
         let mut config = Config::default();
         for (rule, provider, key) in rules.iter().rev() {
             let (rule, key) = (vec![(*rule).to_owned()], id(*provider, key));
-            config.add(&rule, &key, Some(KeyMaterial::generate().unwrap()));
+            config.add(&rule, &key, Some(Material::Key(KeyMaterial::generate().unwrap())));
             config.promote(&rule, &key);
             config.keep_only(&rule, &key);
         }
@@ -531,8 +549,8 @@ mod tests {
         let config = config_of(&[("*.*", Secretbox, "key1")]);
         for resource in ["secrets", "*.apps", "*."] {
             let rules = [resource.to_owned()];
-            assert_eq!(moves(Verb::Enable, &config, Some(Secretbox), &rules, None), Ok(Vec::new()), "{resource}");
-            let other = moves(Verb::Enable, &config, Some(Aescbc), &rules, None);
+            assert_eq!(moves(Verb::Enable, &config, Some(Secretbox), &rules, None, None), Ok(Vec::new()), "{resource}");
+            let other = moves(Verb::Enable, &config, Some(Aescbc), &rules, None, None);
             assert!(matches!(other, Err(PlanError::OtherProvider { .. })), "{resource}");
         }
     }
@@ -546,7 +564,7 @@ mod tests {
         let everything = ["*.*".to_owned()];
         start.add(&everything, &KeyId::identity(), None);
         start.promote(&everything, &KeyId::identity());
-        let moves = moves(Verb::Enable, &start, Some(ProviderKind::Secretbox), &secrets(), None).unwrap();
+        let moves = moves(Verb::Enable, &start, Some(ProviderKind::Secretbox), &secrets(), None, None).unwrap();
         let journal = Journal {
             id: "1".into(),
             began: 1,
@@ -556,6 +574,7 @@ mod tests {
             moves,
             file: None,
             marker: None,
+            kms: None,
         };
         let secrets = GroupResource::parse("secrets");
         let add = journal.target(Phase::Add, &start, &new_keys()).unwrap();
@@ -598,10 +617,10 @@ mod tests {
     fn further_resources_share_the_key() {
         let mut config = encrypted();
         let more = vec!["secrets".to_owned(), "configmaps".to_owned()];
-        let moves = moves(Verb::Enable, &config, Some(ProviderKind::Aescbc), &more, None).unwrap();
+        let moves = moves(Verb::Enable, &config, Some(ProviderKind::Aescbc), &more, None, None).unwrap();
         assert_eq!(moves[0].resources, ["configmaps"]);
         assert_eq!(moves[0].to, id(ProviderKind::Aescbc, "key1"));
-        let material = config.groups[0].material(&moves[0].to).cloned();
+        let material = config.groups[0].material(&moves[0].to);
         let journal = Journal {
             id: "1".into(),
             began: 1,
@@ -611,6 +630,7 @@ mod tests {
             moves,
             file: None,
             marker: None,
+            kms: None,
         };
         for phase in [Phase::Promote, Phase::Remove] {
             config = journal.target(phase, &config, &NewKeys(vec![material.clone()])).unwrap();

@@ -119,10 +119,12 @@ impl Profile {
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut profile = self.clone();
-        let providers = profile.spec.encryption.iter_mut().flat_map(|encryption| &mut encryption.providers);
-        for key in providers.flat_map(|provider| &mut provider.keys) {
-            if let KeySource::Literal(text) = &mut key.source {
-                "<redacted>".clone_into(text);
+        for provider in profile.spec.encryption.iter_mut().flat_map(|encryption| &mut encryption.providers) {
+            let local = provider.kms.iter_mut().filter_map(|kms| Some(&mut kms.local.as_mut()?.key));
+            for source in provider.keys.iter_mut().map(|key| &mut key.source).chain(local) {
+                if let KeySource::Literal(text) = source {
+                    "<redacted>".clone_into(text);
+                }
             }
         }
         profile
@@ -232,6 +234,18 @@ fn root_paths(root: &mut Node, sources: &[Source]) {
         each_item(entry_mut(provider, "keys"), |key| {
             entry_mut(key, "source").and_then(|source| entry_mut(source, "file")).into_iter().for_each(fix);
         });
+        for path in [
+            &["local", "key", "file"][..],
+            &["vault", "ca"],
+            &["vault", "auth", "appRole", "roleId", "file"],
+            &["vault", "auth", "appRole", "secretId", "file"],
+            &["vault", "auth", "token", "file"],
+            &["vault", "auth", "certificate", "certificate"],
+            &["vault", "auth", "certificate", "key", "file"],
+        ] {
+            let kms = entry_mut(provider, "kms");
+            path.iter().fold(kms, |node, key| entry_mut(node?, key)).into_iter().for_each(fix);
+        }
     });
 }
 

@@ -6,6 +6,7 @@
 
 mod defaults;
 mod error;
+mod kms;
 mod kubelet;
 mod load;
 mod names;
@@ -31,6 +32,7 @@ use crate::documents::keys::ProviderKind;
 
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
+pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, SecretSource, VaultAuth, VaultKms};
 pub use load::{Loaded, check, load, to_yaml};
 pub use names::{check_cluster_name, check_image};
 pub use read::check_stream;
@@ -343,6 +345,9 @@ pub struct EncryptionProvider {
     /// Its keys; the first one writes. Default: one generated key, `key1`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Key>,
+    /// The plugin, for `kms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms: Option<Kms>,
 }
 
 /// A key's name and where its bytes come from.

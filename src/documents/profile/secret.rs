@@ -9,7 +9,7 @@ pub(super) fn mark_keys(node: &mut Node) {
         Value::Map(entries) => {
             for entry in entries {
                 match entry.key.as_str() {
-                    "providers" => mark_within(&mut entry.node, &["type", "keys"]),
+                    "providers" => mark_within(&mut entry.node, &["type", "keys", "kms"]),
                     "keys" => mark_within(&mut entry.node, &["name", "source"]),
                     "literal" | "secret" => entry.node.mark_secret(),
                     _ => mark_keys(&mut entry.node),
@@ -33,8 +33,24 @@ fn mark_within(list: &mut Node, harmless: &[&str]) {
                 key if !harmless.contains(&key) => entry.mark_secret(),
                 "keys" => mark_within(&mut entry.node, &["name", "source"]),
                 "source" => mark_source(&mut entry.node),
+                "kms" => mark_kms(&mut entry.node),
                 _ => {}
             }
+        }
+    }
+}
+
+/// Marks what a KMS plugin logs in by, wherever it stands: all but how it is got.
+fn mark_kms(node: &mut Node) {
+    let Value::Map(entries) = &mut node.value else { return };
+    for entry in entries {
+        match (entry.key.as_str(), &entry.node.value) {
+            ("roleId" | "secretId" | "token", _) => mark_source(&mut entry.node),
+            // The name of a transit key is none.
+            ("key", Value::String(_)) if entry.node.text().is_some_and(|text| text.len() < 40) => {}
+            ("key", _) => mark_source(&mut entry.node),
+            ("local" | "vault" | "auth" | "appRole" | "certificate", _) => mark_kms(&mut entry.node),
+            _ => {}
         }
     }
 }

@@ -17,8 +17,8 @@ use super::names;
 use super::read;
 use super::tree::{Node, Step};
 use super::{
-    Audit, Cis, Encryption, IpFamily, KeySource, Manifest, Networking, NodeGroup, PortMapping, Profile, ProviderKind,
-    Role, kubelet,
+    Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking, NodeGroup,
+    PortMapping, Profile, ProviderKind, Role, SecretSource, VaultAuth, VaultKms, kubelet,
 };
 
 /// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
@@ -460,8 +460,10 @@ impl Checks<'_, '_> {
                 if let Some(first) = encryption.providers[..index].iter().position(|p| p.kind == provider.kind) {
                     self.twice("`identity` is there twice".to_owned(), &providers(first), &providers(index));
                 }
+                self.plugin(index, provider);
                 continue;
             }
+            self.plugin(index, provider);
             if let Some(first) = encryption.providers[..index].iter().position(|p| p.kind == provider.kind) {
                 let finding = Finding::error(
                     "profile::duplicate",
@@ -491,6 +493,129 @@ impl Checks<'_, '_> {
             }
         }
         self.resources(&encryption.resources);
+    }
+
+    /// A provider's KMS plugin: there where it has to be, and with one holder of its key.
+    fn plugin(&mut self, index: usize, provider: &EncryptionProvider) {
+        let place = |field: &str| at!["encryption", "providers", index, field];
+        let within = |field: &str| at!["encryption", "providers", index, "kms", field];
+        let is_kms = provider.kind == ProviderKind::Kms;
+        if is_kms && !provider.keys.is_empty() {
+            let message = "a KMS provider has no keys in the profile";
+            self.key_error("profile::kms", message, &place("keys"), "its key stays in the KMS");
+        }
+        let kms = match &provider.kms {
+            Some(kms) if is_kms => kms,
+            Some(_) => {
+                let message = format!("the provider `{}` has no KMS", provider.kind);
+                return self.key_error("profile::kms", message, &place("kms"), "for `type: kms` alone");
+            }
+            None if is_kms => {
+                let finding =
+                    Finding::error("profile::kms", "a KMS provider without a KMS", self.root.place_of(&place("type")))
+                        .label("`kms` is missing")
+                        .help("add `kms: {server: openbao}`, or one of `vault`, `local` and `endpoint`");
+                return self.push(finding);
+            }
+            None => return,
+        };
+        if kms.name.is_empty() || kms.name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+            self.error("profile::kms", "a KMS provider's name is a word without colons", &within("name"), "not a name");
+        }
+        let Some(holder) = kms.holder() else {
+            let named = [
+                ("local", kms.local.is_some()),
+                ("vault", kms.vault.is_some()),
+                ("server", kms.server.is_some()),
+                ("endpoint", kms.endpoint.is_some()),
+            ];
+            let named: Vec<_> = named.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
+            let label = if named.is_empty() { "names none".to_owned() } else { format!("has {}", named.join(", ")) };
+            let message = "a KMS provider takes exactly one of `local`, `vault`, `server` and `endpoint`";
+            return self.key_error("profile::kms", message, &place("kms"), label);
+        };
+        if kms.server.is_none() && kms.server_image.is_some() {
+            self.key_error("profile::kms", "there is no server to have an image", &within("serverImage"), "no use");
+        }
+        match holder {
+            KmsHolder::Server(_) => {
+                self.image(kms.server_image.as_deref(), &within("serverImage"));
+            }
+            KmsHolder::Foreign(endpoint) => {
+                let path = endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+                let sound = path.is_some_and(|path| {
+                    !path.split('/').skip(1).any(|part| part.is_empty() || part == "." || part == "..")
+                        && path.rsplit_once('/').is_some_and(|(folder, _)| !folder.is_empty())
+                });
+                if !sound {
+                    let message = format!("`{endpoint}` is no socket in a folder of its own");
+                    self.error("profile::kms", message, &within("endpoint"), "expected unix:///FOLDER/SOCKET");
+                }
+            }
+            KmsHolder::Local(local) => {
+                let path = at!["encryption", "providers", index, "kms", "local", "key"];
+                self.key_source("key1", ProviderKind::Secretbox, &local.key, &path);
+            }
+            KmsHolder::Vault(vault) => self.vault(index, vault),
+        }
+    }
+
+    fn vault(&mut self, index: usize, vault: &VaultKms) {
+        let within = |field: &str| at!["encryption", "providers", index, "kms", "vault", field];
+        let host = vault.address.strip_prefix("https://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
+        if host.is_none_or(|host| host.is_empty() || vault.address.contains(char::is_whitespace)) {
+            let message = format!("`{}` is no address of a server with TLS", vault.address);
+            self.error("profile::kms", message, &within("address"), "expected https://HOST:PORT");
+        }
+        if vault.ca.is_empty() {
+            self.error("profile::kms", "the file of the server's certificates has no name", &within("ca"), "empty");
+        }
+        // As the plugin itself has it: mounts and namespaces may have slashes, a key is one part of a path.
+        let plain = |text: &str, slash: bool| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c) || slash && c == '/';
+            text.chars().all(allowed) && !text.split('/').any(|part| matches!(part, "" | "." | ".."))
+        };
+        if !plain(&vault.key, false) {
+            self.error(
+                "profile::kms",
+                "this is no transit key's name",
+                &within("key"),
+                "letters, digits, `_`, `-`, `.`",
+            );
+        }
+        if !plain(&vault.mount, true) {
+            self.error("profile::kms", format!("`{}` is no mount", vault.mount), &within("mount"), "expected a path");
+        }
+        if vault.namespace.as_deref().is_some_and(|namespace| !plain(namespace.trim_end_matches('/'), true)) {
+            self.error("profile::kms", "this is no namespace", &within("namespace"), "expected a path");
+        }
+        let auth = |steps: &[&str]| -> Vec<Step> {
+            let base = at!["encryption", "providers", index, "kms", "vault", "auth"];
+            base.into_iter().chain(steps.iter().map(|&step| Step::from(step))).collect()
+        };
+        let sources = match &vault.auth {
+            VaultAuth::AppRole(role) => {
+                vec![(auth(&["appRole", "roleId"]), &role.role_id), (auth(&["appRole", "secretId"]), &role.secret_id)]
+            }
+            VaultAuth::Token(token) => vec![(auth(&["token"]), token)],
+            VaultAuth::Certificate(certificate) => vec![(auth(&["certificate", "key"]), &certificate.key)],
+        };
+        for (path, source) in sources {
+            let below = |field: &str| [&path[..], &[field.into()]].concat();
+            match source {
+                SecretSource::Env(variable) if names::is_variable(variable) => {}
+                SecretSource::Env(_) => {
+                    self.error(
+                        "profile::kms",
+                        "this is no name of an environment variable",
+                        &below("env"),
+                        "not valid",
+                    );
+                }
+                SecretSource::File(file) if !file.is_empty() => {}
+                SecretSource::File(_) => self.error("profile::kms", "the file has no name", &below("file"), "empty"),
+            }
+        }
     }
 
     fn key_source(&mut self, name: &str, provider: ProviderKind, source: &KeySource, path: &[Step]) {

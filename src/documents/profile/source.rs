@@ -18,6 +18,8 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("default", include_str!("../../../profiles/default.yaml")),
     ("ha", include_str!("../../../profiles/ha.yaml")),
     ("hardened", include_str!("../../../profiles/hardened.yaml")),
+    ("kms-local", include_str!("../../../profiles/kms-local.yaml")),
+    ("kms-vault", include_str!("../../../profiles/kms-vault.yaml")),
     ("secure-two-node", include_str!("../../../profiles/secure-two-node.yaml")),
 ];
 

@@ -67,7 +67,7 @@ fn built_in_profiles_load_without_a_warning() {
     let listed = list(&folders.search());
     assert_eq!(
         listed.iter().map(|profile| profile.name.as_str()).collect::<Vec<_>>(),
-        ["cis-level-2", "default", "ha", "hardened", "secure-two-node"]
+        ["cis-level-2", "default", "ha", "hardened", "kms-local", "kms-vault", "secure-two-node"]
     );
     for Listed { name, description, origin, .. } in listed {
         assert!(!description.is_empty());
@@ -111,7 +111,7 @@ fn hardened_builds_on_secure_two_node() {
 fn the_schema_holds_for_built_in_profiles_and_fails_bad_ones() {
     let validator = jsonschema::draft202012::new(&schema::json_schema()).unwrap();
     let as_json = |text: &str| serde_yaml::from_str::<serde_json::Value>(text).unwrap();
-    for name in ["cis-level-2", "default", "ha", "hardened", "secure-two-node"] {
+    for name in ["cis-level-2", "default", "ha", "hardened", "kms-local", "kms-vault", "secure-two-node"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("profiles/{name}.yaml"));
         let document = as_json(&std::fs::read_to_string(file).unwrap());
         assert!(validator.is_valid(&document), "{name}: {:?}", validator.iter_errors(&document).next());
@@ -165,7 +165,7 @@ fn resolved_profiles_read_back_the_same() {
 "
     );
     let folders = Folders::new(&[("p.yaml", &profile(&spec))]);
-    for name in ["p.yaml", "cis-level-2", "default", "ha", "hardened", "secure-two-node"] {
+    for name in ["p.yaml", "cis-level-2", "default", "ha", "hardened", "kms-local", "kms-vault", "secure-two-node"] {
         let first = folders.load(name, &[]).unwrap().profile;
         let yaml = to_yaml(&first);
         assert!(!yaml.contains('!'), "{yaml}");
@@ -308,7 +308,8 @@ fn an_unknown_profile_has_near_names() {
 
       × there is no profile `hardend`
       help: did you mean `hardened`?
-            there are `cis-level-2`, `default`, `ha`, `hardened`, `mine`, `secure-two-node`
+            there are `cis-level-2`, `default`, `ha`, `hardened`, `kms-local`, `kms-vault`, `mine`,
+            `secure-two-node`
     ");
     let missing = folders.load("./nothing.yaml", &[]).unwrap_err();
     assert!(missing.to_string().contains("there is no file"), "{missing}");
@@ -646,4 +647,62 @@ fn damaged_profiles_end_in_an_error_that_can_be_shown() {
             assert!(!shown.contains("DA0ODxAREhMUFRYXGBkaGxwd"), "{damaged}\n{shown}");
         }
     }
+}
+
+/// All that is said of a profile that does not load.
+fn load_text(text: &str) -> Result<(), String> {
+    let folders = Folders::new(&[("p.yaml", text)]);
+    folders.load("p.yaml", &[]).map(|_| ()).map_err(|error| folders.shown(&error).replace("\n  │ ", " "))
+}
+
+#[test]
+fn faults_of_a_kms_are_shown_where_they_are() {
+    let text = profile(
+        "  encryption:
+    providers:
+      - type: kms
+        keys: [{name: a}]
+        kms: {name: 'a:b', local: {}, server: openbao}
+      - type: aescbc
+        kms: {endpoint: 'unix:///run/x/kms.sock'}",
+    );
+    let report = load_text(&text).unwrap_err();
+    for expected in [
+        "a KMS provider has no keys in the profile",
+        "a KMS provider's name is a word without colons",
+        "exactly one of `local`, `vault`, `server` and `endpoint`",
+        "the provider `aescbc` has no KMS",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    let text = profile(
+        "  encryption:
+    providers:
+      - type: kms
+        kms:
+          vault:
+            address: http://vault:8200
+            ca: ca.pem
+            key: ../sys
+            auth: {appRole: {roleId: {env: 'a b'}, secretId: s.very-secret-text}}",
+    );
+    let report = load_text(&text).unwrap_err();
+    assert!(!report.contains("very-secret-text"), "{report}");
+    let report = load_text(&text.replace("s.very-secret-text", "{file: ''}")).unwrap_err();
+    for expected in [
+        "is no address of a server with TLS",
+        "this is no transit key's name",
+        "this is no name of an environment variable",
+        "the file has no name",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    for endpoint in ["/run/kms.sock", "unix://@kms", "unix:///kms.sock", "unix:///run/../kms.sock"] {
+        let text = profile(&format!(
+            "  encryption:\n    providers:\n      - type: kms\n        kms: {{endpoint: '{endpoint}'}}"
+        ));
+        assert!(load_text(&text).unwrap_err().contains("is no socket in a folder of its own"), "{endpoint}");
+    }
+    let text = profile("  encryption:\n    providers: [{type: kms}]");
+    assert!(load_text(&text).unwrap_err().contains("a KMS provider without a KMS"));
 }

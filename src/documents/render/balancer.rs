@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::documents::profile::{IpFamily, Role};
 
 use super::nodes::{API_SERVER_PORT, needs_load_balancer, plan_nodes};
-use super::{Inputs, RenderError, templates};
+use super::{Inputs, RenderError, kms, templates};
 
 /// The program that balances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ struct LoadBalancerValues<'a> {
     ipv6: bool,
     ipv6_only: bool,
     anonymous: bool,
+    /// A health check that no server is taken out for: an ill KMS would be all servers' at once.
+    excluded: Option<&'static str>,
     backends: Vec<&'a str>,
 }
 
@@ -47,6 +49,7 @@ pub fn load_balancer_config(inputs: &Inputs<'_>, program: LoadBalancer) -> Resul
         ipv6_only: spec.networking.ip_family == IpFamily::Ipv6,
         // Without anonymous requests a health check gets a 401 from a healthy server too.
         anonymous: spec.api_server.extra_args.get("anonymous-auth").is_none_or(|value| value != "false"),
+        excluded: kms::health_check(inputs)?,
         backends: nodes.iter().filter(|node| node.role == Role::ControlPlane).map(|node| node.name.as_str()).collect(),
     };
     let template = match program {

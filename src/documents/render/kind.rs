@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::documents::encryption::PLUGIN_SOCKET;
 use crate::documents::profile::{FileModes, Role};
 
 use super::balancer::{LoadBalancer, load_balancer_config};
@@ -55,6 +56,8 @@ struct KindValues<'a> {
     common: Common<'a>,
     dir: &'a str,
     restrictive: bool,
+    /// Where kprov's own KMS plugin listens, if the profile has one.
+    kms_plugin: Option<&'static str>,
     networking: Value,
     feature_gates: &'a BTreeMap<String, bool>,
     runtime_config: &'a BTreeMap<String, String>,
@@ -91,8 +94,8 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let mut documents = vec![document("cluster.yaml", kind_config(inputs, &plan, dir)?)];
     if let Some(encryption) = &spec.encryption {
         let (content, secret) = match inputs.keys {
-            Some(ring) => (secrets::encryption_config(encryption, ring), true),
-            None => (secrets::redacted(encryption).into(), false),
+            Some(ring) => (secrets::encryption_config(inputs, encryption, ring)?, true),
+            None => (secrets::redacted(inputs, encryption)?.into(), false),
         };
         documents.push(Document { name: "encryption/encryption-config.yaml".to_owned(), content, secret });
     }
@@ -110,7 +113,7 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
         let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint, PLACEHOLDER_TOKEN)?;
         documents.push(document(&format!("kubeadm/{}.yaml", node.name), config.to_string()));
     }
-    for (path, patch) in probes::startup_probe_patches(inputs.templates)? {
+    for (path, patch) in probes::startup_probe_patches(inputs)? {
         documents.push(document(&format!("kubeadm{}", path.trim_start_matches("/kind")), patch));
     }
     for (name, program) in
@@ -136,6 +139,7 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
         common: Common::new(inputs)?,
         dir,
         restrictive: spec.hardening.file_modes == FileModes::Restrictive,
+        kms_plugin: inputs.profile.kms().filter(|kms| kms.is_own()).map(|_| PLUGIN_SOCKET),
         networking: json!({
             "ipFamily": net.ip_family,
             "apiServerAddress": net.api_server_address(),

@@ -10,6 +10,7 @@ mod digest;
 mod joining;
 mod kind;
 mod kindnet;
+mod kms;
 mod kubeadm;
 mod nodes;
 mod probes;
@@ -35,6 +36,10 @@ pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use joining::joining_manifest;
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kindnet::{KINDNET_FILE, kindnet_config};
+pub use kms::{
+    KMS_SERVER_PORT, PLUGIN_FOLDER, PLUGIN_KEYS, PLUGIN_SOCKET_FOLDER, PLUGIN_START, kms_files, kms_key_file,
+    kms_protocol, kms_server_config, kms_server_name,
+};
 pub use kubeadm::{NodeStart, PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
@@ -111,6 +116,12 @@ pub enum RenderError {
     },
 }
 
+impl RenderError {
+    fn unsupported(inputs: &Inputs<'_>, what: &str, since: &'static str) -> Self {
+        Self::Unsupported { what: what.to_owned(), since, version: inputs.version.clone() }
+    }
+}
+
 /// A file that a node needs before Kubernetes starts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NodeFile {
@@ -133,12 +144,12 @@ impl fmt::Debug for NodeFile {
 /// # Errors
 /// [`RenderError`]; [`RenderError::NoKeys`] if `inputs` has none and the profile asks for encryption.
 pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
-    let patches = probes::startup_probe_patches(inputs.templates)?;
+    let patches = probes::startup_probe_patches(inputs)?;
     let patch = |(path, content): (&'static str, String)| NodeFile { path, mode: 0o600, content: content.into() };
     let mut files: Vec<NodeFile> = patches.into_iter().map(patch).collect();
     if let Some(encryption) = &inputs.profile.spec.encryption {
         let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
-        let content = secrets::encryption_config(encryption, ring);
+        let content = secrets::encryption_config(inputs, encryption, ring)?;
         files.push(NodeFile { path: ENCRYPTION_FILE, mode: 0o600, content });
     }
     if let Some(policy) = audit_policy(inputs)? {

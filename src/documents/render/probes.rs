@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{RenderError, Templates, templates};
+use super::{Inputs, RenderError, kms, templates};
 
 /// The folder of kubeadm's patches on a control plane.
 pub(super) const PATCHES_FOLDER: &str = "/kind/patches";
@@ -29,15 +29,20 @@ const PATCHES: [(&str, &str, u8); 4] = [
 struct ProbeValues {
     component: &'static str,
     delay: u8,
+    /// A health check of the API server that its life does not depend on.
+    excluded: Option<&'static str>,
 }
 
 /// The patches, by their paths on a control plane.
 ///
 /// # Errors
-/// [`RenderError::Template`] if an overriding template is broken.
-pub(super) fn startup_probe_patches(templates: &Templates) -> Result<Vec<(&'static str, String)>, RenderError> {
+/// [`RenderError::Template`]; [`RenderError::Unsupported`] if the version has not the KMS protocol that is asked for.
+pub(super) fn startup_probe_patches(inputs: &Inputs<'_>) -> Result<Vec<(&'static str, String)>, RenderError> {
+    let check = kms::health_check(inputs)?.filter(|_| inputs.version.dies_of_an_ill_kms());
     let patch = |(component, path, delay)| {
-        Ok((path, templates.render(templates::STARTUP_PROBE, ProbeValues { component, delay })?))
+        let excluded = check.filter(|_| component == "kube-apiserver");
+        let values = ProbeValues { component, delay, excluded };
+        Ok((path, inputs.templates.render(templates::STARTUP_PROBE, values)?))
     };
     PATCHES.into_iter().map(patch).collect()
 }

@@ -6,14 +6,21 @@ use crate::documents::encryption::{Config, KeyId};
 use crate::documents::keys::KeyRing;
 use crate::documents::profile::{Encryption, KeySource};
 
+use super::{Inputs, RenderError, kms};
+
 /// The EncryptionConfiguration of `encryption` with the keys of `ring`.
-pub(super) fn encryption_config(encryption: &Encryption, ring: &KeyRing) -> Zeroizing<String> {
-    Config::of(&encryption.resources, ring).to_yaml()
+pub(super) fn encryption_config(
+    inputs: &Inputs<'_>,
+    encryption: &Encryption,
+    ring: &KeyRing,
+) -> Result<Zeroizing<String>, RenderError> {
+    Ok(Config::of(&encryption.resources, ring, kms::provider(inputs)?.as_ref()).to_yaml())
 }
 
 /// The EncryptionConfiguration with each key's origin in place of the key.
-pub(super) fn redacted(encryption: &Encryption) -> String {
-    Config::of(&encryption.resources, &encryption.placeholder()).redacted(|id| origin(encryption, id))
+pub(super) fn redacted(inputs: &Inputs<'_>, encryption: &Encryption) -> Result<String, RenderError> {
+    let config = Config::of(&encryption.resources, &encryption.placeholder(), kms::provider(inputs)?.as_ref());
+    Ok(config.redacted(|id| origin(encryption, id)))
 }
 
 fn origin(encryption: &Encryption, id: &KeyId) -> String {

@@ -3,11 +3,13 @@
 //! Owns the translation of encryption, audit log and hardening into flags for a
 //! version. The documents that carry them (kubeadm's, kind's, the patch) are its siblings'.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::documents::keys::KmsProtocol;
 use crate::documents::profile::{Component, IpFamily, KubeProxyMode, Profile};
 
 use super::version::SeccompDefault;
@@ -38,9 +40,9 @@ pub struct HostVolume {
     /// The volume's name.
     pub name: &'static str,
     /// The path on the node.
-    pub host_path: &'static str,
+    pub host_path: Cow<'static, str>,
     /// The path in the pod.
-    pub mount_path: &'static str,
+    pub mount_path: Cow<'static, str>,
     /// Whether the pod may not write.
     pub read_only: bool,
     /// The `type` of the hostPath volume.
@@ -71,8 +73,15 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
     if !spec.runtime_config.is_empty() {
         set("runtime-config", joined(&spec.runtime_config));
     }
-    if !spec.feature_gates.is_empty() {
-        set("feature-gates", joined(&spec.feature_gates));
+    let mut gates = spec.feature_gates.clone();
+    if let Some(kms) = inputs.profile.kms()
+        && super::kms::kms_protocol(inputs, kms)? == KmsProtocol::V1
+        && inputs.version.gates_kms_v1()
+    {
+        gates.insert("KMSv1".to_owned(), true);
+    }
+    if !gates.is_empty() {
+        set("feature-gates", joined(&gates));
     }
     if let Some(encryption) = &spec.encryption {
         check_resources(inputs, &encryption.resources)?;
@@ -82,11 +91,22 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
         }
         pod.volumes.push(HostVolume {
             name: "kprov-encryption",
-            host_path: ENCRYPTION_FOLDER,
-            mount_path: ENCRYPTION_FOLDER,
+            host_path: ENCRYPTION_FOLDER.into(),
+            mount_path: ENCRYPTION_FOLDER.into(),
             read_only: true,
             path_type: "Directory",
         });
+        if let Some(kms) = encryption.kms() {
+            let folder = super::kms::socket_folder(kms);
+            pod.volumes.push(HostVolume {
+                name: "kprov-kms",
+                host_path: folder.clone().into(),
+                mount_path: folder.into(),
+                read_only: true,
+                // A foreign plugin may make it later.
+                path_type: if kms.is_own() { "Directory" } else { "DirectoryOrCreate" },
+            });
+        }
     }
     if let Some(audit) = &spec.audit {
         for (name, value) in [
@@ -100,15 +120,15 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
         }
         pod.volumes.push(HostVolume {
             name: "kprov-audit-policy",
-            host_path: AUDIT_FOLDER,
-            mount_path: AUDIT_FOLDER,
+            host_path: AUDIT_FOLDER.into(),
+            mount_path: AUDIT_FOLDER.into(),
             read_only: true,
             path_type: "Directory",
         });
         pod.volumes.push(HostVolume {
             name: "kprov-audit-log",
-            host_path: AUDIT_LOG_FOLDER,
-            mount_path: AUDIT_LOG_FOLDER,
+            host_path: AUDIT_LOG_FOLDER.into(),
+            mount_path: AUDIT_LOG_FOLDER.into(),
             read_only: false,
             path_type: "DirectoryOrCreate",
         });
@@ -117,8 +137,8 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
         pod.args.insert("admission-control-config-file".to_owned(), ADMISSION_FILE.to_owned());
         pod.volumes.push(HostVolume {
             name: "kprov-admission",
-            host_path: ADMISSION_FOLDER,
-            mount_path: ADMISSION_FOLDER,
+            host_path: ADMISSION_FOLDER.into(),
+            mount_path: ADMISSION_FOLDER.into(),
             read_only: true,
             path_type: "Directory",
         });
@@ -218,7 +238,7 @@ pub(super) fn kube_proxy_mode(inputs: &Inputs<'_>) -> Result<Option<KubeProxyMod
     match inputs.profile.spec.networking.kube_proxy_mode {
         KubeProxyMode::None => Ok(None),
         KubeProxyMode::Nftables if !inputs.version.has_nftables_proxy() => {
-            Err(unsupported(inputs, "kube-proxy's nftables mode", "1.31"))
+            Err(RenderError::unsupported(inputs, "kube-proxy's nftables mode", "1.31"))
         }
         mode => Ok(Some(mode)),
     }
@@ -253,19 +273,19 @@ fn check_resources(inputs: &Inputs<'_>, resources: &[String]) -> Result<(), Rend
     for resource in resources {
         let group = resource.split_once('.').map_or("", |(_, group)| group);
         if resource.starts_with('*') && !inputs.version.encrypts_by_wildcard() {
-            return Err(unsupported(inputs, &format!("encryption of {resource:?}"), "1.27"));
+            return Err(RenderError::unsupported(inputs, &format!("encryption of {resource:?}"), "1.27"));
         }
         // Kubernetes' own groups are single words or end in .k8s.io.
         let custom = group.contains('.') && !group.ends_with(".k8s.io");
         if custom && !inputs.version.encrypts_custom_resources() {
-            return Err(unsupported(inputs, &format!("encryption of the custom resource {resource:?}"), "1.26"));
+            return Err(RenderError::unsupported(
+                inputs,
+                &format!("encryption of the custom resource {resource:?}"),
+                "1.26",
+            ));
         }
     }
     Ok(())
-}
-
-fn unsupported(inputs: &Inputs<'_>, what: &str, since: &'static str) -> RenderError {
-    RenderError::Unsupported { what: what.to_owned(), since, version: inputs.version.clone() }
 }
 
 /// `a=1,b=2`, in the order of the names.

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use semver::{BuildMetadata, Prerelease, Version};
 
+use crate::documents::keys::KmsProtocol;
+
 /// The oldest minor version that kprov brings up.
 const OLDEST: (u64, u64) = (1, 20);
 /// The newest minor version that kprov has been held against.
@@ -276,6 +278,35 @@ impl KubernetesVersion {
         self.at_least(1, 26)
     }
 
+    /// The protocol for KMS plugins: the second one from 1.27 on, where it is beta (KEP-3299). 1.25 and 1.26 take it with a
+    /// feature gate only, and versions before do not read the field that names it
+    /// (staging/src/k8s.io/apiserver/pkg/apis/config/v1/types.go).
+    #[must_use]
+    pub fn kms_protocol(&self) -> KmsProtocol {
+        if self.at_least(1, 27) { KmsProtocol::V2 } else { KmsProtocol::V1 }
+    }
+
+    /// Whether the first protocol for KMS plugins needs the feature gate `KMSv1` (from 1.29:
+    /// staging/src/k8s.io/apiserver/pkg/features/kube_features.go).
+    #[must_use]
+    pub fn gates_kms_v1(&self) -> bool {
+        self.at_least(1, 29)
+    }
+
+    /// The health check of the KMS plugin: a joint one for the second protocol, and wherever the configuration is read again
+    /// (staging/src/k8s.io/apiserver/pkg/server/options/encryptionconfig/config.go, `kmsv2PluginProbe`).
+    #[must_use]
+    pub fn kms_health_check(&self, protocol: KmsProtocol) -> &'static str {
+        if protocol == KmsProtocol::V2 || self.reloads_encryption_config() { "kms-providers" } else { "kms-provider-0" }
+    }
+
+    /// Whether an API server is taken for dead while its KMS plugin is ill: until 1.28 that check is one of `/livez`, too
+    /// (staging/src/k8s.io/apiserver/pkg/server/options/etcd.go, pull request 120583).
+    #[must_use]
+    pub fn dies_of_an_ill_kms(&self) -> bool {
+        !self.at_least(1, 29)
+    }
+
     /// Whether custom resources can be encrypted (from 1.26: kubernetes.io, "Encrypting Confidential Data at Rest").
     #[must_use]
     pub fn encrypts_custom_resources(&self) -> bool {
@@ -408,6 +439,12 @@ mod tests {
         assert!(!version("1.20.2").control_plane_labels().contains(&EXCLUDE_FROM_LOAD_BALANCERS));
         assert_eq!(version("1.23.1").cgroup_driver(), "cgroupfs");
         assert!(!version("1.34.0").fails_on_cgroup_v1() && version("1.35.0").fails_on_cgroup_v1());
+        assert_eq!(version("1.26.9").kms_protocol(), KmsProtocol::V1);
+        assert_eq!(version("1.27.0").kms_protocol(), KmsProtocol::V2);
+        assert!(!version("1.28.9").gates_kms_v1() && version("1.29.0").gates_kms_v1());
+        assert!(version("1.28.9").dies_of_an_ill_kms() && !version("1.29.0").dies_of_an_ill_kms());
+        assert_eq!(version("1.25.9").kms_health_check(KmsProtocol::V1), "kms-provider-0");
+        assert_eq!(version("1.26.0").kms_health_check(KmsProtocol::V1), "kms-providers");
         assert!(!version("1.25.0").reloads_encryption_config() && version("1.26.0").reloads_encryption_config());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Stored, classify};
+use super::{Stored, classify, envelope};
 
 /// What a stored protobuf begins with (k8s.io/apimachinery/pkg/runtime/serializer/protobuf).
 const PROTOBUF: &[u8] = b"k8s\0";
@@ -32,7 +32,18 @@ pub fn fields(value: &[u8]) -> Vec<Field> {
             let prefix = format!("k8s:enc:{provider}:{version}:{key}:").len();
             fields.add("provider", &format!("{provider} ({version})"));
             fields.add("key", &key);
-            fields.add("ciphertext", &format!("{} bytes", value.len().saturating_sub(prefix)));
+            let ciphertext = match envelope(value) {
+                None => value.len().saturating_sub(prefix),
+                Some(envelope) => {
+                    fields.add("kms.key", envelope.key.as_deref().unwrap_or("not told"));
+                    fields.add("kms.wrapped", &format!("{} bytes: a {}", envelope.wrapped, envelope.source));
+                    for name in &envelope.annotations {
+                        fields.add("kms.annotation", name);
+                    }
+                    envelope.ciphertext
+                }
+            };
+            fields.add("ciphertext", &format!("{ciphertext} bytes"));
         }
         Stored::Plain => match value.strip_prefix(PROTOBUF) {
             Some(rest) => fields.protobuf(rest),
@@ -101,7 +112,7 @@ impl Fields {
 }
 
 /// The length-delimited fields of a protobuf message, with their numbers; empty where it is none.
-fn message(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+pub(super) fn message(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     let mut fields = Vec::new();
     while let Some((tag, rest)) = varint(bytes) {
         let (number, wire_type) = (tag >> 3, tag & 7);
@@ -125,8 +136,30 @@ fn message(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     fields
 }
 
-fn first<'a>(fields: &[(u64, &'a [u8])], number: u64) -> &'a [u8] {
+pub(super) fn first<'a>(fields: &[(u64, &'a [u8])], number: u64) -> &'a [u8] {
     fields.iter().find(|(found, _)| *found == number).map_or(&[], |(_, bytes)| bytes)
+}
+
+/// The last varint field of a protobuf message that has this number.
+pub(super) fn number(mut bytes: &[u8], wanted: u64) -> Option<u64> {
+    let mut found = None;
+    while let Some((tag, rest)) = varint(bytes) {
+        let behind = match tag & 7 {
+            0 => {
+                let (value, behind) = varint(rest)?;
+                if tag >> 3 == wanted {
+                    found = Some(value);
+                }
+                Some(behind)
+            }
+            1 => rest.get(8..),
+            5 => rest.get(4..),
+            2 => varint(rest).and_then(|(length, content)| content.get(usize::try_from(length).ok()?..)),
+            _ => None,
+        };
+        bytes = behind?;
+    }
+    found
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {

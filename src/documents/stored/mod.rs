@@ -3,10 +3,12 @@
 //! Pure. Reading them out of etcd is `adapters::etcd`'s affair.
 
 mod fields;
+mod kms;
 
 use serde::Serialize;
 
 pub use fields::{Field, fields};
+pub use kms::{Envelope, envelope};
 
 /// How a value is stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

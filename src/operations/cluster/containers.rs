@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use crate::adapters::engine::{ContainerSpec, PublishedPort};
+use crate::adapters::engine::{ContainerSpec, PublishedPort, Restart};
 use crate::documents::profile::{Profile, Protocol, Role};
 use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
@@ -102,6 +102,9 @@ impl Frame<'_> {
             hostname: None,
             image: plan.image.clone().unwrap_or_else(|| self.image.to_owned()),
             command: None,
+            entrypoint: None,
+            user: None,
+            restart: Restart::Once,
             labels: self.labels(role_name(plan.role)),
             env,
             network: NETWORK.to_owned(),

@@ -7,7 +7,7 @@ use crate::adapters::states::States;
 use crate::documents::names::ClusterName;
 
 use super::owner::is_own;
-use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, NETWORK};
+use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER, NETWORK};
 
 /// How old a passing container can be, in seconds, while whoever made it is still at work on it.
 const PASSING: i64 = 60;
@@ -82,9 +82,12 @@ impl Estate for Live<'_> {
     type Error = ClusterError;
 
     async fn containers(&self) -> Result<Vec<String>, ClusterError> {
-        let found = self.context.engine.containers(LABEL_CLUSTER, Some(self.cluster)).await?;
+        let engine = &self.context.engine;
+        let found = engine.containers(LABEL_CLUSTER, Some(self.cluster)).await?;
+        // Nobody else makes those.
+        let servers = engine.containers(LABEL_SERVER, Some(self.cluster)).await?;
         let meant = found.into_iter().filter(|container| self.whose == Whose::Any || is_own(container));
-        Ok(meant.map(|container| container.id).collect())
+        Ok(meant.chain(servers).map(|container| container.id).collect())
     }
 
     async fn remove(&self, container: &str) -> Result<(), ClusterError> {

@@ -8,6 +8,7 @@ use crate::adapters::kubeconfig::KubeconfigError;
 use crate::adapters::kubernetes::ApiError;
 use crate::adapters::node::NodeError;
 use crate::adapters::paths::PathsError;
+use crate::adapters::program::ProgramError;
 use crate::adapters::records::RecordError;
 use crate::adapters::states::SnapshotError;
 use crate::documents::certificates::PkiError;
@@ -47,6 +48,45 @@ pub enum ClusterError {
         /// Where the engine is that was asked now.
         here: String,
     },
+    /// The program of the KMS server cannot be used.
+    #[error("the KMS server's program {path}, which KPROV_OPENBAO names, could not be read: {reason}", path = path.display())]
+    #[diagnostic(code(kprov::cluster::openbao))]
+    OpenBao {
+        /// The program.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The server beside a cluster does not do what it is there for.
+    #[error("the KMS server {name} does not work: {reason}{}", if last_lines.is_empty() { String::new() } else { format!(". Its last lines:\n{last_lines}") })]
+    #[diagnostic(
+        code(kprov::cluster::kms_server),
+        help("`docker logs {name}` says more; `docker restart {name}` starts it again, unsealed, with its keys")
+    )]
+    Server {
+        /// The server's container.
+        name: String,
+        /// What was seen.
+        reason: String,
+        /// Its last lines.
+        last_lines: String,
+    },
+    /// The server with the key that everything was encrypted by is no more.
+    #[error("the KMS server {name} is no more, and with it the key that the Secrets were encrypted by")]
+    #[diagnostic(
+        code(kprov::cluster::kms_server_gone),
+        help(
+            "nobody can read them any more; nothing has been changed. `kprov down` and `kprov up` make the cluster anew"
+        )
+    )]
+    ServerGone {
+        /// The server's container.
+        name: String,
+    },
+    /// This program does not run in nodes.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Program(#[from] ProgramError),
     /// A container of that cluster is not of kprov's making.
     #[error("the container {container} of the cluster {name:?} was not made by kprov")]
     #[diagnostic(
@@ -297,6 +337,7 @@ impl ClusterError {
     pub(super) fn is_unfit_state(&self) -> bool {
         use SnapshotError as State;
         match self {
+            Self::ServerGone { .. } => true,
             Self::Snapshot(error) => matches!(
                 error,
                 State::Damaged { .. }

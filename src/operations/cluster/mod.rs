@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod interim_network;
 mod interrupt;
+mod kms;
 mod logs;
 mod many;
 mod owner;
@@ -39,6 +40,7 @@ pub use delete::{Removed, Whose, delete, delete_leftovers};
 pub use discover::{ControlPlanes, Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
+pub use kms::{KmsRotation, install_kms, rotate_kms};
 pub use many::{create_all, delete_all, numbered};
 pub use owner::{record_here, require_here};
 pub use preflight::checks as host_checks;
@@ -66,6 +68,9 @@ pub const LABEL_GENERATION: &str = "dev.kprov.generation";
 
 /// The label of things that kprov made and may remove.
 pub const LABEL_OWNER: &str = "dev.kprov.owner";
+
+/// The label of the server beside a cluster, with the cluster's name.
+pub const LABEL_SERVER: &str = "dev.kprov.server-of";
 
 /// The label with the id of the process that made a passing thing, and removes it unless it is killed.
 const LABEL_PROCESS: &str = "dev.kprov.process";

@@ -8,9 +8,9 @@ use crate::adapters::kubernetes;
 use crate::adapters::node::{NodeError, STATIC_POD};
 use crate::adapters::records::Store;
 use crate::documents::encryption::{Config, Layout, Located};
-use crate::documents::keys::KeyRing;
+use crate::documents::keys::{KeyRing, ProviderKind};
 use crate::documents::names::ClusterName;
-use crate::documents::profile::{Encryption, EncryptionProvider, Key, KeySource};
+use crate::documents::profile::{Encryption, EncryptionProvider, Key, KeySource, Kms};
 use crate::documents::static_pod::StaticPod;
 use crate::documents::stored::classify;
 use crate::operations::api_server::{ApiServer, Rejected};
@@ -168,23 +168,44 @@ impl Books for Record<'_> {
         Ok(known.unwrap_or_default())
     }
 
-    fn record(&self, config: Option<&Config>) -> Result<(), EncryptionError> {
-        record(&self.store, self.cluster, config).map_err(|error| Box::new(error).into())
+    fn record(&self, config: Option<&Config>, kms: Option<&Kms>) -> Result<(), EncryptionError> {
+        record(&self.store, self.cluster, config, kms).map_err(|error| Box::new(error).into())
     }
 }
 
-fn record(store: &Store, cluster: &ClusterName, config: Option<&Config>) -> Result<(), ClusterError> {
+fn record(
+    store: &Store,
+    cluster: &ClusterName,
+    config: Option<&Config>,
+    kms: Option<&Kms>,
+) -> Result<(), ClusterError> {
     let Some(mut record) = store.load(cluster)? else { return Ok(()) };
     let simple = config.map(Config::simple);
     let (encryption, ring) = match simple {
         None => (None, None),
-        Some(Some((resources, ring))) => {
+        Some(Some((resources, mut ring))) => {
+            let mut unused = None;
+            // What a plugin is and logs in by, no EncryptionConfiguration says.
+            let kms = kms.or(record.profile.kms()).cloned();
+            if let Some(known) = store.load_keys(cluster)?.filter(|known| !known.kms().is_empty()) {
+                // Kept even if nothing needs it now: the way back, and states of before, do.
+                if ring.set_kms(known.kms().to_vec()).is_err() {
+                    unused = known.providers.into_iter().find(|provider| provider.kind == ProviderKind::Kms);
+                }
+            }
             let key = |name: &String| Key { name: name.clone(), source: KeySource::Generate };
             let providers = ring.providers.iter().map(|provider| EncryptionProvider {
                 kind: provider.kind,
-                keys: provider.keys.iter().map(|(name, _)| key(name)).collect(),
+                keys: match provider.kind {
+                    ProviderKind::Kms => Vec::new(),
+                    _ => provider.keys.iter().map(|(name, _)| key(name)).collect(),
+                },
+                kms: kms.clone().filter(|_| provider.kind == ProviderKind::Kms),
             });
-            (Some(Encryption { providers: providers.collect(), resources: resources.to_vec() }), Some(ring))
+            let providers: Vec<_> = providers.collect();
+            let encryption = Encryption { providers, resources: resources.to_vec() };
+            ring.providers.extend(unused);
+            (Some(encryption), Some(ring))
         }
         // More than a profile can say: the nodes' own configuration is all that there is.
         Some(None) => return Ok(()),

@@ -5,6 +5,7 @@
 //! `rewrite` has everything stored anew; `world` is the seam to what is real, which is `live`.
 //! Leaves restarts of the API server to `api_server`, and evidence to `verify`.
 
+mod kms;
 mod live;
 mod nodes;
 mod reload;
@@ -14,6 +15,8 @@ mod status;
 mod tests;
 mod walk;
 mod world;
+
+use std::path::PathBuf;
 
 use kube::Client;
 use serde::Serialize;
@@ -25,6 +28,7 @@ use crate::documents::encryption::{Journal, KeyId, Phase, PlanError, Verb};
 use crate::documents::keys::KeyError;
 use crate::documents::keys::ProviderKind;
 use crate::documents::names::ClusterName;
+use crate::documents::profile::Kms;
 use crate::operations::api_server::ApiServer;
 use crate::operations::cluster::{ClusterError, Context, ControlPlanes};
 pub use status::{EncryptionStatus, ResourceStatus, StoredCount};
@@ -190,6 +194,19 @@ pub enum EncryptionError {
         /// How many.
         count: usize,
     },
+    /// The version knows no second protocol for KMS plugins.
+    #[error("this Kubernetes has no second protocol for KMS plugins: it came in 1.27")]
+    #[diagnostic(code(kprov::encryption::no_kms_v2), help("leave `protocol: v2` out of the profile"))]
+    NoSecondProtocol,
+    /// The KMS does not do its part.
+    #[error("{node}: the KMS plugin does not work: {reason}")]
+    #[diagnostic(code(kprov::encryption::kms), help("`kprov status` tells how it is; what is stored stays as it is"))]
+    Plugin {
+        /// The control plane.
+        node: String,
+        /// What it says.
+        reason: String,
+    },
     /// A key is used, and is nowhere to be found.
     #[error("{} values are stored under {key}, which is in no control plane's configuration", resources.join(", "))]
     #[diagnostic(code(kprov::encryption::lost), help("put the EncryptionConfiguration with that key back first"))]
@@ -271,10 +288,35 @@ pub struct Request {
     pub resources: Vec<String>,
     /// A name for the new key.
     pub key: Option<String>,
+    /// The KMS, for the provider `kms`.
+    pub kms: Option<Box<Plugin>>,
+}
+
+/// A KMS, and where relative paths of what it logs in by start.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// The KMS.
+    pub kms: Kms,
+    /// Where its relative paths start.
+    pub base: PathBuf,
+}
+
+/// A key that was rotated in its KMS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotated {
+    /// The key that wrapped before.
+    pub from: String,
+    /// The key that wraps now.
+    pub to: String,
+    /// How many values were found to be wrapped by it, all of them.
+    pub values: usize,
+    /// What can be done next.
+    pub note: String,
 }
 
 /// What has been done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// The walk that was completed; `None` if all was as asked for already.
     pub walk: Option<Journal>,
@@ -282,6 +324,8 @@ pub struct Outcome {
     pub rewritten: usize,
     /// What was looked through before the old keys went.
     pub proof: Option<Proof>,
+    /// The key that was rotated in its KMS, if that was it.
+    pub rotated: Option<Rotated>,
     /// What etcd's files held of the time before, member by member; empty if that was not to be looked for.
     pub scrubbed: Vec<Scrubbed>,
 }
@@ -315,6 +359,14 @@ pub struct Proof {
 /// [`EncryptionError::Plan`], [`EncryptionError::UnknownResource`] and their like before anything is changed;
 /// [`EncryptionError::Failed`] says what has become of a walk that was begun.
 pub async fn run(subject: &Subject<'_>, request: &Request) -> Result<Outcome, EncryptionError> {
+    if request.verb == Verb::Rotate
+        && let Some(outcome) = kms::rotate(subject).await?
+    {
+        return Ok(outcome);
+    }
+    if let Some(plugin) = &request.kms {
+        kms::install(subject, plugin).await?;
+    }
     subject.walker(async |walker| walker.run(request).await).await
 }
 

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::adapters::node::NodeError;
 use crate::documents::encryption::{Config, Journal};
+use crate::documents::keys::KmsProtocol;
 use crate::documents::render::{ENCRYPTION_FILE, ENCRYPTION_FOLDER, KubernetesVersion};
 use crate::documents::static_pod::{Change, StaticPod, volume_name};
 use crate::operations::api_server::Rejected;
@@ -31,6 +32,7 @@ pub(super) struct ControlPlane<M> {
     pub(super) journal: Option<Journal>,
     /// Where the configuration lies, or will lie.
     file: String,
+    version: Option<KubernetesVersion>,
     /// Whether this version can read a changed configuration without a restart.
     reloads: bool,
     /// The configuration that the API server is known to have, since it was given it just now.
@@ -68,8 +70,8 @@ impl<M: Machine> ControlPlane<M> {
             }
         }
         let version: Option<KubernetesVersion> = server.version().await?.parse().ok();
-        let reloads = version.is_some_and(|version| version.reloads_encryption_config());
-        Ok(Self { server: server.clone(), manifest, config, journal, file, reloads, loaded: None })
+        let reloads = version.as_ref().is_some_and(KubernetesVersion::reloads_encryption_config);
+        Ok(Self { server: server.clone(), manifest, config, journal, file, version, reloads, loaded: None })
     }
 
     /// The node's name.
@@ -87,15 +89,23 @@ impl<M: Machine> ControlPlane<M> {
         self.manifest.flag(RELOAD_FLAG).as_deref() == Some("true") && self.manifest.shows_folder_of(&self.file)
     }
 
+    /// The protocol that this version talks to KMS plugins.
+    pub(super) fn kms_protocol(&self) -> Option<KmsProtocol> {
+        self.version.as_ref().map(KubernetesVersion::kms_protocol)
+    }
+
     /// The manifest that makes the API server read its configuration, or none.
-    fn manifest_for(&self, encrypted: bool) -> StaticPod {
+    fn manifest_for(&self, target: Option<&Config>) -> StaticPod {
         let mut manifest = self.manifest.clone();
-        if encrypted {
+        if let Some(target) = target {
             let mut change = Change::default().set(FLAG, &self.file);
             if self.reloads {
                 change = change.set(RELOAD_FLAG, "true");
             }
             manifest.apply(&change);
+            for socket in target.sockets() {
+                manifest.show_folder(socket);
+            }
         } else {
             manifest.apply(&Change::default().unset(FLAG).unset(RELOAD_FLAG));
             manifest.remove_volume(&volume_name(ENCRYPTION_FOLDER));
@@ -105,7 +115,7 @@ impl<M: Machine> ControlPlane<M> {
 
     /// Whether a phase can be had without a restart.
     pub(super) fn needs_restart(&self, wanted: &Wanted<'_>) -> bool {
-        wanted.restart || !self.reloads() || self.manifest_for(wanted.target.is_some()) != self.manifest
+        wanted.restart || !self.reloads() || self.manifest_for(wanted.target) != self.manifest
     }
 
     /// Whether the API server that runs has this configuration, as far as that can be told for sure.
@@ -113,7 +123,7 @@ impl<M: Machine> ControlPlane<M> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.as_ref() == target) {
             return Ok(true);
         }
-        if self.manifest_for(target.is_some()) != self.manifest || !self.server.runs(&self.manifest).await? {
+        if self.manifest_for(target) != self.manifest || !self.server.runs(&self.manifest).await? {
             return Ok(false);
         }
         let Some(target) = target else { return Ok(true) };
@@ -149,7 +159,7 @@ impl<M: Machine> ControlPlane<M> {
         safe_without: impl AsyncFn() -> Result<bool, EncryptionError>,
         detail: impl Fn(&str),
     ) -> Result<(), EncryptionError> {
-        let manifest = self.manifest_for(wanted.target.is_some());
+        let manifest = self.manifest_for(wanted.target);
         let restart = self.needs_restart(wanted);
         if let Some(target) = wanted.target {
             self.write_config(target).await?;

@@ -163,7 +163,10 @@ impl State {
         let name = &layout.owner(key).unwrap().name;
         let deciding = self.planes[plane].running.1.deciding(name);
         let writer = deciding.first().and_then(|group| group.writer()).unwrap_or_else(KeyId::identity);
-        let print = deciding.first().and_then(|group| group.material(&writer)).map(|key| key.fingerprint());
+        let print = deciding.first().and_then(|group| group.material(&writer)).and_then(|material| match material {
+            crate::documents::encryption::Material::Key(key) => Some(key.fingerprint()),
+            crate::documents::encryption::Material::Kms(_) => None,
+        });
         self.etcd.insert(key.to_owned(), (writer.stored(), print));
     }
 
@@ -369,7 +372,11 @@ impl Books for World {
         Ok(KeyRing::default())
     }
 
-    fn record(&self, config: Option<&Config>) -> Result<(), EncryptionError> {
+    fn record(
+        &self,
+        config: Option<&Config>,
+        _: Option<&crate::documents::profile::Kms>,
+    ) -> Result<(), EncryptionError> {
         self.state.borrow_mut().record = config.cloned();
         Ok(())
     }
@@ -384,7 +391,7 @@ enum Command {
 }
 
 fn request(verb: Verb, provider: Option<ProviderKind>, resources: &[&str]) -> Request {
-    Request { verb, provider, resources: resources.iter().map(|&name| name.to_owned()).collect(), key: None }
+    Request { verb, provider, resources: resources.iter().map(|&name| name.to_owned()).collect(), key: None, kms: None }
 }
 
 /// Runs a command in a world; `None` if it died.
@@ -440,8 +447,12 @@ fn assert_whole(world: &World, what: &str) {
 fn config(rules: &[(&str, ProviderKind, &str)]) -> Config {
     let mut config = Config::default();
     for (rule, provider, key) in rules.iter().rev() {
-        let (rule, key) = (vec![(*rule).to_owned()], KeyId { provider: *provider, key: (*key).to_owned() });
-        config.add(&rule, &key, Some(crate::documents::keys::KeyMaterial::generate().unwrap()));
+        let (rule, key) = (vec![(*rule).to_owned()], KeyId::local(*provider, key));
+        config.add(
+            &rule,
+            &key,
+            Some(crate::documents::encryption::Material::Key(crate::documents::keys::KeyMaterial::generate().unwrap())),
+        );
         config.promote(&rule, &key);
         config.keep_only(&rule, &key);
     }

@@ -9,10 +9,11 @@ use futures_util::future::try_join_all;
 
 use crate::adapters::node::NodeError;
 use crate::documents::encryption::{
-    Config, GroupResource, Journal, KeyId, Known, Layout, Move, NewKeys, Phase, Verb, moves,
+    Config, GroupResource, Journal, KeyId, Kms, Known, Layout, Material, Move, NewKeys, PLUGIN_SOCKET, Phase, Verb,
+    moves,
 };
-use crate::documents::keys::KeyMaterial;
-use crate::documents::keys::ProviderKind;
+use crate::documents::keys::{KeyMaterial, KmsProtocol, ProviderKind};
+use crate::documents::profile;
 use crate::documents::render::KubernetesVersion;
 use crate::operations::api_server::SETTLE;
 use crate::progress::Reporter;
@@ -52,6 +53,12 @@ fn same_config<M: Machine>(planes: &[ControlPlane<M>]) -> Result<Option<Config>,
     Ok(first.config.clone())
 }
 
+/// A plugin as an EncryptionConfiguration names it.
+fn asked_as(kms: &profile::Kms, protocol: KmsProtocol) -> Kms {
+    let own = format!("unix://{PLUGIN_SOCKET}");
+    Kms::new(protocol, &kms.name, kms.endpoint.as_deref().unwrap_or(&own), kms.timeout_seconds)
+}
+
 fn fits(journal: &Journal, request: &Request) -> bool {
     let every = |holds: &dyn Fn(&KeyId) -> bool| journal.moves.iter().all(|way| holds(&way.to));
     request.provider.is_none_or(|provider| every(&|to| to.provider == provider))
@@ -83,10 +90,12 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
         let layout = self.storage.layout(&root(&planes)).await?;
         self.check_keys(&config, &layout).await?;
         self.check_resources(&request.resources, &layout).await?;
-        let moves = moves(request.verb, &config, request.provider, &request.resources, request.key.as_deref())?;
+        let plugin = request.kms.as_ref().map(|plugin| self.plugin(&plugin.kms, &planes)).transpose()?;
+        let (provider, key) = (request.provider, request.key.as_deref());
+        let moves = moves(request.verb, &config, provider, &request.resources, key, plugin.as_ref())?;
         if moves.is_empty() {
-            self.record(&planes)?;
-            return Ok(Outcome { walk: None, rewritten: 0, proof: None, scrubbed: Vec::new() });
+            self.record(&planes, None)?;
+            return Ok(Outcome::default());
         }
         let restarts = planes.iter().any(|plane| !plane.reloads()) || self.restart;
         let journal = Journal {
@@ -98,6 +107,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             // decryption key"), and each phase costs it a restart or a minute.
             phase: if planes.len() > 1 { Phase::Add } else { Phase::Promote },
             moves,
+            kms: request.kms.as_ref().map(|plugin| plugin.kms.without_secrets()),
             file: None,
             marker: self.scrub.then(|| format!("kprov marker {:016x}", getrandom::u64().unwrap_or_default())),
         };
@@ -168,12 +178,13 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
     /// the one that runs has read it.
     async fn check_keys(&self, config: &Config, layout: &Layout) -> Result<(), EncryptionError> {
         let node = self.machines[0].name();
-        for provider in &self.books.keys()?.providers {
+        // What a plugin logs in by is in no configuration.
+        for provider in self.books.keys()?.providers.iter().filter(|provider| provider.kind != ProviderKind::Kms) {
             for (name, material) in &provider.keys {
-                let key = KeyId { provider: provider.kind, key: name.clone() };
+                let key = KeyId::local(provider.kind, name);
                 // Another group may have a key of the same name and be right.
-                let found: Vec<&KeyMaterial> = config.groups.iter().filter_map(|group| group.material(&key)).collect();
-                if !found.is_empty() && !found.contains(&material) {
+                let found: Vec<Material> = config.groups.iter().filter_map(|group| group.material(&key)).collect();
+                if !found.is_empty() && !found.contains(&Material::Key(material.clone())) {
                     return Err(EncryptionError::WrongKey { node: node.to_owned(), key });
                 }
             }
@@ -198,6 +209,16 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 Err(EncryptionError::Unreadable { node: node.to_owned(), resource, stored, count })
             }
         }
+    }
+
+    /// The plugin of a KMS, as these API servers are to ask it.
+    fn plugin(&self, kms: &profile::Kms, planes: &[ControlPlane<M>]) -> Result<Kms, EncryptionError> {
+        let own = planes.iter().filter_map(ControlPlane::kms_protocol).min().unwrap_or(KmsProtocol::V1);
+        let protocol = kms.protocol.unwrap_or(own);
+        if protocol > own {
+            return Err(EncryptionError::NoSecondProtocol);
+        }
+        Ok(asked_as(kms, protocol))
     }
 
     /// Whether the API knows these resources, and this version can encrypt them.
@@ -236,7 +257,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
 
     /// Makes the keys that a walk needs and that are nowhere yet.
     async fn new_keys(&self, journal: &Journal, planes: &[ControlPlane<M>]) -> Result<NewKeys, EncryptionError> {
-        let mut keys: Vec<Option<KeyMaterial>> = Vec::new();
+        let mut keys: Vec<Option<Material>> = Vec::new();
         for (index, way) in journal.moves.iter().enumerate() {
             if way.to.provider == ProviderKind::Identity {
                 keys.push(None);
@@ -247,18 +268,23 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             let found = groups()
                 .filter(|group| group.resources == way.resources)
                 .chain(groups())
-                .find_map(|group| group.material(&way.to).cloned())
+                .find_map(|group| group.material(&way.to))
                 // Moves to the same key are moves to the same bytes.
                 .or_else(|| keys[journal.moves[..index].iter().position(|other| other.to == way.to)?].clone());
             if let Some(material) = found {
                 keys.push(Some(material));
                 continue;
             }
+            if let (Some(protocol), Some(kms)) = (way.to.protocol, &journal.kms) {
+                // The plugin is the same wherever it runs.
+                keys.push(Some(Material::Kms(asked_as(kms, protocol))));
+                continue;
+            }
             // A key that has been used and is gone is not one to be made anew under the same name.
             if self.is_stored(&root(planes), &way.to).await? {
                 return Err(EncryptionError::Lost { resources: way.resources.clone(), key: way.to.clone() });
             }
-            keys.push(Some(KeyMaterial::generate()?));
+            keys.push(Some(Material::Key(KeyMaterial::generate()?)));
         }
         Ok(NewKeys(keys))
     }
@@ -375,13 +401,13 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                     self.configure(planes, &journal, &new).await.map_err(failed)?;
                 }
                 Phase::Record => {
-                    self.record(planes).map_err(failed)?;
+                    self.record(planes, journal.kms.as_ref()).map_err(failed)?;
                     let scrubbed = self.scrubbed(&journal, |detail| step.detail(detail)).await.map_err(failed)?;
                     for plane in planes.iter() {
                         plane.remove_journal().await.map_err(|error| failed(error.into()))?;
                     }
                     step.done();
-                    return Ok(Outcome { walk: Some(journal), rewritten, proof, scrubbed });
+                    return Ok(Outcome { walk: Some(journal), rewritten, proof, scrubbed, rotated: None });
                 }
             }
             step.done();
@@ -469,9 +495,9 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
         }))
     }
 
-    fn record(&self, planes: &[ControlPlane<M>]) -> Result<(), EncryptionError> {
+    fn record(&self, planes: &[ControlPlane<M>], kms: Option<&profile::Kms>) -> Result<(), EncryptionError> {
         match planes.first() {
-            Some(first) => self.books.record(first.config.as_ref()),
+            Some(first) => self.books.record(first.config.as_ref(), kms),
             None => Ok(()),
         }
     }

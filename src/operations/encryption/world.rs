@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use crate::adapters::node::NodeError;
 use crate::documents::encryption::{Config, Layout, Located};
 use crate::documents::keys::KeyRing;
+use crate::documents::profile::Kms;
 use crate::documents::static_pod::StaticPod;
 use crate::operations::api_server::Rejected;
 
@@ -66,5 +67,6 @@ pub(super) trait Books {
     /// The keys that it knows; none if it has not made the cluster.
     fn keys(&self) -> Result<KeyRing, EncryptionError>;
     /// Brings the record up to date, if there is one: what `verify` expects, and what `reset` makes again.
-    fn record(&self, config: Option<&Config>) -> Result<(), EncryptionError>;
+    /// `kms` is the KMS that a walk has led to.
+    fn record(&self, config: Option<&Config>, kms: Option<&Kms>) -> Result<(), EncryptionError>;
 }

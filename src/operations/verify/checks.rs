@@ -16,7 +16,7 @@ use crate::progress::counted;
 
 use super::canary::{self, Canary};
 use super::expected::{Expected, Resource};
-use super::{Census, Check, Target, VerifyError, modes};
+use super::{Census, Check, Target, VerifyError, kms, modes};
 
 fn control_planes<'a>(target: &Target<'a>) -> impl Iterator<Item = &'a Node> {
     target.nodes.iter().filter(|node| node.role == Role::ControlPlane)
@@ -207,11 +207,20 @@ pub(super) async fn stored(
     let Some(first) = control_planes(target).next() else { return Ok((Vec::new(), None, Vec::new())) };
     let etcd = Etcd::on(first.clone());
     let layout = kubernetes::layout(target.client, &expected.root).await?;
+    let (mut checks, mut reports) = (Vec::new(), Vec::new());
+    if expected.kms_plugin {
+        let nodes: Vec<&Node> = control_planes(target).collect();
+        (checks, reports) = kms::plugins(&nodes).await?;
+        if reports.len() < nodes.len() || reports.iter().any(|report| report.problem.is_some()) {
+            // The API server would refuse to write, in words of its own.
+            checks.push(Check::new("what is stored in etcd", false, "not looked at: the KMS does not work"));
+            return Ok((checks, None, Vec::new()));
+        }
+    }
     let canary = canary::fly(target.client, &etcd, layout.root()).await?;
     let secrets = GroupResource::parse("secrets");
     let rules: Vec<GroupResource> = expected.resources.iter().map(|resource| resource.rule.clone()).collect();
     let of_secrets = expected.resources.iter().rev().max_by_key(|resource| resource.rule.names(&secrets));
-    let mut checks = Vec::new();
     let plain = KeyId::identity().stored();
     if let Some(resource) = of_secrets.filter(|found| found.rule.names(&secrets).is_some() && found.writes != plain) {
         checks.push(Check::new(
@@ -224,6 +233,9 @@ pub(super) async fn stored(
                 if canary.plain_text_found { "there" } else { "absent" }
             ),
         ));
+    }
+    if expected.kms_plugin {
+        checks.extend(kms::census(&etcd, &layout, &rules, &reports, target.since.is_some()).await?);
     }
     let mut census = Vec::new();
     let counted = etcd.census(&layout, &rules).await?;

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::adapters::etcd::ROOT;
 use crate::adapters::node::Node;
-use crate::documents::encryption::{Config, GroupResource, KeyId};
+use crate::documents::encryption::{Config, GroupResource, KeyId, PLUGIN_SOCKET};
 use crate::documents::profile::{FileModes, Role};
 use crate::documents::render::{self, Inputs, SeccompDefault};
 use crate::documents::static_pod::flag_of;
@@ -34,6 +34,8 @@ pub struct Expected {
     pub root: String,
     /// Where the EncryptionConfiguration lies on control planes.
     pub encryption_file: Option<String>,
+    /// Whether kprov's own KMS plugin encrypts.
+    pub kms_plugin: bool,
     /// Whether there is an audit log.
     pub audit: bool,
     /// Whether file modes are restricted.
@@ -56,7 +58,9 @@ impl Expected {
         for node in target.nodes.iter().filter(|node| node.role == Role::ControlPlane).take(1) {
             let flags = node.command_line("kube-apiserver").await?.unwrap_or_default();
             if let Some(file) = flag_of(&flags, "encryption-provider-config") {
-                expected.resources = read_resources(node, &file).await?;
+                let config = read_config(node, &file).await?;
+                expected.resources = resources(&config);
+                expected.kms_plugin = config.asks(PLUGIN_SOCKET);
                 expected.encryption_file = Some(file);
             }
             if let Some(root) = flag_of(&flags, "etcd-prefix") {
@@ -76,7 +80,7 @@ impl Expected {
         ];
         let resources = match (&spec.encryption, inputs.keys.and_then(|keys| keys.writer())) {
             (Some(encryption), Some((provider, key))) => {
-                let writes = KeyId { provider, key: key.to_owned() }.stored();
+                let writes = KeyId::local(provider, key).stored();
                 let resource = |name: &String| Resource { rule: GroupResource::parse(name), writes: writes.clone() };
                 encryption.resources.iter().map(resource).collect()
             }
@@ -87,6 +91,7 @@ impl Expected {
             resources,
             root: ROOT.to_owned(),
             encryption_file: None,
+            kms_plugin: false,
             audit: spec.audit.is_some(),
             restrictive_modes: spec.hardening.file_modes == FileModes::Restrictive,
             kubelet_serving_certificates: spec.hardening.kubelet_serving_certificates,
@@ -109,16 +114,16 @@ fn kubelet_fields(inputs: &Inputs<'_>) -> serde_json::Map<String, Value> {
     fields
 }
 
-/// The rules of the EncryptionConfiguration in a node's file.
-async fn read_resources(node: &Node, file: &str) -> Result<Vec<Resource>, VerifyError> {
+/// The EncryptionConfiguration in a node's file.
+async fn read_config(node: &Node, file: &str) -> Result<Config, VerifyError> {
     let text: Zeroizing<String> = node.read_text(file).await?;
-    parse_resources(&text).map_err(|reason| VerifyError::Configuration { node: node.name.clone(), reason })
+    Config::parse(&text).map_err(|reason| VerifyError::Configuration { node: node.name.clone(), reason })
 }
 
-fn parse_resources(text: &str) -> Result<Vec<Resource>, String> {
-    let config = Config::parse(text)?;
+/// The rules of an EncryptionConfiguration.
+fn resources(config: &Config) -> Vec<Resource> {
     let rules = config.resources().into_iter();
-    Ok(rules.map(|(name, group)| Resource { rule: GroupResource::parse(name), writes: group.writes() }).collect())
+    rules.map(|(name, group)| Resource { rule: GroupResource::parse(name), writes: group.writes() }).collect()
 }
 
 #[cfg(test)]
@@ -143,7 +148,9 @@ resources:
   providers: [{{identity: {{}}}}]
 "
         );
-        let resources = parse_resources(&text).unwrap();
+        let config = Config::parse(&text).unwrap();
+        let resources = resources(&config);
+        assert!(config.asks("/x") && !config.asks(PLUGIN_SOCKET));
         let written: Vec<_> = resources.iter().map(|r| (r.rule.to_string(), r.writes.as_str())).collect();
         let expected = [
             ("secrets", "k8s:enc:secretbox:v1:new:"),

@@ -8,6 +8,7 @@
 mod canary;
 mod checks;
 mod expected;
+mod kms;
 mod kube_proxy;
 mod modes;
 

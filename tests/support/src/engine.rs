@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::run::Run;
 
 const LABEL_CLUSTER: &str = "io.x-k8s.kind.cluster";
+const LABEL_SERVER: &str = "dev.kprov.server-of";
 const NETWORK: &str = "kind";
 
 /// Clusters are heavy: one test at a time has the engine.
@@ -69,8 +70,12 @@ impl Engine {
     }
 
     fn left_now(&self, cluster: &str) -> Vec<String> {
-        let mut left: Vec<String> =
-            self.containers(cluster).into_iter().map(|name| format!("container {name}")).collect();
+        let mut left: Vec<String> = self
+            .containers(cluster)
+            .into_iter()
+            .chain(servers(cluster))
+            .map(|name| format!("container {name}"))
+            .collect();
         let probes =
             lines(&docker(&["ps", "--all", "--filter", "name=^kprov-probe-", "--format", "{{.Names}}"]).ok().stdout);
         left.extend(probes.into_iter().map(|name| format!("container {name}")));
@@ -86,7 +91,7 @@ impl Engine {
 
     /// Removes what a test that failed has left.
     pub(crate) fn clean(&self, cluster: &str) {
-        for name in self.containers(cluster) {
+        for name in self.containers(cluster).into_iter().chain(servers(cluster)) {
             let _ = docker(&["rm", "--force", "--volumes", &name]);
         }
         if self.network.is_none() && network().is_some() {
@@ -98,6 +103,12 @@ impl Engine {
 
 fn docker(arguments: &[&str]) -> Run {
     Run::of(Command::new("docker").args(arguments))
+}
+
+/// The server beside a cluster, if it has one.
+fn servers(cluster: &str) -> Vec<String> {
+    let filter = format!("label={LABEL_SERVER}={cluster}");
+    lines(&docker(&["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"]).ok().stdout)
 }
 
 fn network() -> Option<String> {

@@ -14,7 +14,8 @@ use crate::run::Run;
 const NO_ENGINE: &str = "unix:///nonexistent/docker.sock";
 
 /// Variables of the surroundings that programs in a sandbox get to see.
-const KEPT: [&str; 5] = ["PATH", "DOCKER_HOST", "KPROV_LOAD_BALANCER_IMAGE", "TMPDIR", "LLVM_PROFILE_FILE"];
+const KEPT: [&str; 6] =
+    ["PATH", "DOCKER_HOST", "KPROV_LOAD_BALANCER_IMAGE", "KPROV_OPENBAO", "TMPDIR", "LLVM_PROFILE_FILE"];
 
 /// Folders, kubeconfig and cluster name of one test. Removed when dropped, with all that a failed test has left.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     ground::{Ground, cargo},
-    node_image,
+    node_image, tools,
 };
 
 /// Options of `test`.
@@ -30,6 +30,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut command = cargo(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]);
     command.args(&options.arguments);
+    // Clusters whose key stays in a KMS: no registry is needed for its server.
+    command.env("KPROV_OPENBAO", tools::openbao()?);
     if options.faults {
         command.env("KPROV_TEST_FAULTS", "1");
         command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine, false)?);

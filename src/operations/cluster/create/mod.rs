@@ -29,7 +29,7 @@ use super::owner::{record_here, require_own, this_engine};
 use super::prove::{Proof, READY};
 use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
-use super::{ClusterError, Context, LABEL_CLUSTER, balancer, logs, preflight, resolve_image};
+use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::ensure_network;
@@ -177,7 +177,14 @@ async fn raise<'a>(
         server: server_url(&record.profile, record.api_server_port),
         token: bootstrap::new_token()?,
     };
-    let up = bootstrap::bring_up(&build).await?;
+    // By now its network is there. Nothing asks for it before the API server is about to be ready, which waits for it.
+    let server = async {
+        match parts.server {
+            Some(server) => kms::ensure(context, &record.name, &parts.image.id, server).await,
+            None => Ok(()),
+        }
+    };
+    let (up, ()) = tokio::try_join!(bootstrap::bring_up(&build), server)?;
     let addresses = build.addresses().await?;
     let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
     proof_of(&build, &up, &nodes, &addresses).await_ready().await?;
@@ -236,7 +243,7 @@ async fn attempt(
     let profile = &request.profile;
     let reference = request.image();
     // What costs nothing to find out comes before an image is pulled.
-    let keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
+    let mut keys = match (&profile.spec.encryption, before.and_then(|before| before.keys.clone())) {
         (Some(_), Some(keys)) => Some(keys),
         (Some(encryption), None) => Some(encryption.resolve(&request.base)?),
         (None, _) => None,
@@ -270,6 +277,7 @@ async fn attempt(
         api_server_port: 0,
         nodes: Vec::new(),
     };
+    let server = kms::prepare(context, &request.name, profile, &mut keys).await?;
     let inputs = draft.inputs(&version, keys.as_ref(), &context.templates, info.cgroup_version == "1");
     let warnings = render::warnings(&inputs);
     for warning in &warnings {
@@ -277,7 +285,8 @@ async fn attempt(
     }
     // Everything is rendered before anything is made: a template's error costs nothing.
     let digest = render::cluster_digest(&render::documents_digest(&inputs)?, &image.id);
-    let files = nodes::early_files(&inputs)?;
+    let mut files = nodes::early_files(&inputs)?;
+    files.extend(kms::plugin_files(context, &inputs).await?);
     let balancer = balancer::prepare(context, &inputs, request.load_balancer_image.as_deref()).await?;
     let wanted = before.map_or(profile.spec.networking.api_server_port, |before| before.record.api_server_port);
     let mut record = Record {
@@ -302,6 +311,7 @@ async fn attempt(
         storage_driver: &info.storage_driver,
         files: &files,
         balancer: balancer.as_ref(),
+        server: server.as_ref(),
     };
     let way = Way::of(profile);
     let raised = match raise(context, &parts, inputs, &facts, way).await {

@@ -12,6 +12,7 @@ use crate::documents::render::{self, Inputs, NodePlan};
 use super::super::balancer::Balancer;
 use super::super::bootstrap::Member;
 use super::super::containers::{Fixed, Frame, proxies};
+use super::super::kms::Server;
 use super::super::{ClusterError, Context};
 use super::containerd::patch_containerd;
 use super::network::ensure_network;
@@ -31,6 +32,8 @@ pub(super) struct Parts<'a> {
     /// What control planes need from the start.
     pub(super) files: &'a [FileEntry],
     pub(super) balancer: Option<&'a Balancer>,
+    /// The server that its KMS plugin asks.
+    pub(super) server: Option<&'a Server>,
 }
 
 /// Makes all containers, side by side, with the files that they need from the start. No node runs yet.
@@ -38,7 +41,7 @@ pub(super) struct Parts<'a> {
 /// # Errors
 /// [`ClusterError::Engine`] if the engine refuses one, [`ClusterError::Node`] if a patch does not fit.
 pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Member>, ClusterError> {
-    let &Parts { record, image, plan, storage_driver, files, balancer } = parts;
+    let &Parts { record, image, plan, storage_driver, files, balancer, server: _ } = parts;
     let engine = &context.engine;
     let step = context.reporter.stage("Making the nodes");
     // Held until the containers are there: an empty network is one that `down` removes.

@@ -23,7 +23,7 @@ use crate::documents::snapshot::{Held, StateManifest, unpack};
 
 use super::owner::this_engine;
 use super::succession::{Live, Member, Successor, commit, follow};
-use super::{ClusterError, Context, NETWORK, Outcome, resolve_image};
+use super::{ClusterError, Context, NETWORK, Outcome, kms, resolve_image};
 
 use nodes::Addresses;
 
@@ -59,6 +59,7 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         let (snapshot, image) = (record.version.clone(), facts.version);
         return Err(SnapshotError::Version { snapshot, image, reference: reference.clone() }.into());
     }
+    kms::require(context, &record).await?;
     let keys = match &manifest.keys {
         None => None,
         Some(blob) => {

@@ -4,7 +4,7 @@ use futures_util::future::try_join_all;
 
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
-use crate::documents::files::{FileEntry, Tarball};
+use crate::documents::files::{FileEntry, Tarball, pack};
 use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record};
 use crate::documents::render::{self, NodePlan};
@@ -13,7 +13,7 @@ use crate::documents::snapshot::{Edit, edit, file};
 use super::super::containers::{Fixed, Frame, proxies};
 use super::super::create::ensure_network;
 use super::super::succession::next_name;
-use super::super::{ClusterError, Context, LABEL_OWNER};
+use super::super::{ClusterError, Context, LABEL_OWNER, kms};
 use super::Prepared;
 
 /// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
@@ -49,7 +49,7 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
     };
     let plans: Vec<NodePlan> = state.nodes.iter().map(|(plan, _)| plan.clone()).collect();
     let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &plans, &network.subnets);
-    let frame = Frame {
+    let frame = &Frame {
         cluster: &record.name,
         profile: &record.profile,
         base: &record.base,
@@ -61,7 +61,10 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         storage_driver: &info.storage_driver,
         proxies: &proxies,
     };
-    try_join_all(state.nodes.iter().map(|(plan, archive)| async {
+    kms::wake(context, record).await?;
+    let inputs = record.inputs(&state.version, state.keys.as_ref(), &context.templates, info.cgroup_version == "1");
+    let plugin = &kms::plugin_files(context, &inputs).await?;
+    try_join_all(state.nodes.iter().map(|(plan, archive)| async move {
         let fixed = match (addresses, address_of(record, plan)) {
             (Addresses::Fixed, Some(node)) => Fixed { ipv4: node.ipv4, ipv6: node.ipv6 },
             _ => Fixed::default(),
@@ -72,6 +75,9 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         let id = context.engine.create_container(spec).await?;
         let early = early_part(archive).map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
         context.engine.put_archive(&id, early).await?;
+        if plan.role == Role::ControlPlane && !plugin.is_empty() {
+            context.engine.put_archive(&id, pack(plugin)).await?;
+        }
         Ok::<_, ClusterError>(())
     }))
     .await?;

@@ -1,0 +1,348 @@
+//! The KMS of a cluster: the plugin's files for control planes, and the server beside the cluster where a profile asks for
+//! one.
+//!
+//! The server is a container of its own, which outlives the nodes: `reset` and snapshots go back to the same keys. All that is
+//! secret of it stays in it, but for what the plugin logs in by.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+use crate::adapters::engine::{ContainerSpec, ContainerState, Engine, ExecSpec, Restart};
+use crate::adapters::node::{Node, last_lines};
+use crate::adapters::program;
+use crate::documents::certificates::server_identity;
+use crate::documents::files::{FileEntry, pack};
+use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKind, secret};
+use crate::documents::names::ClusterName;
+use crate::documents::profile::{Encryption, EncryptionProvider, Kms, KmsHolder, Profile};
+use crate::documents::record::Record;
+use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
+
+use super::image::have_image;
+use super::{ClusterError, Context, LABEL_SERVER, NETWORK};
+
+/// The image of OpenBao.
+const OPENBAO: &str = "docker.io/openbao/openbao:2.7.2";
+
+/// The variable that names the program `bao`, for hosts that reach no registry: it then runs in a node image.
+const OPENBAO_VARIABLE: &str = "KPROV_OPENBAO";
+
+/// The server's folder.
+const FOLDER: &str = "/kprov/openbao";
+
+/// How long the server may take to set itself up.
+const SETUP: Duration = Duration::from_secs(60);
+
+/// How often it is asked meanwhile: each time is a process of the server's size.
+const ASK: Duration = Duration::from_millis(300);
+
+/// Does something on the server as who administers the key. That login is the last thing that the server sets up, so that
+/// it tells when all is there.
+const ADMINISTER: &str = include_str!("scripts/administer.sh");
+
+/// Makes way for a plugin on a node that runs, or starts it.
+const BRING: &str = include_str!("scripts/bring_plugin.sh");
+
+/// The files that kprov's own plugin needs on a control plane, the program among them; none without such a plugin.
+///
+/// # Errors
+/// [`ClusterError::Render`], or [`ClusterError::Program`] if this kprov does not run in the engine's nodes.
+pub(super) async fn plugin_files(context: &Context, inputs: &Inputs<'_>) -> Result<Vec<FileEntry>, ClusterError> {
+    let files = render::kms_files(inputs)?;
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let architecture = context.engine.info().await?.architecture;
+    let mut entries = program::files(&architecture, PLUGIN_FOLDER)?;
+    entries.extend(files.into_iter().map(|file| FileEntry::new(file.path, file.mode, file.content.as_bytes())));
+    Ok(entries)
+}
+
+/// A server that a cluster needs.
+pub(super) enum Server {
+    /// It is there, and has the cluster's keys.
+    There,
+    /// It has to be made, with these files.
+    New(Box<New>),
+}
+
+/// A server to be made.
+pub(super) struct New {
+    image: Option<String>,
+    files: Vec<FileEntry>,
+}
+
+/// Finds out whether a cluster needs a server, and gives the key ring what the plugin logs in there by. Nothing is made yet.
+///
+/// # Errors
+/// [`ClusterError::Engine`], [`ClusterError::Pki`], or [`ClusterError::Key`].
+pub(super) async fn prepare(
+    context: &Context,
+    cluster: &ClusterName,
+    profile: &Profile,
+    keys: &mut Option<KeyRing>,
+) -> Result<Option<Server>, ClusterError> {
+    let Some((kms, KmsHolder::Server(_))) = profile.kms().and_then(|kms| Some((kms, kms.holder()?))) else {
+        return Ok(None);
+    };
+    let Some(ring) = keys else { return Ok(None) };
+    let name = render::kms_server_name(cluster);
+    if ring.kms_secret(secret::SECRET_ID).is_some() && find(&context.engine, cluster).await?.is_some() {
+        return Ok(Some(Server::There));
+    }
+    let (authority, identity) = server_identity(&name)?;
+    let random = |bytes: &KeyMaterial| KeyMaterial::from_text(&hex::encode(bytes.bytes()));
+    let (plugin, admin, seal) =
+        (random(&KeyMaterial::generate()?), random(&KeyMaterial::generate()?), KeyMaterial::generate()?);
+    let file = |name: &str, content: &[u8]| FileEntry::new(format!("{FOLDER}/{name}"), 0o600, content);
+    let mut files = vec![
+        file("config.hcl", render::kms_server_config().as_bytes()),
+        file("ca.crt", authority.as_bytes()),
+        file("server.crt", identity.certificate.as_bytes()),
+        file("server.key", identity.key.as_bytes()),
+        file("seal.key", seal.bytes()),
+        file("plugin.secret", plugin.bytes()),
+        file("admin.secret", admin.bytes()),
+    ];
+    let image = match std::env::var_os(OPENBAO_VARIABLE).filter(|path| !path.is_empty()) {
+        Some(path) => {
+            let bytes = std::fs::read(&path)
+                .map_err(|error| ClusterError::OpenBao { path: path.into(), reason: error.to_string() })?;
+            files.push(FileEntry::new("/usr/local/bin/bao", 0o755, bytes));
+            None
+        }
+        None => Some(kms.server_image.clone().unwrap_or_else(|| OPENBAO.to_owned())),
+    };
+    ring.keep_kms(vec![
+        (secret::CA.to_owned(), KeyMaterial::from_text(&authority)),
+        (secret::ROLE_ID.to_owned(), KeyMaterial::from_text("plugin")),
+        (secret::SECRET_ID.to_owned(), plugin),
+    ]);
+    Ok(Some(Server::New(Box::new(New { image, files }))))
+}
+
+/// Whether the cluster of `record` has a server beside it.
+fn has_server(record: &Record) -> bool {
+    matches!(record.profile.kms().and_then(Kms::holder), Some(KmsHolder::Server(_)))
+}
+
+/// Holds that a state of the cluster can be read: without its server, nobody can.
+///
+/// # Errors
+/// [`ClusterError::ServerGone`].
+pub(super) async fn require(context: &Context, record: &Record) -> Result<(), ClusterError> {
+    if has_server(record) && find(&context.engine, &record.name).await?.is_none() {
+        return Err(ClusterError::ServerGone { name: render::kms_server_name(&record.name) });
+    }
+    Ok(())
+}
+
+/// Starts the server of a cluster, if it has one and that does not run.
+///
+/// # Errors
+/// [`ClusterError::Server`] if it does not come up.
+pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), ClusterError> {
+    if has_server(record) { ensure(context, &record.name, "", &Server::There).await } else { Ok(()) }
+}
+
+/// Makes a server, or starts one that is there, and waits until it works. The clusters' network has to be there.
+///
+/// # Errors
+/// [`ClusterError::Server`] with its last lines if it does not come up.
+pub(super) async fn ensure(
+    context: &Context,
+    cluster: &ClusterName,
+    node_image: &str,
+    server: &Server,
+) -> Result<(), ClusterError> {
+    let name = render::kms_server_name(cluster);
+    let step = context.reporter.step(&name, "Starting the KMS server");
+    if let Server::New(new) = server {
+        remove(&context.engine, cluster).await?;
+        let image = match &new.image {
+            Some(reference) => have_image(context, reference).await?.id,
+            None => node_image.to_owned(),
+        };
+        let made = context.engine.create_container(spec(cluster, &name, image)).await?;
+        context.engine.put_archive(&made, pack(&new.files)).await?;
+    }
+    context.engine.start_container(&name).await?;
+    let begun = Instant::now();
+    let reason = loop {
+        match administer(context, cluster, &[]).await {
+            Ok(_) => {
+                step.done();
+                return Ok(());
+            }
+            Err(ClusterError::Server { reason, .. }) if begun.elapsed() > SETUP => break reason,
+            Err(ClusterError::Server { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(code) = context.engine.exit_code(&name).await? {
+            break format!("it ended with code {code}");
+        }
+        tokio::time::sleep(ASK).await;
+    };
+    let log = context.engine.last_logs(&name, 20).await.unwrap_or_default();
+    Err(ClusterError::Server { name, reason, last_lines: last_lines(&log, 10) })
+}
+
+/// Runs `bao` with these arguments in the server's container, logged in as who administers the key; gives what it prints.
+///
+/// # Errors
+/// [`ClusterError::Server`] if it fails.
+async fn administer(context: &Context, cluster: &ClusterName, arguments: &[&str]) -> Result<String, ClusterError> {
+    let name = render::kms_server_name(cluster);
+    let words = ["sh", "-euc", ADMINISTER, "administer"].iter().chain(arguments);
+    let command = words.map(|&word| word.to_owned()).collect();
+    let failed = |reason: String| ClusterError::Server { name: name.clone(), reason, last_lines: String::new() };
+    let output = match context.engine.exec(&name, ExecSpec { command, ..ExecSpec::default() }).await {
+        Ok(output) => output,
+        Err(error) if error.is_not_found() => return Err(failed("there is no such container".to_owned())),
+        // It does not run (any more).
+        Err(crate::adapters::engine::EngineError::Conflict { reason, .. }) => return Err(failed(reason)),
+        Err(error) => return Err(error.into()),
+    };
+    match output.code {
+        0 => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        _ => Err(failed(last_lines(&String::from_utf8_lossy(&output.stderr), 3))),
+    }
+}
+
+/// The server of a cluster.
+pub(super) async fn find(engine: &Engine, cluster: &ClusterName) -> Result<Option<ContainerState>, ClusterError> {
+    let found = engine.containers(LABEL_SERVER, Some(cluster)).await?;
+    Ok(found.first().map(|container| container.state))
+}
+
+/// Removes the server of a cluster, with its keys.
+async fn remove(engine: &Engine, cluster: &ClusterName) -> Result<usize, ClusterError> {
+    let found = engine.containers(LABEL_SERVER, Some(cluster)).await?;
+    for container in &found {
+        engine.remove_container(&container.id).await?;
+    }
+    Ok(found.len())
+}
+
+/// It has no label of kind's, whose tools would take it for a node.
+fn spec(cluster: &ClusterName, name: &str, image: String) -> ContainerSpec {
+    ContainerSpec {
+        name: name.to_owned(),
+        image,
+        entrypoint: Some(["bao", "server", "-config=/kprov/openbao/config.hcl"].map(str::to_owned).to_vec()),
+        labels: vec![(LABEL_SERVER.to_owned(), cluster.to_string())],
+        env: vec![
+            format!("BAO_ADDR=https://127.0.0.1:{}", render::KMS_SERVER_PORT),
+            "BAO_CACERT=/kprov/openbao/ca.crt".to_owned(),
+        ],
+        user: Some("0".to_owned()),
+        network: NETWORK.to_owned(),
+        volumes: vec![format!("{FOLDER}/data")],
+        restart: Restart::UnlessStopped,
+        ..ContainerSpec::default()
+    }
+}
+
+/// How a key was rotated.
+pub enum KmsRotation {
+    /// kprov has rotated it; says what can be done next.
+    Rotated(String),
+    /// The KMS is somebody else's.
+    NotOurs,
+}
+
+/// Brings kprov's own plugin for `kms` to control planes that run: its server, its login, the program; and starts it.
+///
+/// # Errors
+/// [`ClusterError::NoRecord`] if kprov did not make the cluster; whatever the plugin or its server lack.
+pub async fn install_kms(
+    context: &Context,
+    cluster: &ClusterName,
+    kms: &Kms,
+    base: &Path,
+    nodes: &[Node],
+) -> Result<(), ClusterError> {
+    let store = context.store();
+    let Some(mut record) = store.load(cluster)? else {
+        return Err(ClusterError::NoRecord { name: cluster.to_string() });
+    };
+    let provider = EncryptionProvider { kind: ProviderKind::Kms, keys: Vec::new(), kms: Some(kms.clone()) };
+    let encryption = Encryption { providers: vec![provider], resources: Vec::new() };
+    let mut ring = store.load_keys(cluster)?.unwrap_or_default();
+    if ring.kms().is_empty() {
+        ring.keep_kms(encryption.resolve(base)?.kms().to_vec());
+    }
+    // As if the cluster had been made so; what is written down is what the walk leads to.
+    record.profile.spec.encryption = Some(encryption);
+    let mut keys = Some(ring);
+    let server = prepare(context, cluster, &record.profile, &mut keys).await?;
+    if let Some(ring) = &keys {
+        // First: what was made and is not known is lost.
+        store.save_keys(cluster, ring)?;
+    }
+    if let Some(server) = &server {
+        ensure(context, cluster, &record.image_id, server).await?;
+    }
+    let version = record.version.parse()?;
+    let inputs = record.inputs(&version, keys.as_ref(), &context.templates, false);
+    let files = plugin_files(context, &inputs).await?;
+    try_join_all(nodes.iter().map(|node| bring(node, &files))).await?;
+    Ok(())
+}
+
+/// Puts the plugin into a node that runs, and starts it.
+async fn bring(node: &Node, files: &[FileEntry]) -> Result<(), ClusterError> {
+    node.run(&["sh", "-euc", BRING, "bring", "prepare"]).await?;
+    node.put_files(files).await?;
+    node.run(&["sh", "-euc", BRING, "bring", "start"]).await?;
+    Ok(())
+}
+
+/// Rotates the key of a KMS that is kprov's own. Everything that was wrapped can still be unwrapped.
+///
+/// # Errors
+/// [`ClusterError::NoRecord`] if kprov did not make the cluster, [`ClusterError::Server`] if its server refuses.
+pub async fn rotate_kms(context: &Context, cluster: &ClusterName, nodes: &[Node]) -> Result<KmsRotation, ClusterError> {
+    let store = context.store();
+    let Some(record) = store.load(cluster)? else {
+        return Err(ClusterError::NoRecord { name: cluster.to_string() });
+    };
+    match record.profile.kms().and_then(Kms::holder) {
+        Some(KmsHolder::Server(_)) => {
+            administer(context, cluster, &["write", "-f", "transit/keys/kprov/rotate"]).await?;
+            let name = render::kms_server_name(cluster);
+            Ok(KmsRotation::Rotated(format!(
+                "{name} still unwraps by the old versions, which states of before need. To give them up: raise min_decryption_version of transit/keys/kprov there."
+            )))
+        }
+        Some(KmsHolder::Local(_)) => {
+            rotate_local(context, &record, nodes).await?;
+            Ok(KmsRotation::Rotated("The old key stays beside the new one, as a reader.".to_owned()))
+        }
+        Some(KmsHolder::Vault(_) | KmsHolder::Foreign(_)) | None => Ok(KmsRotation::NotOurs),
+    }
+}
+
+/// Gives the provider `local` a new key: first everywhere as a reader, then as the one that wraps.
+async fn rotate_local(context: &Context, record: &Record, nodes: &[Node]) -> Result<(), ClusterError> {
+    let store = context.store();
+    let mut ring = store.load_keys(&record.name)?.unwrap_or_default();
+    let mut keys = ring.kms().to_vec();
+    let number = |name: &str| name.strip_prefix(secret::LOCAL).and_then(|number| number.parse::<u64>().ok());
+    let next = keys.iter().filter_map(|(name, _)| number(name)).max().unwrap_or(0) + 1;
+    keys.push((format!("{}{next}", secret::LOCAL), KeyMaterial::generate()?));
+    for first in [false, true] {
+        if first {
+            keys.rotate_right(1);
+        }
+        ring.keep_kms(keys.clone());
+        // Kept before anything is wrapped by it.
+        store.save_keys(&record.name, &ring)?;
+        let content = render::kms_key_file(&ring);
+        try_join_all(nodes.iter().map(|node| node.replace_file(render::PLUGIN_KEYS, 0o600, content.as_bytes())))
+            .await?;
+    }
+    Ok(())
+}

@@ -12,7 +12,7 @@ use crate::adapters::paths::{self, Paths, PathsError};
 use crate::adapters::states::{Listed, States};
 use crate::commands::grammar::{Global, SnapshotCommand};
 use crate::documents::names::SnapshotName;
-use crate::documents::snapshot::{PortableError, StateManifest};
+use crate::documents::snapshot::{Held, PortableError, StateManifest};
 use crate::operations::carry::{self, CarryError, Offer};
 use crate::operations::cluster;
 use crate::progress::printable;
@@ -188,6 +188,7 @@ fn holds(offer: &Offer) -> Vec<String> {
         [] => "none but the node image's".to_owned(),
         nodes => format!("loaded ones for {}", nodes.join(", ")),
     };
+    let missing = offer.manifest().held.as_ref().map(Held::warnings).unwrap_or_default();
     let rows = [
         ("Exported by", exported),
         ("Taken", time(contents.taken)),
@@ -196,6 +197,7 @@ fn holds(offer: &Offer) -> Vec<String> {
         ("Node image", contents.image.clone()),
         ("Nodes", contents.nodes.join(", ")),
         ("Images", images),
+        ("Unproven", list(&missing)),
         ("Host mounts", list(&contents.mounts)),
         ("Host ports", list(&contents.ports)),
         (

@@ -54,7 +54,7 @@ pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Re
     }
     let nodes = found.nodes(&context.engine);
     let control_planes = found.control_planes(&context.engine)?;
-    let admin = control_planes.first().read_text("/etc/kubernetes/admin.conf").await?;
+    let admin = control_planes.first().read_text(kubeconfig::ADMIN).await?;
     let (address, port) =
         found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));

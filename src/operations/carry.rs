@@ -12,11 +12,13 @@ use age::secrecy::SecretString;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::adapters::host;
+use crate::adapters::kubeconfig;
 use crate::adapters::paths::{self, PathsError};
 use crate::adapters::states::{SnapshotError, States};
 use crate::documents::names::SnapshotName;
 use crate::documents::snapshot::{
-    self, Carried, Contents, LARGEST_FILE, Origin, PortableError, StateManifest, UnfitError, inspect, is_encrypted,
+    self, Carried, Contents, Draft, LARGEST_FILE, Origin, PortableError, StateManifest, UnfitError, inspect,
+    is_encrypted,
 };
 
 /// Why a snapshot could not be written into a file, or taken out of one.
@@ -112,7 +114,24 @@ pub fn look_into<E: From<CarryError>>(
     let passphrase = if is_encrypted(&bytes) { Some(passphrase()?) } else { None };
     let carried = snapshot::read_portable(&bytes, passphrase.as_ref()).map_err(CarryError::from)?;
     let contents = inspect(&carried.draft).map_err(CarryError::from)?;
+    check_access(&carried.draft).map_err(CarryError::from)?;
     Ok(Offer { carried, contents })
+}
+
+/// Nothing, if what this host would reach the cluster by is what kubeadm writes: a kubeconfig may name programs that are
+/// run, and files that are read, on this host.
+fn check_access(draft: &Draft) -> Result<(), UnfitError> {
+    let cluster = &draft.manifest.record.name;
+    for node in &draft.manifest.nodes {
+        let unfit = |reason: String| UnfitError::Other { what: format!("archive of {}", node.name), reason };
+        let Some((_, packed)) = draft.blobs.iter().find(|(blob, _)| *blob == node.archive) else { continue };
+        let archive = snapshot::unpack(packed).map_err(unfit)?;
+        let Some(admin) = snapshot::file(&archive, kubeconfig::ADMIN) else { continue };
+        // The server does not matter: it is never the one that the file names.
+        kubeconfig::for_cluster(&String::from_utf8_lossy(&admin), cluster, "https://127.0.0.1")
+            .map_err(|error| unfit(error.to_string()))?;
+    }
+    Ok(())
 }
 
 impl Offer {
@@ -145,5 +164,45 @@ impl Offer {
         }
         states.keep_named(&self.carried.draft, name)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::documents::files::{FileEntry, pack};
+    use crate::documents::snapshot::{Blob, tests::draft};
+
+    use super::*;
+
+    /// A file of a snapshot whose nodes have this `admin.conf`.
+    fn file(folder: &Path, admin: &str) -> PathBuf {
+        let tar = pack(&[FileEntry::new(kubeconfig::ADMIN, 0o600, admin.as_bytes())]);
+        let mut draft = draft("class", &snapshot::pack(&tar).unwrap(), 7);
+        draft.manifest.record.image_id = format!("sha256:{}", "a".repeat(64));
+        draft.manifest.nodes[0].archive = Blob::of(&draft.blobs[0].1);
+        let origin = serde_json::from_value(json!({"by": "x", "at": 7, "kprov": "0"})).unwrap();
+        let bytes = snapshot::write_portable(&"lesson".parse().unwrap(), &origin, &draft, None).unwrap();
+        let path = folder.join("file");
+        std::fs::write(&path, &*bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_kubeconfig_that_runs_programs_on_the_host_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = |user: &str| {
+            let admin = format!(
+                "clusters: [{{name: a, cluster: {{server: 'https://a:6443'}}}}]\n\
+                 contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+                 users: [{{name: a, user: {user}}}]\n"
+            );
+            look_into(&file(folder.path(), &admin), || Err(CarryError::Missing(PathBuf::new())))
+        };
+        assert!(look("{client-key-data: a2V5}").is_ok());
+        let Err(error) = look("{exec: {command: /bin/sh, args: [-c, 'touch /tmp/owned']}}") else { panic!("taken") };
+        assert!(matches!(error, CarryError::Unfit(_)), "{error}");
+        assert!(error.to_string().contains("has \"exec\", which kubeadm does not write"), "{error}");
     }
 }

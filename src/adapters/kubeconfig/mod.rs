@@ -91,6 +91,9 @@ pub enum KubeconfigError {
     Files(#[from] PathsError),
 }
 
+/// Where kubeadm leaves the administrator's kubeconfig on a control plane.
+pub const ADMIN: &str = "/etc/kubernetes/admin.conf";
+
 /// The name of a cluster's entries in a kubeconfig, and of its context.
 #[must_use]
 pub fn entry_name(cluster: &str) -> String {
@@ -219,6 +222,9 @@ fn remove_from(path: &Path, wait: Duration, name: &str) -> Result<bool, Kubeconf
 
 /// kubeadm's `admin.conf` as the kubeconfig of `cluster`: entries named `kind-CLUSTER`, the server replaced.
 ///
+/// It comes out of a node, or out of a stranger's snapshot, and is used on this host, where a kubeconfig may name programs
+/// to run and files to read (`exec`, `tokenFile`). So it is believed nothing but what kubeadm writes.
+///
 /// # Errors
 /// [`KubeconfigError::Yaml`] or [`KubeconfigError::Shape`] if it is not what kubeadm writes.
 pub fn for_cluster(admin_conf: &str, cluster: &str, server: &str) -> Result<Zeroizing<String>, KubeconfigError> {
@@ -229,6 +235,14 @@ pub fn for_cluster(admin_conf: &str, cluster: &str, server: &str) -> Result<Zero
         let entry = document.only(list)?;
         let inner = entry.get_mut(list.inner).and_then(Value::as_mapping_mut);
         let inner = inner.ok_or_else(|| shape(&origin, format!("the entry in {} has no {}", list.key, list.inner)))?;
+        let is_known = |name: &Value| matches!(name, Value::String(name) if list.fields.contains(&name.as_str()));
+        if let Some((name, _)) = inner.iter().find(|(name, value)| !(is_known(name) && value.is_string())) {
+            let name = name.as_str().unwrap_or("a field without a name");
+            return Err(shape(
+                &origin,
+                format!("the entry in {} has {name:?}, which kubeadm does not write", list.key),
+            ));
+        }
         match list.inner {
             "cluster" => {
                 inner.insert("server".into(), server.into());
@@ -254,12 +268,14 @@ struct List {
     key: &'static str,
     /// The key beside `name` in each of its entries.
     inner: &'static str,
+    /// What kubeadm writes below that, each of it text, and a context's namespace.
+    fields: &'static [&'static str],
 }
 
 const LISTS: [List; 3] = [
-    List { key: "clusters", inner: "cluster" },
-    List { key: "contexts", inner: "context" },
-    List { key: "users", inner: "user" },
+    List { key: "clusters", inner: "cluster", fields: &["certificate-authority-data", "server"] },
+    List { key: "contexts", inner: "context", fields: &["cluster", "namespace", "user"] },
+    List { key: "users", inner: "user", fields: &["client-certificate-data", "client-key-data"] },
 ];
 
 /// A kubeconfig as a tree, with what to call it in messages.

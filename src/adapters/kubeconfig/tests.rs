@@ -2,7 +2,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 
-const ADMIN: &str = "\
+const CONF: &str = "\
 apiVersion: v1
 clusters:
 - cluster:
@@ -44,7 +44,7 @@ clusters:
 ";
 
 fn ours(cluster: &str, port: u16) -> Zeroizing<String> {
-    for_cluster(ADMIN, cluster, &format!("https://127.0.0.1:{port}")).unwrap()
+    for_cluster(CONF, cluster, &format!("https://127.0.0.1:{port}")).unwrap()
 }
 
 fn at(path: &Path) -> Files {
@@ -105,11 +105,41 @@ users:
 
 #[test]
 fn admin_conf_has_one_entry_of_each() {
-    let two = ADMIN.replace("users:\n", "users:\n- name: b\n  user: {}\n");
+    let two = CONF.replace("users:\n", "users:\n- name: b\n  user: {}\n");
     let error = for_cluster(&two, "demo", "https://x").unwrap_err();
     assert_eq!(error.to_string(), "admin.conf is not a kubeconfig: users does not hold exactly one entry");
     let none = for_cluster("{}", "demo", "https://x").unwrap_err();
     assert!(none.to_string().contains("clusters"), "{none}");
+}
+
+#[test]
+fn nothing_that_reaches_the_host_is_taken_out_of_a_node() {
+    for (place, field) in [
+        (
+            "  user:\n",
+            "    exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, args: [-c, 'id > /tmp/x']}\n",
+        ),
+        ("  user:\n", "    Exec: {command: /bin/sh}\n"),
+        ("  user:\n", "    auth-provider: {name: gcp, config: {cmd-path: /bin/sh}}\n"),
+        ("  user:\n", "    tokenFile: /home/user/.ssh/id_ed25519\n"),
+        ("  user:\n", "    client-key: /home/user/.ssh/id_ed25519\n"),
+        ("  user:\n", "    <<: {exec: {command: /bin/sh}}\n"),
+        ("  user:\n", "    [exec]: x\n"),
+        ("- cluster:\n", "    proxy-url: http://elsewhere:3128\n"),
+        ("- cluster:\n", "    certificate-authority: /etc/shadow\n"),
+        ("- context:\n", "    extensions: [{name: x, extension: {}}]\n"),
+    ] {
+        let crafted = CONF.replace(place, &format!("{place}{field}"));
+        assert_ne!(crafted, CONF);
+        let error = for_cluster(&crafted, "demo", "https://x").unwrap_err();
+        assert!(error.to_string().ends_with("which kubeadm does not write"), "{field}: {error}");
+    }
+    let tagged = CONF.replace("  user:\n", "  user: !x\n    exec: {command: /bin/sh}\n");
+    assert!(for_cluster(&tagged, "demo", "https://x").is_err());
+    let no_text = CONF.replace("U0VDUkVULUtFWQ==", "{exec: x}");
+    assert!(for_cluster(&no_text, "demo", "https://x").is_err());
+    let at_home = CONF.replace("    user: kub", "    namespace: web\n    user: kub");
+    assert!(for_cluster(&at_home, "demo", "https://x").unwrap().contains("namespace: web"));
 }
 
 #[test]

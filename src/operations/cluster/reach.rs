@@ -31,7 +31,7 @@ pub(super) async fn client_of(context: &Context, record: &Record) -> Result<Clie
     let plan = render::plan_nodes(&record.profile, &record.name);
     let first = plan.first().ok_or(ClusterError::None)?;
     let node = Node::new(context.engine.clone(), &first.name, first.role);
-    let admin = node.read_text("/etc/kubernetes/admin.conf").await?;
+    let admin = node.read_text(kubeconfig::ADMIN).await?;
     let server = server_url(&record.profile, record.api_server_port);
     let kubeconfig = kubeconfig::for_cluster(&admin, &record.name, &server)?;
     Ok(kubernetes::client(&kubeconfig).await?)

@@ -177,7 +177,7 @@ impl Build<'_> {
 
     /// The kubeconfig and a client for this host, from what kubeadm left on the first control plane.
     async fn connect(&self) -> Result<Up, ClusterError> {
-        let admin = self.init().node.read_text("/etc/kubernetes/admin.conf").await?;
+        let admin = self.init().node.read_text(kubeconfig::ADMIN).await?;
         let kubeconfig = kubeconfig::for_cluster(&admin, self.inputs.cluster, &self.server)?;
         let client = kubernetes::client(&kubeconfig).await?;
         Ok(Up { kubeconfig, client })

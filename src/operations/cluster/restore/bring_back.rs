@@ -85,9 +85,9 @@ pub(super) async fn bring_back(
 fn kubeconfig_of(state: &Prepared) -> Result<Zeroizing<String>, ClusterError> {
     let record = &state.record;
     let (first, archive) = state.nodes.first().ok_or(ClusterError::None)?;
-    let admin = file(archive, "/etc/kubernetes/admin.conf").ok_or_else(|| SnapshotError::Archive {
+    let admin = file(archive, kubeconfig::ADMIN).ok_or_else(|| SnapshotError::Archive {
         node: first.name.clone(),
-        reason: "it has no /etc/kubernetes/admin.conf".to_owned(),
+        reason: format!("it has no {}", kubeconfig::ADMIN),
     })?;
     let server = server_url(&record.profile, record.api_server_port);
     Ok(kubeconfig::for_cluster(&String::from_utf8_lossy(&admin), &record.name, &server)?)

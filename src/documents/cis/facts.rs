@@ -31,6 +31,13 @@ impl Facts {
         let minor = self.version.trim_start_matches('v').split('.').nth(1);
         minor.and_then(|minor| minor.parse().ok()).map_or(Benchmark::NEWEST, Benchmark::for_kubernetes)
     }
+
+    /// The nodes that the API server knows and that were not looked at.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<&str> {
+        let known = self.objects.nodes.iter().map(|node| node.metadata.name.as_str());
+        known.filter(|known| !self.nodes.iter().any(|node| node.name == *known)).collect()
+    }
 }
 
 /// A node.
@@ -195,6 +202,8 @@ pub struct Objects {
     pub kube_proxy: Option<Value>,
     /// The groups of the certificate in the administrator's kubeconfig.
     pub admin_groups: Vec<String>,
+    /// The nodes that the API server knows.
+    pub nodes: Vec<Object>,
 }
 
 /// What every object has.

@@ -48,6 +48,12 @@ fn is_own(subject: &Subject) -> bool {
         "Group" if subject.name == "kubeadm:cluster-admins" => true,
         // The API server itself, where it talks to kubelets.
         "User" if subject.name == "kube-apiserver-kubelet-client" => true,
+        // Service accounts by the names that they have as users and in groups.
+        "User" if subject.name.starts_with("system:serviceaccount:") => {
+            let account = subject.name.splitn(4, ':').skip(2).collect::<Vec<_>>();
+            matches!(account[..], [namespace, name] if is_system(namespace) && name != "default")
+        }
+        "Group" if subject.name.starts_with("system:serviceaccounts:") => false,
         _ => subject.name.starts_with("system:") && !EVERYBODY.contains(&subject.name.as_str()),
     }
 }

@@ -83,6 +83,17 @@ fn of_a_cluster_of_which_nothing_is_known_nothing_is_proven() {
 }
 
 #[test]
+fn nodes_that_were_not_looked_at_are_told() {
+    let objects =
+        |names: &[&str]| names.iter().map(|name| parsed(&format!("{{metadata: {{name: {name}}}}}"))).collect();
+    let mut facts = Facts { nodes: vec![node("c", true)], ..Facts::default() };
+    facts.objects.nodes = objects(&["c", "w"]);
+    assert_eq!(facts.unseen(), ["w"]);
+    facts.objects.nodes = objects(&["c"]);
+    assert!(facts.unseen().is_empty());
+}
+
+#[test]
 fn flags_decide() {
     let api = |line: &str, id: &str| status(&with("kube-apiserver", line), id);
     assert_eq!(api("--profiling=false", "1.2.15"), Status::Pass);
@@ -260,7 +271,13 @@ fn rights_of_others_are_found_and_those_of_the_cluster_are_not() {
     };
     assert_eq!(judged(binding("User", "system:kube-controller-manager", "")), Status::Pass);
     assert_eq!(judged(binding("ServiceAccount", "kindnet", "kube-system")), Status::Pass);
+    assert_eq!(judged(binding("User", "system:serviceaccount:kube-system:kindnet", "")), Status::Pass);
     for (kind, name, namespace) in [
+        ("User", "system:serviceaccount:shop:app", ""),
+        ("User", "system:serviceaccount:kube-system:default", ""),
+        ("User", "system:serviceaccount:kube-system", ""),
+        ("Group", "system:serviceaccounts:shop", ""),
+        ("Group", "system:serviceaccounts:kube-system", ""),
         ("User", "eve", ""),
         ("Group", "system:authenticated", ""),
         ("Group", "system:unauthenticated", ""),
@@ -291,6 +308,31 @@ fn pods_that_may_do_much_are_found_and_an_empty_cluster_is_no_proof() {
     assert_eq!(status(&facts, "5.2.2"), Status::Warn);
     facts.version = "v1.20.2".to_owned();
     facts.objects.pods.clear();
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+}
+
+#[test]
+fn every_api_server_has_to_refuse_what_one_does() {
+    let mut facts = with("kube-apiserver", "");
+    let labels = "{pod-security.kubernetes.io/enforce: restricted}";
+    facts.objects.namespaces = vec![parsed(&format!("{{metadata: {{name: shop, labels: {labels}}}}}"))];
+    assert_eq!(status(&facts, "5.2.2"), Status::Pass);
+    let mut second = with("kube-apiserver", "--disable-admission-plugins=PodSecurity").nodes.remove(0);
+    second.name = "n2".to_owned();
+    facts.nodes.push(second);
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    // One that is not seen refuses nothing that could be proven.
+    facts.nodes[1] = node("n2", true);
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    facts.nodes = vec![node("w", false)];
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    // By a file of admission that only one has.
+    facts.nodes = with("kube-apiserver", "").nodes;
+    facts.objects.namespaces = vec![parsed("{metadata: {name: shop}}")];
+    let file = "{plugins: [{name: PodSecurity, configuration: {defaults: {enforce: restricted}}}]}";
+    facts.nodes[0].admission = Some(parsed(file));
+    assert_eq!(status(&facts, "5.2.2"), Status::Pass);
+    facts.nodes.extend(with("kube-apiserver", "").nodes);
     assert_eq!(status(&facts, "5.2.2"), Status::Warn);
 }
 

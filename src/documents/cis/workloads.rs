@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::facts::{Container, Facts, Pod, SecurityContext};
+use super::facts::{Container, Facts, NodeFacts, Pod, SecurityContext};
 use super::flags;
 use super::rbac::{is_system, some};
 use super::verdict::Verdict;
@@ -56,32 +56,44 @@ impl Level {
     }
 }
 
-/// Whether PodSecurity admission is in force: it is on by default from Kubernetes 1.23, unless it is switched off.
+/// Whether PodSecurity admission is in force in every API server: it is on by default from Kubernetes 1.23, unless it is
+/// switched off.
 fn has_pod_security(facts: &Facts) -> bool {
     let on_by_default = minor(&facts.version).is_some_and(|minor| minor >= 23);
-    control_plane_flags(facts, "disable-admission-plugins")
-        .is_none_or(|off| !off.split(',').any(|one| one == "PodSecurity"))
-        && on_by_default
+    on_by_default
+        && every_api_server(facts, |arguments| {
+            let off = flags::value(arguments, "disable-admission-plugins", true).unwrap_or_default();
+            !off.split(',').any(|one| one.trim() == "PodSecurity")
+        })
+}
+
+/// Whether something holds of the API server of every control plane. Where none is seen, nothing does.
+fn every_api_server(facts: &Facts, holds: impl Fn(&[String]) -> bool) -> bool {
+    let mut control_planes = facts.nodes.iter().filter(|node| node.control_plane).peekable();
+    control_planes.peek().is_some() && control_planes.all(|node| node.arguments("kube-apiserver").is_some_and(&holds))
+}
+
+/// Whether every API server has an admission plugin that is off by default.
+fn has_plugin(facts: &Facts, plugin: &str) -> bool {
+    every_api_server(facts, |arguments| {
+        let on = flags::value(arguments, "enable-admission-plugins", true).unwrap_or_default();
+        on.split(',').any(|one| one.trim() == plugin)
+    })
 }
 
 fn minor(version: &str) -> Option<u64> {
     version.trim_start_matches('v').split('.').nth(1)?.parse().ok()
 }
 
-/// A list flag of the first API server.
-fn control_plane_flags(facts: &Facts, name: &str) -> Option<String> {
-    let node = facts.nodes.iter().find(|node| node.control_plane)?;
-    flags::value(node.arguments("kube-apiserver")?, name, true)
-}
-
-/// The level that every namespace without labels gets, by the API server's file of admission.
+/// The level that every namespace without labels gets, by the API servers' files of admission: the laxest of them.
 fn default_level(facts: &Facts) -> Level {
-    let file = facts.nodes.iter().find_map(|node| node.admission.as_ref());
-    let plugins = file.and_then(|file| file.get("plugins")).and_then(Value::as_array);
-    let plugin = plugins.into_iter().flatten().find(|plugin| plugin["name"] == "PodSecurity");
-    plugin
-        .and_then(|plugin| plugin["configuration"]["defaults"]["enforce"].as_str())
-        .map_or(Level::Privileged, Level::of)
+    let level = |node: &NodeFacts| {
+        let plugins = node.admission.as_ref().and_then(|file| file.get("plugins")).and_then(Value::as_array);
+        let plugin = plugins.into_iter().flatten().find(|plugin| plugin["name"] == "PodSecurity");
+        let enforced = plugin.and_then(|plugin| plugin["configuration"]["defaults"]["enforce"].as_str());
+        enforced.map_or(Level::Privileged, Level::of)
+    };
+    facts.nodes.iter().filter(|node| node.control_plane).map(level).min().unwrap_or(Level::Privileged)
 }
 
 /// The level at which each namespace of users refuses pods.
@@ -102,8 +114,7 @@ fn levels(facts: &Facts) -> BTreeMap<&str, Level> {
 /// Whether pods are judged by something else than PodSecurity.
 fn other_policies(facts: &Facts) -> Vec<String> {
     let mut found: Vec<String> = facts.objects.pod_webhooks.iter().map(|name| format!("the webhook {name}")).collect();
-    let plugins = control_plane_flags(facts, "enable-admission-plugins").unwrap_or_default();
-    if plugins.split(',').any(|plugin| plugin == "PodSecurityPolicy") {
+    if has_plugin(facts, "PodSecurityPolicy") {
         found.push(format!("PodSecurityPolicy with {} policies", facts.objects.pod_security_policies.len()));
     }
     found
@@ -385,8 +396,7 @@ pub(super) fn external_secrets(facts: &Facts) -> Verdict {
 }
 
 pub(super) fn image_provenance(facts: &Facts) -> Verdict {
-    let plugins = control_plane_flags(facts, "enable-admission-plugins").unwrap_or_default();
-    if plugins.split(',').any(|plugin| plugin == "ImagePolicyWebhook") {
+    if has_plugin(facts, "ImagePolicyWebhook") {
         return Verdict::pass("ImagePolicyWebhook is in force");
     }
     match facts.objects.pod_webhooks.is_empty() {

@@ -63,12 +63,13 @@ pub(super) async fn all(client: &Client) -> Result<Objects, ApiError> {
         IN_DEFAULT.map(|(kind, path)| async move { Ok::<_, ApiError>((kind, if_served(names(client, path)).await?)) }),
     );
     let (
-        (namespaces, service_accounts, pods, network_policies),
+        (nodes, namespaces, service_accounts, pods, network_policies),
         (cluster_roles, roles, cluster_bindings, bindings),
         (in_default, tokens, webhooks, policies, kube_proxy),
     ) = tokio::try_join!(
         async {
             tokio::try_join!(
+                names(client, "/api/v1/nodes"),
                 all_of(client, "/api/v1/namespaces"),
                 all_of(client, "/api/v1/serviceaccounts"),
                 all_of(client, "/api/v1/pods"),
@@ -117,6 +118,7 @@ pub(super) async fn all(client: &Client) -> Result<Objects, ApiError> {
         pod_security_policies: policies.into_iter().map(name).collect(),
         kube_proxy,
         admin_groups: Vec::new(),
+        nodes,
     })
 }
 

@@ -57,7 +57,8 @@ file /etc/kubernetes/manifests/*.yaml /etc/kubernetes/*.conf \
   /etc/systemd/system/kubelet.service /usr/lib/systemd/system/kubelet.service \
   /etc/systemd/system/kubelet.service.d/*.conf /usr/lib/systemd/system/kubelet.service.d/*.conf
 for folder in /etc/kubernetes/pki /etc/cni/net.d /var/lib/cni/networks; do
-  if [ -d "$folder" ]; then find -L "$folder" -exec stat -L --printf 'file %a %U:%G %f %n\0' -- {} +; fi
+  # A link that leads nowhere has no mode, and is no reason to see nothing of the rest.
+  if [ -d "$folder" ]; then find -L "$folder" ! -type l -exec stat -L --printf 'file %a %U:%G %f %n\0' -- {} +; fi
 done
 
 if [ "${control_plane:?}" = yes ]; then

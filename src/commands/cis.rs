@@ -65,16 +65,25 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
     let target = cis::Target {
         cluster: opened.found.name.as_str(),
         client: &client,
-        nodes: &nodes,
+        // All of them, whichever is wanted: what holds of the cluster is told by its control planes.
+        nodes: &opened.nodes,
         admin_groups: kubernetes::client_groups(&opened.kubeconfig),
     };
     let facts = cis::gather(&target).await?;
     step.done();
+    let unseen = facts.unseen();
+    if !unseen.is_empty() {
+        let warning = format!("not looked at, since no container here is called so: {}", unseen.join(", "));
+        context.reporter.warn(&warning);
+    }
     let benchmark = arguments.benchmark.unwrap_or_else(|| facts.benchmark());
     let exceptions: Vec<Exception> =
         opened.record.iter().flat_map(|record| record.profile.spec.cis.exceptions()).collect();
     let wanted = Selection { sections: arguments.section.clone(), level: arguments.level.unwrap_or_default() };
-    let findings = results::assess(&facts, benchmark, &exceptions, &wanted);
+    let mut findings = results::assess(&facts, benchmark, &exceptions, &wanted);
+    if let Some(only) = &arguments.node {
+        findings.retain(|finding| finding.node.as_ref().is_none_or(|node| node == only));
+    }
     let untouched = wanted.sections.iter().find(|section| {
         let only = Selection { sections: vec![(*section).clone()], level: wanted.level };
         results::assess(&facts, benchmark, &[], &only).is_empty()
@@ -85,7 +94,7 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
     let pairs = match &arguments.kube_bench {
         Some(source) => {
             let step = context.reporter.stage("Running kube-bench");
-            let source = Source::parse(source);
+            let source = Source::parse(source)?;
             let theirs = cis::kube_bench::run(&source, &client, &nodes, benchmark).await?;
             step.done();
             let all = results::assess(&facts, benchmark, &exceptions, &Selection::default());

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams, PropagationPolicy};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::adapters::kubernetes::ApiError;
 use crate::adapters::node::Node;
@@ -17,6 +18,7 @@ use crate::documents::cis::Benchmark;
 use crate::documents::cis::comparison::KubeBench;
 use crate::documents::files::FileEntry;
 use crate::documents::profile::Role;
+use crate::operations::cluster::interrupted;
 
 use super::CisError;
 
@@ -48,22 +50,28 @@ pub enum Source {
 
 impl Source {
     /// What `text` means: an archive or a binary if there is such a file, an image otherwise.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
+    ///
+    /// # Errors
+    /// [`CisError::Missing`] if there is no such file and it can only have been meant as one.
+    pub fn parse(text: &str) -> Result<Self, CisError> {
         let path = Path::new(text);
+        let is_archive = path.extension().is_some_and(|extension| extension == "tar");
         if path.is_dir() {
-            Self::Binary(path.join("kube-bench"))
-        } else if path.is_file() && path.extension().is_some_and(|extension| extension == "tar") {
-            Self::Archive(path.to_owned())
+            Ok(Self::Binary(path.join("kube-bench")))
+        } else if path.is_file() && is_archive {
+            Ok(Self::Archive(path.to_owned()))
         } else if path.is_file() {
-            Self::Binary(path.to_owned())
+            Ok(Self::Binary(path.to_owned()))
+        } else if text.is_empty() || is_archive || text.starts_with(['/', '.', '~']) {
+            Err(CisError::Missing { path: path.to_owned() })
         } else {
-            Self::Image(text.to_owned())
+            Ok(Self::Image(text.to_owned()))
         }
     }
 }
 
-/// Runs kube-bench on every node, with that version of the benchmark.
+/// Runs kube-bench on every node, with that version of the benchmark. What it needs there is removed again, whatever comes
+/// of it, also if the user has enough.
 ///
 /// # Errors
 /// [`CisError::KubeBench`] if it does not run or prints no results; [`CisError`] otherwise.
@@ -76,15 +84,35 @@ pub async fn run(
     let texts = match source {
         Source::Binary(path) => {
             let files = binary(path, benchmark)?;
-            try_join_all(nodes.iter().map(|node| in_node(node, &files, benchmark))).await?
-        }
-        Source::Archive(path) => {
-            let image = load(path, nodes).await?;
-            let texts = as_jobs(client, nodes, benchmark, &image, "Never").await;
-            unload(nodes, &image).await;
+            let running = try_join_all(nodes.iter().map(|node| in_node(node, &files, benchmark)));
+            let texts = unless_interrupted(running).await;
+            if texts.is_err() {
+                // Otherwise its script has done so.
+                join_all(nodes.iter().map(|node| node.run(&["rm", "-rf", FOLDER]))).await;
+            }
             texts?
         }
-        Source::Image(image) => as_jobs(client, nodes, benchmark, image, "IfNotPresent").await?,
+        Source::Archive(path) => {
+            let (image, archive) = read_image(path)?;
+            let without = without_image(nodes, &image).await?;
+            let texts = unless_interrupted(async {
+                load(&archive, nodes).await?;
+                as_jobs(client, nodes, benchmark, &image, "Never").await
+            })
+            .await;
+            let cleaned = clean_up(client).await;
+            unload(&without, &image).await;
+            let texts = texts?;
+            cleaned?;
+            texts
+        }
+        Source::Image(image) => {
+            let texts = unless_interrupted(as_jobs(client, nodes, benchmark, image, "IfNotPresent")).await;
+            let cleaned = clean_up(client).await;
+            let texts = texts?;
+            cleaned?;
+            texts
+        }
     };
     let parsed = texts.into_iter().map(|(node, text)| {
         let results = KubeBench::parse(&text)
@@ -98,6 +126,14 @@ pub async fn run(
         }
     });
     parsed.collect()
+}
+
+/// What comes of it, unless the user has enough before.
+async fn unless_interrupted<T>(doing: impl Future<Output = Result<T, CisError>>) -> Result<T, CisError> {
+    tokio::select! {
+        done = doing => done,
+        () = interrupted() => Err(CisError::Interrupted),
+    }
 }
 
 /// The binary and what it needs of its rules.
@@ -120,15 +156,27 @@ async fn in_node(node: &Node, files: &[FileEntry], benchmark: Benchmark) -> Resu
     Ok((node.name.clone(), node.script("running kube-bench", &script).await?))
 }
 
-/// Puts an image into every node; gives its name.
-async fn load(path: &Path, nodes: &[Node]) -> Result<String, CisError> {
+/// An archive of an image, and the image's name.
+fn read_image(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), CisError> {
     let fail = |error: &dyn std::fmt::Display| CisError::Rules { path: path.to_owned(), reason: error.to_string() };
     let archive = std::fs::read(path).map_err(|error| fail(&error))?;
     let image = image_name(&archive).ok_or_else(|| fail(&"it is no archive of an image that has a name"))?;
+    Ok((image, archive.into()))
+}
+
+/// The nodes that have no image of that name. From the others it is not removed afterwards: it is not ours.
+async fn without_image(nodes: &[Node], image: &str) -> Result<Vec<Node>, CisError> {
+    let list = ["ctr", "--namespace", "k8s.io", "images", "ls", "-q"];
+    let lists = try_join_all(nodes.iter().map(|node| node.run(&list))).await?;
+    let without = nodes.iter().zip(lists).filter(|(_, names)| !names.lines().any(|name| name == image));
+    Ok(without.map(|(node, _)| node.clone()).collect())
+}
+
+/// Puts an image into every node.
+async fn load(archive: &Zeroizing<Vec<u8>>, nodes: &[Node]) -> Result<(), CisError> {
     let import = "ctr --namespace k8s.io images import -";
-    try_join_all(nodes.iter().map(|node| node.feed("loading kube-bench's image", import, archive.clone().into())))
-        .await?;
-    Ok(image)
+    try_join_all(nodes.iter().map(|node| node.feed("loading kube-bench's image", import, archive.clone()))).await?;
+    Ok(())
 }
 
 /// The first name in the manifest of an archive.
@@ -168,13 +216,11 @@ async fn as_jobs(
     let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
     let namespace = object(json!({"metadata": {"name": NAMESPACE, "labels": labels}}))?;
     namespaces.create(&PostParams::default(), &namespace).await.map_err(ApiError::request("making a namespace"))?;
-    let results = try_join_all(nodes.iter().enumerate().map(|(index, node)| async move {
+    try_join_all(nodes.iter().enumerate().map(|(index, node)| async move {
         let job = object(job(index, node, benchmark, image, pull))?;
         one_job(client, node, &job).await
     }))
-    .await;
-    clean_up(client).await?;
-    results
+    .await
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
@@ -287,11 +333,18 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("kube-bench"), "").unwrap();
         std::fs::write(at("image.tar"), "").unwrap();
-        let parse = |path: PathBuf| Source::parse(path.to_str().unwrap());
+        let parse = |path: PathBuf| Source::parse(path.to_str().unwrap()).unwrap();
         assert_eq!(parse(folder.path().to_owned()), Source::Binary(at("kube-bench")));
         assert_eq!(parse(at("kube-bench")), Source::Binary(at("kube-bench")));
         assert_eq!(parse(at("image.tar")), Source::Archive(at("image.tar")));
-        assert_eq!(Source::parse(DEFAULT_IMAGE), Source::Image(DEFAULT_IMAGE.to_owned()));
+        assert_eq!(Source::parse(DEFAULT_IMAGE).unwrap(), Source::Image(DEFAULT_IMAGE.to_owned()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_not_taken_for_an_image() {
+        for text in ["/nowhere/kube-bench", "./kube-bench", "../kb.tar", "kube-bench.tar", "~/kube-bench", ""] {
+            assert!(matches!(Source::parse(text), Err(CisError::Missing { .. })), "{text}");
+        }
     }
 
     #[test]

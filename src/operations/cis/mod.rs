@@ -61,6 +61,22 @@ pub enum CisError {
         /// What is wrong.
         reason: String,
     },
+    /// There is no such file, and it cannot be an image's name either.
+    #[error("there is no file {}", path.display())]
+    #[diagnostic(
+        code(kprov::cis::kube_bench_missing),
+        help(
+            "`--kube-bench=` takes the program with its folder `cfg` beside it, an archive of its image (.tar), or the image's name"
+        )
+    )]
+    Missing {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// The user has had enough.
+    #[error("interrupted")]
+    #[diagnostic(code(kprov::interrupted))]
+    Interrupted,
     /// A node could not be looked at.
     #[error(transparent)]
     #[diagnostic(transparent)]

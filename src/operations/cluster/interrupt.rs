@@ -16,7 +16,7 @@ static ASKED: OnceLock<watch::Receiver<u32>> = OnceLock::new();
 ///
 /// Once this has been awaited for the first time, signals are taken by kprov for good, so somebody has to listen for
 /// as long as it runs: who is asked a second time ends at once, whatever is being done.
-pub(super) async fn interrupted() {
+pub async fn interrupted() {
     let mut asked = ASKED.get_or_init(listen).clone();
     if asked.wait_for(|&count| count > 0).await.is_err() {
         // Nobody listens: no signals can be had.

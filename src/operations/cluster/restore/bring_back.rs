@@ -82,7 +82,10 @@ pub(super) async fn bring_back(
 }
 
 /// The kubeconfig of a state's cluster, for this host.
-fn kubeconfig_of(state: &Prepared) -> Result<Zeroizing<String>, ClusterError> {
+///
+/// # Errors
+/// [`ClusterError::Kubeconfig`] or [`ClusterError::Snapshot`] if the state has none that kubeadm would write.
+pub(super) fn kubeconfig_of(state: &Prepared) -> Result<Zeroizing<String>, ClusterError> {
     let record = &state.record;
     let (first, archive) = state.nodes.first().ok_or(ClusterError::None)?;
     let admin = file(archive, kubeconfig::ADMIN).ok_or_else(|| SnapshotError::Archive {

@@ -86,7 +86,9 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         nodes.push((plan, archive));
     }
     let version = record.version.parse()?;
-    Ok(Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images })
+    let prepared = Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images };
+    bring_back::kubeconfig_of(&prepared)?;
+    Ok(prepared)
 }
 
 /// Makes the cluster of a state, in place of whatever there is of that name. Done when every node and every

@@ -2,6 +2,7 @@
 //! node where an image is given.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -84,8 +85,7 @@ pub async fn run(
     let texts = match source {
         Source::Binary(path) => {
             let files = binary(path, benchmark)?;
-            let running = try_join_all(nodes.iter().map(|node| in_node(node, &files, benchmark)));
-            let texts = unless_interrupted(running).await;
+            let texts = in_nodes(nodes, &files, benchmark).await;
             if texts.is_err() {
                 // Otherwise its script has done so.
                 join_all(nodes.iter().map(|node| node.run(&["rm", "-rf", FOLDER]))).await;
@@ -150,10 +150,25 @@ fn binary(path: &Path, benchmark: Benchmark) -> Result<Vec<FileEntry>, CisError>
     Ok(files)
 }
 
-async fn in_node(node: &Node, files: &[FileEntry], benchmark: Benchmark) -> Result<(String, String), CisError> {
-    node.put_files(files).await?;
+/// Puts the files into every node, and runs it there.
+async fn in_nodes(
+    nodes: &[Node],
+    files: &[FileEntry],
+    benchmark: Benchmark,
+) -> Result<Vec<(String, String)>, CisError> {
+    let mut putting = pin!(join_all(nodes.iter().map(|node| node.put_files(files))));
+    let put = tokio::select! {
+        put = &mut putting => put,
+        () = interrupted() => {
+            // An engine goes on unpacking what it has been sent: removed before its end, the files would come back.
+            putting.await;
+            return Err(CisError::Interrupted);
+        }
+    };
+    put.into_iter().collect::<Result<Vec<()>, _>>()?;
     let script = format!("folder={FOLDER}\nbenchmark={benchmark}\n{RUN}");
-    Ok((node.name.clone(), node.script("running kube-bench", &script).await?))
+    let run = async |node: &Node| Ok((node.name.clone(), node.script("running kube-bench", &script).await?));
+    unless_interrupted(try_join_all(nodes.iter().map(run))).await
 }
 
 /// An archive of an image, and the image's name.

@@ -157,7 +157,7 @@ async fn run(
         cluster: &name,
         control_planes: &nodes,
         client: &client,
-        restart: how.restart,
+        restart: encryption::restarts(&nodes, how.restart, how.no_outage),
         scrub: !how.no_scrub,
     };
     let shown = how.show.as_deref().map(super::etcd::absolute);

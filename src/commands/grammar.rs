@@ -418,10 +418,13 @@ pub enum KmsCommand {
 pub struct EncryptionHow {
     /// The cluster; may be left out if there is but one
     pub cluster: Option<ClusterName>,
-    /// Restart API servers even where they could read new keys without it, which takes up to a minute each time
-    #[arg(long)]
+    /// Restart API servers even where they could read new keys without it, which takes up to a minute each time; the
+    /// default where there is but one, which does not answer for some seconds then
+    #[arg(long, conflicts_with = "no_outage")]
     pub restart: bool,
-
+    /// Wait for an only API server, too, to read new keys without a restart; from Kubernetes 1.26
+    #[arg(long)]
+    pub no_outage: bool,
     /// Leave old revisions and free pages in etcd, with what was stored before. Otherwise etcd is compacted and
     /// defragmented in the end, and its files are searched for what is left
     #[arg(long)]

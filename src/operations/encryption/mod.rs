@@ -260,6 +260,13 @@ fn lower(text: &str) -> String {
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
+/// Whether API servers are restarted where nobody has said so: an only one is, since some seconds without it cost less than a
+/// minute for each phase. Of several, none has to be missed.
+#[must_use]
+pub fn restarts(control_planes: &ControlPlanes, asked: bool, no_outage: bool) -> bool {
+    asked || (control_planes.len() == 1 && !no_outage)
+}
+
 /// A running cluster whose encryption is looked at or changed.
 pub struct Subject<'a> {
     /// What every operation needs.

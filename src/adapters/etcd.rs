@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError};
+use crate::adapters::node::{END_STATIC_POD, Node, NodeError, STATIC_POD};
 use crate::documents::encryption::{GroupResource, Layout};
 use crate::documents::static_pod::flag_of;
 use crate::documents::stored::classify;
@@ -19,6 +19,16 @@ const TRIES: u8 = 3;
 
 /// How many values are read at a time: a page of large values stays within a few MiB.
 const PAGE: usize = 500;
+
+/// The unit on a node that a member's log is renewed in, and a folder of its own.
+const RENEWAL: (&str, &str) = ("kprov-renew-log.service", "/run/kprov-renew-log");
+
+/// How many seconds renewing a log may take; then the unit is ended, and etcd runs as before.
+const RENEWAL_SECONDS: u32 = 150;
+
+const AWAIT_UNIT: &str = include_str!("etcd/scripts/await_unit.sh");
+const IN_UNIT: &str = include_str!("etcd/scripts/in_unit.sh");
+const RENEW_LOG: &str = include_str!("etcd/scripts/renew_log.sh");
 
 /// The API server's default prefix in etcd.
 pub const ROOT: &str = "/registry/";
@@ -186,8 +196,7 @@ impl Etcd {
     /// # Errors
     /// [`NodeError`] if the node cannot be asked.
     pub async fn files_with(&self, texts: &[String]) -> Result<Vec<String>, NodeError> {
-        let command = self.node.command_line("etcd").await?.unwrap_or_default();
-        let folder = flag_of(&command, "data-dir").unwrap_or_else(|| "/var/lib/etcd".to_owned());
+        let folder = self.folder().await?;
         let texts: String = texts.iter().map(|text| format!(" -e '{text}'")).collect();
         let script = format!(
             "cd '{folder}'; find member -type f | while read -r f; do if grep -qaF{texts} \"$f\"; then echo \"$f\"; fi; done"
@@ -196,6 +205,35 @@ impl Etcd {
         let mut found: Vec<String> = found.lines().map(str::to_owned).collect();
         found.sort();
         Ok(found)
+    }
+
+    /// Where this member keeps its data.
+    async fn folder(&self) -> Result<String, NodeError> {
+        let command = self.node.command_line("etcd").await?.unwrap_or_default();
+        Ok(flag_of(&command, "data-dir").unwrap_or_else(|| "/var/lib/etcd".to_owned()))
+    }
+
+    /// Has this member begin a new write-ahead log, and drop the one before with all that was ever written to it. etcd and
+    /// the API server of this node are away meanwhile, and are being started when this returns. It comes to its
+    /// end on the node, whatever becomes of this process.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`] says why not, lack of space or an etcd that cannot, say: then etcd runs as before.
+    pub async fn renew_log(&self) -> Result<(), NodeError> {
+        let ((unit, work), folder) = (RENEWAL, self.folder().await?);
+        let script = format!("folder='{folder}' work='{work}'\n{STATIC_POD}\n{END_STATIC_POD}\n{RENEW_LOG}");
+        let launch = format!("unit='{unit}' work='{work}' size={} seconds={RENEWAL_SECONDS}\n{IN_UNIT}", script.len());
+        self.node.feed("renewing etcd's log", &launch, Zeroizing::new(script.into_bytes())).await.map(|_| ())
+    }
+
+    /// Waits for a renewal of the log that an earlier process has begun. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node cannot be asked.
+    pub async fn log_is_renewed(&self) -> Result<bool, NodeError> {
+        let (unit, _) = RENEWAL;
+        let script = format!("unit='{unit}'\n{AWAIT_UNIT}");
+        Ok(!self.node.script("waiting for etcd's log to be renewed", &script).await?.is_empty())
     }
 
     /// What etcd's own tool says, as JSON.

@@ -29,6 +29,9 @@ const LAST_LINES: usize = 20;
 /// `CONTAINER PID`, `static_pod_pids COMPONENT...` prints process ids. To be put before a script.
 pub const STATIC_POD: &str = include_str!("node/scripts/static_pod.sh");
 
+/// Defines `end_static_pod COMPONENT`, which ends a static pod. To be put before a script, behind [`STATIC_POD`].
+pub const END_STATIC_POD: &str = include_str!("node/scripts/end_static_pod.sh");
+
 const BOOTED: &str = include_str!("node/scripts/booted.sh");
 const COMMAND_LINE: &str = include_str!("node/scripts/command_line.sh");
 const IN_STATIC_POD: &str = include_str!("node/scripts/in_static_pod.sh");

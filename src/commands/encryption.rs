@@ -159,6 +159,7 @@ async fn run(
         client: &client,
         restart: encryption::restarts(&nodes, how.restart, how.no_outage),
         scrub: !how.no_scrub,
+        renew_log: how.renew_log,
     };
     let shown = how.show.as_deref().map(super::etcd::absolute);
     let before = look(&nodes, shown.as_deref()).await?;
@@ -237,7 +238,7 @@ fn scrubbed_text(members: &[Scrubbed]) -> String {
     }
     if members.iter().any(|member| !member.after.is_empty()) {
         text.push_str(
-            "A write-ahead log (member/wal) keeps what was once written until etcd has replaced that file, which takes some hundred MB of writes.\n",
+            "A write-ahead log (member/wal) keeps what was once written until etcd has replaced that file, which takes some hundred MB of writes; with one control plane, `--renew-log` does so as part of a change.\n",
         );
     }
     if !members.is_empty() {

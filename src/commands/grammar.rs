@@ -429,6 +429,10 @@ pub struct EncryptionHow {
     /// defragmented in the end, and its files are searched for what is left
     #[arg(long)]
     pub no_scrub: bool,
+    /// Have etcd replace its write-ahead log, too, if that still holds what was stored before. The API server is away for
+    /// some twenty seconds meanwhile. With one control plane only
+    #[arg(long, conflicts_with = "no_scrub")]
+    pub renew_log: bool,
     /// Show how this key is stored in etcd, before and after; without a leading slash, below /registry/
     #[arg(long, value_name = "KEY")]
     pub show: Option<String>,

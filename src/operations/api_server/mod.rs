@@ -7,12 +7,15 @@ mod restart;
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::adapters::etcd::Etcd;
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::static_pod::{Change, StaticPod, named_paths};
 use crate::operations::cluster::ControlPlanes;
 use crate::progress::Reporter;
 
-use restart::{BACKUP, BEFORE, Failure, MANIFEST};
+use restart::{BACKUP, BEFORE, Failure, LOOK, MANIFEST, READY};
 
 /// Why the API server is not as it was meant to be.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -237,11 +240,31 @@ impl ApiServer {
         Ok(now.ready && now.process.is_some_and(|process| process.command == manifest.command()))
     }
 
-    /// Makes sure that the kubelet runs. It is stopped for the shortest of times only; one that is stopped now was left so.
+    /// Waits until it runs as its manifest says, and is ready. Says whether it is.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node cannot be asked, or the manifest not be read.
+    pub async fn comes_back(&self) -> Result<bool, NodeError> {
+        let manifest = self.manifest().await?;
+        let begun = Instant::now();
+        while !self.runs(&manifest).await? {
+            if begun.elapsed() > READY {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(true)
+    }
+
+    /// Makes sure that the kubelet runs. It is stopped for the shortest of times only; one that is stopped now was left so,
+    /// or by a change of etcd's log, which comes to its end by itself and is waited for.
     ///
     /// # Errors
     /// [`NodeError`] if the node does not run, or systemd cannot start the kubelet.
     pub async fn wake(&self) -> Result<(), NodeError> {
+        if Etcd::on(self.node.clone()).log_is_renewed().await? {
+            self.comes_back().await?;
+        }
         let script = "systemctl is-active -q kubelet || systemctl start kubelet";
         self.node.script("starting the kubelet", script).await.map(|_| ())
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::adapters::node::{Node, NodeError, STATIC_POD, last_lines};
+use crate::adapters::node::{END_STATIC_POD, Node, NodeError, STATIC_POD, last_lines};
 use crate::documents::static_pod::StaticPod;
 
 /// kubeadm's manifest of the API server.
@@ -23,19 +23,16 @@ pub(super) const BEFORE: &str = "/kind/kprov/kube-apiserver.before.yaml";
 pub(super) const BACKUP: &str = "/kind/kprov/kube-apiserver.backup.yaml";
 
 /// How long a new API server may take to be ready.
-const READY: Duration = Duration::from_secs(90);
+pub(super) const READY: Duration = Duration::from_secs(90);
 
 /// How long the kubelet may leave an API server that has ended without another one.
 const GONE: Duration = Duration::from_secs(5);
 
 /// The pause between two looks at a node; a look itself takes about as long.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Prints what is to be known of the API server; `port` is where it listens.
 const OBSERVE: &str = include_str!("scripts/observe.sh");
-
-/// Defines `end_old`, which ends the API server.
-const END_OLD: &str = include_str!("scripts/end_old.sh");
 
 /// Exchanges the manifest and restarts the API server.
 const EXCHANGE: &str = include_str!("scripts/exchange.sh");
@@ -151,7 +148,7 @@ pub(super) async fn exchange(node: &Node, manifest: &StaticPod, keep_before: boo
     let before = if keep_before { BEFORE } else { "" };
     let content = Zeroizing::new(manifest.to_yaml().into_bytes());
     let script = format!(
-        "manifest='{MANIFEST}' before='{before}' size={size}\n{STATIC_POD}\n{END_OLD}\n{EXCHANGE}",
+        "manifest='{MANIFEST}' before='{before}' size={size}\n{STATIC_POD}\n{END_STATIC_POD}\n{EXCHANGE}",
         size = content.len(),
     );
     node.feed("restarting the API server", &script, content).await.map(|_| ())

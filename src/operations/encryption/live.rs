@@ -70,6 +70,10 @@ impl Machine for ApiServer {
         Self::wake(self).await
     }
 
+    async fn comes_back(&self) -> Result<bool, NodeError> {
+        Self::comes_back(self).await
+    }
+
     async fn recover(&self, detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
         Self::recover(self, detail).await
     }
@@ -153,6 +157,21 @@ impl Storage for Stores<'_> {
             member.after = etcd.files_with(texts).await?;
         }
         Ok(scrubbed)
+    }
+
+    async fn renew_log(&self, node: &str) -> Result<(), EncryptionError> {
+        for (_, etcd) in self.members.iter().filter(|(name, _)| name == node) {
+            etcd.renew_log().await?;
+        }
+        Ok(())
+    }
+
+    async fn files_with(&self, node: &str, texts: &[String]) -> Result<Vec<String>, EncryptionError> {
+        let mut found = Vec::new();
+        for (_, etcd) in self.members.iter().filter(|(name, _)| name == node) {
+            found.extend(etcd.files_with(texts).await?);
+        }
+        Ok(found)
     }
 }
 

@@ -107,6 +107,18 @@ pub enum EncryptionError {
         #[diagnostic_source]
         source: Box<dyn miette::Diagnostic + Send + Sync>,
     },
+    /// An API server did not come back.
+    #[error("{node}: the API server does not come back after etcd has been restarted")]
+    #[diagnostic(
+        code(kprov::encryption::away),
+        help(
+            "its log and that of etcd say why: `docker exec {node} sh -c 'tail /var/log/pods/kube-system_*/*/*.log'`"
+        )
+    )]
+    Away {
+        /// The node.
+        node: String,
+    },
     /// Objects stay under another key.
     #[error("{count} {resource} stay under another key, {key} among them")]
     #[diagnostic(
@@ -282,6 +294,9 @@ pub struct Subject<'a> {
     pub restart: bool,
     /// Whether etcd is made to forget, in the end, how things were stored before.
     pub scrub: bool,
+    /// Whether the write-ahead log of the only member of etcd is renewed then, if it still holds that; the API server is
+    /// away meanwhile.
+    pub renew_log: bool,
 }
 
 /// What is asked for.
@@ -434,6 +449,7 @@ impl Subject<'_> {
             books: &books,
             restart: self.restart,
             scrub: self.scrub,
+            renew_log: self.renew_log,
         };
         work(&walker).await
     }

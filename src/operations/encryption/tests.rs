@@ -61,6 +61,8 @@ struct State {
     version: &'static str,
     marker: Option<String>,
     scrubbed: Vec<String>,
+    /// Whether the log of each control plane's etcd holds the marker.
+    logged: Vec<bool>,
 }
 
 struct World {
@@ -111,6 +113,7 @@ impl World {
             version,
             marker: None,
             scrubbed: Vec::new(),
+            logged: vec![false; planes],
         };
         let world = Self {
             state: RefCell::new(state),
@@ -287,6 +290,10 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    async fn comes_back(&self) -> Result<bool, NodeError> {
+        Ok(true)
+    }
+
     async fn recover(&self, _: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError> {
         Ok(None)
     }
@@ -335,7 +342,11 @@ impl Storage for World {
     }
 
     async fn plant(&self, text: &str) -> Result<(), EncryptionError> {
-        self.step(|state| state.marker = Some(text.to_owned())).await;
+        self.step(|state| {
+            state.marker = Some(text.to_owned());
+            state.logged.fill(true);
+        })
+        .await;
         Ok(())
     }
 
@@ -350,7 +361,29 @@ impl Storage for World {
             state.scrubbed = texts.to_vec();
         })
         .await;
-        Ok(Vec::new())
+        let mut members = Vec::new();
+        for index in 0..self.state.borrow().planes.len() {
+            let node = format!("plane-{index}");
+            let after = self.files_with(&node, texts).await?;
+            members.push(Scrubbed { node, before: after.clone(), after });
+        }
+        Ok(members)
+    }
+
+    async fn renew_log(&self, node: &str) -> Result<(), EncryptionError> {
+        let index: usize = node.trim_start_matches("plane-").parse().unwrap();
+        self.step(|state| {
+            assert!(state.logged[index], "a log that holds nothing is left alone");
+            state.logged[index] = false;
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn files_with(&self, node: &str, _: &[String]) -> Result<Vec<String>, EncryptionError> {
+        let index: usize = node.trim_start_matches("plane-").parse().unwrap();
+        let logged = self.state.borrow().logged[index];
+        Ok(if logged { vec!["member/wal/0.wal".to_owned()] } else { Vec::new() })
     }
 }
 
@@ -409,6 +442,7 @@ fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, Encryptio
         books: world.as_ref(),
         restart: false,
         scrub: true,
+        renew_log: true,
     };
     runtime.block_on(async {
         let work = async {
@@ -497,7 +531,11 @@ fn dies_everywhere(planes: usize, version: &'static str, start: Option<&Config>,
 /// A command after a death. Where there is nothing to take up, or no way back any more, the other one has to do.
 fn finish(world: &Rc<World>, command: &Command, first: &Command, what: &str) {
     match run(world, command).expect("nobody kills it") {
-        Ok(_) => {}
+        Ok(outcome) => {
+            let walk = outcome.walk.filter(|walk| !walk.undoing && walk.verb != Verb::Disable);
+            let renewed = world.state.borrow().planes.len() > 1 || !world.state.borrow().logged[0];
+            assert!(walk.is_none() || renewed, "{what}: the log holds the marker");
+        }
         Err(EncryptionError::NothingUnderWay) => {}
         // It was disabled already.
         Err(EncryptionError::Plan(PlanError::NotEnabled)) if matches!(command, Command::Run(_)) => {}

@@ -34,6 +34,8 @@ pub(super) struct Walker<'a, M, S, B> {
     pub(super) restart: bool,
     /// Whether etcd is made to forget, in the end, how things were stored before.
     pub(super) scrub: bool,
+    /// Whether the write-ahead log of the only member is renewed then, if it still holds that.
+    pub(super) renew_log: bool,
 }
 
 /// The walk that any control plane knows of, the furthest one.
@@ -402,7 +404,8 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 }
                 Phase::Record => {
                     self.record(planes, journal.kms.as_ref()).map_err(failed)?;
-                    let scrubbed = self.scrubbed(&journal, |detail| step.detail(detail)).await.map_err(failed)?;
+                    let scrubbed =
+                        self.scrubbed(planes, &journal, |detail| step.detail(detail)).await.map_err(failed)?;
                     for plane in planes.iter() {
                         plane.remove_journal().await.map_err(|error| failed(error.into()))?;
                     }
@@ -480,19 +483,51 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
 
     /// Removes the marker, and has etcd forget how things were stored before, where that was to be. What etcd does not
     /// do is told, and is no reason to fail: everything is stored as it is to be.
-    async fn scrubbed(&self, journal: &Journal, detail: impl Fn(&str)) -> Result<Vec<Scrubbed>, EncryptionError> {
+    async fn scrubbed(
+        &self,
+        planes: &[ControlPlane<M>],
+        journal: &Journal,
+        detail: impl Fn(&str),
+    ) -> Result<Vec<Scrubbed>, EncryptionError> {
         if journal.marker.is_none() {
             return Ok(Vec::new());
+        }
+        for plane in planes {
+            // Whoever was killed meanwhile may have left one that is being started.
+            self.is_back(plane).await?;
         }
         self.storage.uproot().await?;
         if journal.undoing || journal.verb == Verb::Disable {
             return Ok(Vec::new());
         }
         detail("having etcd forget old revisions");
-        Ok(self.storage.scrub(&journal.texts_to_scrub()).await.unwrap_or_else(|error| {
+        let texts = journal.texts_to_scrub();
+        let mut members = self.storage.scrub(&texts).await.unwrap_or_else(|error| {
             self.reporter.warn(&format!("etcd still holds what was stored before: {error}"));
             Vec::new()
-        }))
+        });
+        let in_log = |member: &&mut Scrubbed| member.after.iter().any(|file| file.starts_with("member/wal/"));
+        // Of several members, each would have to be back in its place before the next one goes.
+        let alone = planes.len() == 1 && self.renew_log;
+        for member in members.iter_mut().filter(in_log).filter(|_| alone) {
+            let Some(plane) = planes.iter().find(|plane| plane.name() == member.node) else { continue };
+            detail(&format!("{}: etcd begins a new write-ahead log", member.node));
+            if let Err(error) = self.storage.renew_log(&member.node).await {
+                self.reporter.warn(&format!("{}: etcd keeps its write-ahead log: {error}", member.node));
+            }
+            detail(&format!("{}: waiting for the API server", member.node));
+            self.is_back(plane).await?;
+            member.after = self.storage.files_with(&member.node, &texts).await?;
+        }
+        Ok(members)
+    }
+
+    /// Waits for an API server.
+    async fn is_back(&self, plane: &ControlPlane<M>) -> Result<(), EncryptionError> {
+        if plane.server.comes_back().await? {
+            return Ok(());
+        }
+        Err(EncryptionError::Away { node: plane.name().to_owned() })
     }
 
     fn record(&self, planes: &[ControlPlane<M>], kms: Option<&profile::Kms>) -> Result<(), EncryptionError> {

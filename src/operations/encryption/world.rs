@@ -33,6 +33,8 @@ pub(super) trait Machine: Clone {
     async fn put_back(&self, to: &StaticPod, detail: impl FnMut(&str)) -> Result<Result<(), Rejected>, NodeError>;
     async fn commit(&self) -> Result<(), NodeError>;
     async fn wake(&self) -> Result<(), NodeError>;
+    /// See [`crate::operations::api_server::ApiServer::comes_back`].
+    async fn comes_back(&self) -> Result<bool, NodeError>;
     async fn recover(&self, detail: impl FnMut(&str)) -> Result<Option<&'static str>, NodeError>;
     /// Whether the API server runs as the manifest says, and is ready.
     async fn runs(&self, manifest: &StaticPod) -> Result<bool, NodeError>;
@@ -60,6 +62,11 @@ pub(super) trait Storage {
     /// Has every member of etcd forget old revisions and give free pages back, and looks for `texts` in its files, before
     /// and after.
     async fn scrub(&self, texts: &[String]) -> Result<Vec<Scrubbed>, EncryptionError>;
+    /// Has the member of etcd on a node begin a new write-ahead log and drop the one before. Its API server is away
+    /// meanwhile, and comes back behind it. An error says why that could not be done; etcd runs as before then.
+    async fn renew_log(&self, node: &str) -> Result<(), EncryptionError>;
+    /// The files of the member of etcd on a node that hold any of `texts`.
+    async fn files_with(&self, node: &str, texts: &[String]) -> Result<Vec<String>, EncryptionError>;
 }
 
 /// What kprov keeps of the cluster on this host.

@@ -362,7 +362,8 @@ impl Storage for World {
         })
         .await;
         let mut members = Vec::new();
-        for index in 0..self.state.borrow().planes.len() {
+        let planes = self.state.borrow().planes.len();
+        for index in 0..planes {
             let node = format!("plane-{index}");
             let after = self.files_with(&node, texts).await?;
             members.push(Scrubbed { node, before: after.clone(), after });

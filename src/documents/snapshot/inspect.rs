@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::documents::keys::{KeyRing, StoredKeys};
-use crate::documents::profile::{self, KeySource, Profile, ProfileError};
+use crate::documents::profile::{self, KeySource, Kms, Profile, ProfileError, SecretSource, VaultAuth};
 use crate::documents::record::Record;
 use crate::documents::render::{self, KubernetesVersion};
 
@@ -208,17 +208,51 @@ fn beyond(profile: &Profile, base: &Path) -> Vec<String> {
             beyond.push(format!("reads the manifest {} when it is made again", base.join(file).display()));
         }
     }
-    let providers = spec.encryption.iter().flat_map(|encryption| &encryption.providers);
-    for key in providers.flat_map(|provider| &provider.keys) {
-        match &key.source {
-            KeySource::Env(variable) => beyond.push(format!("reads a key from the variable {variable}")),
-            KeySource::File(file) => beyond.push(format!("reads a key from {}", base.join(file).display())),
-            KeySource::Generate | KeySource::Literal(_) => {}
+    for provider in spec.encryption.iter().flat_map(|encryption| &encryption.providers) {
+        beyond.extend(provider.keys.iter().filter_map(|key| read_from(&key.source, base)));
+        if let Some(kms) = &provider.kms {
+            beyond.extend(kms_beyond(kms, base));
         }
     }
     if !spec.containerd_config_patches.is_empty() {
         beyond.push("patches the configuration of its nodes' containerd".to_owned());
     }
+    beyond
+}
+
+/// From where on the host a key is read, if it is.
+fn read_from(source: &KeySource, base: &Path) -> Option<String> {
+    match source {
+        KeySource::Env(variable) => Some(format!("reads a key from the variable {variable}")),
+        KeySource::File(file) => Some(format!("reads a key from {}", base.join(file).display())),
+        KeySource::Generate | KeySource::Literal(_) => None,
+    }
+}
+
+/// What a KMS asks of the host. Whatever a plugin logs in with goes to the server that the profile names.
+fn kms_beyond(kms: &Kms, base: &Path) -> Vec<String> {
+    let mut beyond: Vec<String> = kms.local.iter().filter_map(|local| read_from(&local.key, base)).collect();
+    if let Some(image) = &kms.server_image {
+        beyond.push(format!("runs a KMS server of another image, {image}"));
+    }
+    let Some(vault) = &kms.vault else { return beyond };
+    let secrets = match &vault.auth {
+        VaultAuth::AppRole(role) => vec![&role.role_id, &role.secret_id],
+        VaultAuth::Token(token) => vec![token],
+        VaultAuth::Certificate(certificate) => vec![&certificate.key],
+    };
+    for secret in secrets {
+        let from = match secret {
+            SecretSource::Env(variable) => format!("the variable {variable}"),
+            SecretSource::File(file) => base.join(file).display().to_string(),
+        };
+        beyond.push(format!("logs in to {} with what it reads from {from}", vault.address));
+    }
+    let mut files = vec![&vault.ca];
+    if let VaultAuth::Certificate(certificate) = &vault.auth {
+        files.push(&certificate.certificate);
+    }
+    beyond.extend(files.iter().map(|file| format!("gives its control planes {}", base.join(file).display())));
     beyond
 }
 
@@ -297,6 +331,21 @@ mod tests {
         let contents = inspect(&draft(&[("/record/profile/spec", spec)])).unwrap();
         assert_eq!(contents.beyond.len(), 4, "{:?}", contents.beyond);
         assert!(contents.beyond.contains(&"reads a key from /etc/shadow".to_owned()));
+        let kms = json!({"vault": {"address": "https://evil.example", "ca": "/ca.pem", "key": "k",
+            "auth": {"token": {"file": "/root/.ssh/id_ed25519"}}}});
+        let spec = json!({"encryption": {"providers": [{"type": "kms", "kms": kms}, {"type": "identity"}]}});
+        let contents = inspect(&draft(&[("/record/profile/spec", spec)])).unwrap();
+        assert_eq!(
+            contents.beyond,
+            [
+                "logs in to https://evil.example with what it reads from /root/.ssh/id_ed25519",
+                "gives its control planes /ca.pem",
+            ]
+        );
+        let kms = json!({"server": "openbao", "serverImage": "evil/image"});
+        let spec = json!({"encryption": {"providers": [{"type": "kms", "kms": kms}, {"type": "identity"}]}});
+        let contents = inspect(&draft(&[("/record/profile/spec", spec)])).unwrap();
+        assert_eq!(contents.beyond, ["runs a KMS server of another image, evil/image"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn an_unknown_profile_with_names_that_are_near() {
     up(&sandbox(), &["--profile", "hardend"])
         .says("there is no profile `hardend`")
         .says("did you mean `hardened`?")
-        .says("`cis-level-2`, `default`, `ha`, `hardened`, `secure-two-node`");
+        .says("`cis-level-2`, `default`, `ha`, `hardened`, `kms-local`, `kms-vault`, `secure-two-node`");
 }
 
 #[test]

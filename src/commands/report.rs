@@ -1,5 +1,6 @@
 //! `kprov report`.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,10 +11,9 @@ use crate::commands::grammar::{self, Global, ReportForm};
 use crate::documents::cis::{Exception, Selection, results};
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
-use crate::documents::render::KubernetesVersion;
 use crate::documents::report::{self, Cluster, Evidence, NodeLine, Report, Secret};
+use crate::operations::cis;
 use crate::operations::cluster::{self, Context};
-use crate::operations::{cis, verify};
 
 use super::target::open;
 use super::{Result, context, present};
@@ -49,7 +49,8 @@ pub(super) async fn report(global: &Global, arguments: &grammar::Report) -> Resu
     let form = arguments.form.unwrap_or_else(|| form_of(path));
     let text = match form {
         ReportForm::Html => {
-            let before = std::fs::read_to_string(path).ok().and_then(|text| report::earlier(&text));
+            let before = if path.is_file() { std::fs::read_to_string(path).ok() } else { None };
+            let before = before.and_then(|text| report::earlier(&text));
             report::page(&context.templates, &made, before.as_ref())?
         }
         ReportForm::Json => serde_json::to_string_pretty(&made).unwrap_or_default() + "\n",
@@ -73,14 +74,17 @@ fn form_of(path: &Path) -> ReportForm {
     }
 }
 
-/// Puts the report in the place of the one before only once it is whole.
+/// Puts the report in the place of the one before only once it is whole. A device or a pipe is written to, never replaced.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(path).map(|_| ()).map_err(|error| error.error)
 }
@@ -88,13 +92,6 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 async fn look(context: &Context, name: &ClusterName) -> Result<Cluster> {
     let opened = open(context, Some(name)).await?;
     let client = opened.client().await?;
-    let version: Option<KubernetesVersion> = opened.record.as_ref().map(|record| record.version.parse()).transpose()?;
-    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
-    let inputs = opened
-        .record
-        .as_ref()
-        .zip(version.as_ref())
-        .map(|(record, version)| record.inputs(version, opened.keys.as_ref(), &context.templates, cgroup_v1));
     let target = cis::Target {
         cluster: name.as_str(),
         client: &client,
@@ -102,9 +99,7 @@ async fn look(context: &Context, name: &ClusterName) -> Result<Cluster> {
         admin_groups: kubernetes::client_groups(&opened.kubeconfig),
     };
     let facts = cis::gather(&target).await?;
-    let evidence =
-        verify::verify(&verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None })
-            .await?;
+    let evidence = opened.evidence(context, &client).await?;
     let exceptions: Vec<Exception> =
         opened.record.iter().flat_map(|record| record.profile.spec.cis.exceptions()).collect();
     let benchmark = facts.benchmark();
@@ -131,4 +126,34 @@ async fn look(context: &Context, name: &ClusterName) -> Result<Cluster> {
             .map(|canary| Secret { stored: canary.stored.clone(), first_bytes: canary.first_bytes.clone() }),
         sections: report::sections(&findings),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::read_to_string(path).unwrap()
+        });
+        write(&path, "report").unwrap();
+        assert!(!path.is_file(), "the pipe was replaced");
+        assert_eq!(reader.join().unwrap(), "report");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        std::fs::write(&path, "the one before, which was longer").unwrap();
+        write(&path, "report").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "report");
+    }
 }

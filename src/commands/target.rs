@@ -8,7 +8,9 @@ use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
+use crate::documents::render::KubernetesVersion;
 use crate::operations::cluster::{self, ClusterError, Context, Found};
+use crate::operations::verify;
 
 use super::Result;
 
@@ -43,6 +45,18 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) async fn client(&self) -> Result<Client> {
         Ok(kubernetes::client(&self.kubeconfig).await?)
+    }
+
+    /// All evidence, held against what the cluster was made from where that is known.
+    pub(super) async fn evidence(&self, context: &Context, client: &Client) -> Result<verify::Report> {
+        let version: Option<KubernetesVersion> =
+            self.record.as_ref().map(|record| record.version.parse()).transpose()?;
+        let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+        let known = self.record.as_ref().zip(version.as_ref());
+        let inputs =
+            known.map(|(record, version)| record.inputs(version, self.keys.as_ref(), &context.templates, cgroup_v1));
+        let target = verify::Target { client, nodes: &self.nodes, inputs: inputs.as_ref(), since: None };
+        Ok(verify::verify(&target).await?)
     }
 }
 

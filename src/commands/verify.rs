@@ -6,8 +6,7 @@ use serde_json::json;
 
 use crate::commands::grammar::Global;
 use crate::documents::names::ClusterName;
-use crate::documents::render::KubernetesVersion;
-use crate::operations::verify::{self, Report};
+use crate::operations::verify::Report;
 
 use super::target::open;
 use super::{Result, context, present};
@@ -16,16 +15,8 @@ pub(super) async fn verify(global: &Global, cluster: Option<&ClusterName>) -> Re
     let context = context(global).await?;
     let opened = open(&context, cluster).await?;
     let client = opened.client().await?;
-    let version: Option<KubernetesVersion> = opened.record.as_ref().map(|record| record.version.parse()).transpose()?;
-    let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
-    let inputs = opened
-        .record
-        .as_ref()
-        .zip(version.as_ref())
-        .map(|(record, version)| record.inputs(version, opened.keys.as_ref(), &context.templates, cgroup_v1));
     let step = context.reporter.stage("Gathering evidence");
-    let target = verify::Target { client: &client, nodes: &opened.nodes, inputs: inputs.as_ref(), since: None };
-    let report = verify::verify(&target).await?;
+    let report = opened.evidence(&context, &client).await?;
     step.done();
     context.reporter.close();
     present::result(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
@@ -15,6 +16,12 @@ use bollard::query_parameters::{
 use futures_util::{Stream, StreamExt, TryStreamExt};
 
 use super::{Engine, EngineError};
+
+/// How long a container that ends by itself may be without its network and yet be said to run.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// How often it is looked at until then.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A container to be made.
 #[derive(Debug, Clone, Default)]
@@ -189,13 +196,21 @@ impl Engine {
     /// Gives a container another name. Its host name stays.
     ///
     /// # Errors
-    /// [`EngineError::Conflict`] if the name is taken.
+    /// [`EngineError::Conflict`] if the name is taken, [`EngineError::NotFound`] if there is no such container.
     pub async fn rename_container(&self, container: &str, name: &str) -> Result<(), EngineError> {
-        let options = RenameContainerOptionsBuilder::default().name(name).build();
-        self.docker
-            .rename_container(container, options)
-            .await
-            .map_err(|error| self.error(format!("calling the container {container} {name}"), error))
+        let deadline = tokio::time::Instant::now() + ENDING;
+        loop {
+            let options = RenameContainerOptionsBuilder::default().name(name).build();
+            let result = self.docker.rename_container(container, options).await;
+            match result.map_err(|error| self.error(format!("calling the container {container} {name}"), error)) {
+                Err(EngineError::NotFound { reason, .. })
+                    if lost_its_network(&reason) && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Removes a container, running or not, with its anonymous volumes. One that is gone, or about to be, is no error.
@@ -351,6 +366,12 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
     }
 }
 
+/// Whether it is not the container that the engine has not found, but what it has released of one that is just ending:
+/// dockerd (`daemon/rename.go`) then asks libnetwork for a sandbox that is gone. Nothing but the text says so.
+fn lost_its_network(reason: &str) -> bool {
+    reason.starts_with("sandbox ") && reason.ends_with(" not found")
+}
+
 fn endpoint_addresses(endpoint: &EndpointSettings) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
     let parse = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
     (
@@ -389,5 +410,45 @@ fn container(summary: ContainerSummary) -> Container {
             .map(|(network, endpoint)| (network.clone(), endpoint_addresses(endpoint)))
             .collect(),
         ports: ports.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// An engine that gives these answers, one a connection, and then no more.
+    fn engine(answers: &'static [(u16, &'static str)]) -> (tempfile::TempDir, Engine) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            for (status, message) in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                let body = if *status == 204 { String::new() } else { format!(r#"{{"message": "{message}"}}"#) };
+                let head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Type: application/json\r\n");
+                let length = format!("Content-Length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all([head, length, body].concat().as_bytes()).await;
+            }
+        });
+        let host = format!("unix://{}", socket.display());
+        let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
+        (folder, Engine { docker, host })
+    }
+
+    #[tokio::test]
+    async fn a_container_that_is_just_ending_gets_its_name() {
+        let (_folder, engine) =
+            engine(&[(404, "sandbox 0fbace not found"), (404, "sandbox 0fbace not found"), (204, "")]);
+        engine.rename_container("a", "b").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_container_that_is_not_there_is_not_waited_for() {
+        let (_folder, engine) = engine(&[(404, "No such container: a"), (204, "")]);
+        assert!(engine.rename_container("a", "b").await.unwrap_err().is_not_found());
     }
 }

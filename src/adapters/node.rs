@@ -16,6 +16,9 @@ use crate::documents::profile::Role;
 /// How long a container may take to boot its init system, as in kind.
 const BOOT: Duration = Duration::from_secs(30);
 
+/// How often a container that ended while it was waited for is looked at.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// How long a command on a node may take, unless its caller knows that it takes longer.
 const COMMAND: Duration = Duration::from_secs(300);
 
@@ -327,13 +330,22 @@ impl Node {
             Ok(Ok(true)) => {
                 let seconds = BOOT.as_secs();
                 let script = format!("seconds={seconds}\n{BOOTED}");
-                match self.script("waiting for systemd and containerd", &script).await {
-                    Ok(_) => return Ok(()),
-                    Err(NodeError::Command { last_lines, .. }) => {
-                        let reason = format!("systemd or containerd was not up after {seconds} s");
-                        return Err(NodeError::Boot { node: self.name.clone(), reason, last_lines });
+                let deadline = tokio::time::Instant::now() + BOOT;
+                loop {
+                    match self.script("waiting for systemd and containerd", &script).await {
+                        Ok(_) => return Ok(()),
+                        Err(NodeError::Command { code: 1, last_lines, .. }) => {
+                            let reason = format!("systemd or containerd was not up after {seconds} s");
+                            return Err(NodeError::Boot { node: self.name.clone(), reason, last_lines });
+                        }
+                        // It ended under the script's feet, and the engine starts it anew.
+                        Err(NodeError::Command { .. } | NodeError::Engine(EngineError::Conflict { .. }))
+                            if tokio::time::Instant::now() < deadline =>
+                        {
+                            tokio::time::sleep(AGAIN).await;
+                        }
+                        Err(other) => return Err(other),
                     }
-                    Err(other) => return Err(other),
                 }
             }
             Ok(Ok(false)) => match self.engine.exit_code(&self.name).await? {

@@ -74,6 +74,16 @@ pub enum Command {
         #[arg(long)]
         retain: bool,
     },
+    /// Put a cluster aside: all of it stays, and nothing of it runs
+    Stop {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<ClusterName>,
+    },
+    /// Go on with a cluster that was stopped, by hand or by a reboot; done when all of it is Ready again
+    Start {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<ClusterName>,
+    },
     /// Keep states of clusters, and go back to them
     Snapshot {
         /// What to do.

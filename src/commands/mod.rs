@@ -15,6 +15,7 @@ pub mod grammar;
 mod kms;
 mod kubeconfig;
 mod ls;
+mod power;
 mod present;
 mod profiles;
 mod report;
@@ -88,6 +89,8 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Break(arguments) => breakage::break_controls(global, &arguments).await,
         Command::Report(arguments) => report::report(global, &arguments).await,
         Command::Cis(arguments) => cis::cis(global, &arguments).await,
+        Command::Stop { cluster } => power::stop(global, cluster.as_ref()).await,
+        Command::Start { cluster } => power::start(global, cluster.as_ref()).await,
         Command::Verify { cluster } => verify::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);

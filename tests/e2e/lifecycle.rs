@@ -286,7 +286,7 @@ fn stopped_nodes_are_seen(sandbox: &Sandbox, nodes: &[String; 2]) {
     sandbox.kprov(&["ls"]).ok().says(&format!("{} hardened 1/2 running", sandbox.cluster));
     sandbox.engine().docker(&["stop", "--time", "5", &nodes[0]]).done();
     let does_not_run = format!("the control plane of the cluster \"{}\" does not run", sandbox.cluster);
-    sandbox.kprov(&["verify", &sandbox.cluster]).fails().says(&does_not_run).says("`docker start` starts one");
+    sandbox.kprov(&["verify", &sandbox.cluster]).fails().says(&does_not_run).says("kprov start");
     let status = sandbox.kprov(&["status", &sandbox.cluster, "-o", "json"]).ok().json();
     assert_eq!(status["nodes"][0]["container"], "exited");
 }

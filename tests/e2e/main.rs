@@ -8,6 +8,7 @@ mod kms;
 mod kube_proxy;
 mod lifecycle;
 mod parity;
+mod power;
 mod snapshots;
 mod ssh;
 

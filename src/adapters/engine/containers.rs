@@ -181,6 +181,15 @@ impl Engine {
             .map_err(|error| self.error(format!("stopping the container {name}"), error))
     }
 
+    /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Conflict`] if it is not frozen.
+    pub async fn unpause_container(&self, name: &str) -> Result<(), EngineError> {
+        let unpaused = self.docker.unpause_container(name).await;
+        unpaused.map_err(|error| self.error(format!("letting the container {name} go on"), error))
+    }
+
     /// Sends a signal to a container's first process.
     ///
     /// # Errors
@@ -267,7 +276,7 @@ impl Engine {
         Ok(networks.get(network).map_or((None, None), endpoint_addresses))
     }
 
-    /// The exit code of a container that does not run; `None` while it runs.
+    /// The exit code of a container that does not run, or is about to be started again; `None` while it runs.
     ///
     /// # Errors
     /// [`EngineError::NotFound`] if there is no such container.
@@ -278,7 +287,8 @@ impl Engine {
             .await
             .map_err(|error| self.error(format!("looking at the container {name}"), error))?;
         let state = details.state.unwrap_or_default();
-        Ok(if state.running == Some(true) { None } else { state.exit_code })
+        let runs = state.running == Some(true) && state.restarting != Some(true);
+        Ok(if runs { None } else { state.exit_code })
     }
 
     /// What a container prints, from its start on, as it comes.

@@ -1,6 +1,9 @@
 //! The bridge network that nodes share.
 
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bollard::models::{ContainerSummary, Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use ipnet::IpNet;
 
@@ -17,6 +20,14 @@ pub struct Network {
     pub subnets: Vec<IpNet>,
     /// Its labels.
     pub labels: std::collections::HashMap<String, String>,
+}
+
+impl Network {
+    /// Whether an address is of one of its subnets.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.contains(&address))
+    }
 }
 
 impl Engine {
@@ -120,14 +131,33 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] if the engine does not answer.
     pub async fn network_is_used(&self, name: &str) -> Result<bool, EngineError> {
+        Ok(!self.users(name).await?.is_empty())
+    }
+
+    /// The addresses on a network that containers have, or will have when they run: those that were given to them; with the
+    /// container's id. The engine itself takes an address for free as soon as its container does not run.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn addresses_in_use(&self, name: &str) -> Result<BTreeMap<IpAddr, String>, EngineError> {
+        let mut used = BTreeMap::new();
+        for user in self.users(name).await? {
+            let id = user.id.unwrap_or_default();
+            let networks = user.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+            let Some(endpoint) = networks.get(name) else { continue };
+            let given = endpoint.ipam_config.clone().unwrap_or_default();
+            let (ipv4, ipv6) = (given.ipv4_address, given.ipv6_address);
+            let all = [endpoint.ip_address.clone(), endpoint.global_ipv6_address.clone(), ipv4, ipv6];
+            used.extend(all.into_iter().filter_map(|address| Some((address?.parse().ok()?, id.clone()))));
+        }
+        Ok(used)
+    }
+
+    async fn users(&self, name: &str) -> Result<Vec<ContainerSummary>, EngineError> {
         let filters = [("network".to_owned(), vec![name.to_owned()])].into();
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let users = self
-            .docker
-            .list_containers(Some(options))
-            .await
-            .map_err(|error| self.error(format!("asking who uses the network {name}"), error))?;
-        Ok(!users.is_empty())
+        let users = self.docker.list_containers(Some(options)).await;
+        users.map_err(|error| self.error(format!("asking who uses the network {name}"), error))
     }
 }
 

@@ -88,6 +88,25 @@ pub fn not_ready(expected: &Expectation, observed: &Observed) -> Vec<String> {
     foremost.map(|missing| missing.what).collect()
 }
 
+/// What was not ready when its nodes were last seen, before `when`, by kind and name: nothing has made it ready since. With
+/// the DaemonSet or Deployment that it belongs to.
+#[must_use]
+pub fn not_ready_before(when: Timestamp, observed: &Observed) -> Vec<String> {
+    let since_before = |pod: &&Arc<Pod>| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let changed = match conditions.iter().find(|condition| condition.type_ == "Ready") {
+            Some(ready) => ready.last_transition_time.as_ref(),
+            None => pod.metadata.creation_timestamp.as_ref(),
+        };
+        changed.is_some_and(|changed| changed.0.as_second() < when.as_second())
+    };
+    let of_system =
+        |pod: &&Arc<Pod>| pod.namespace().is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace.as_str()));
+    let waiting = observed.pods.iter().filter(of_system).filter(|pod| pod_pending(pod, None).is_some());
+    let names = waiting.filter(since_before).flat_map(|pod| [Some(format!("pod {}", pod.name_any())), owner(pod)]);
+    names.flatten().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Looks at everything once.
 ///
 /// # Errors
@@ -387,6 +406,27 @@ mod tests {
         assert_eq!(pending(&expected, &observed), ["pod p is not Ready (c: ImagePullBackOff)"]);
         expected.except = not_ready(&expectation(), &observed);
         assert_eq!(pending(&expected, &observed), [""; 0]);
+    }
+
+    #[test]
+    fn a_pod_that_has_not_been_ready_since_before_is_told_from_one_that_starts_again() {
+        let pod = |name: &str, ready: &str, changed: &str| {
+            let mut pod = Pod::clone(&pod(ready));
+            pod.metadata.name = Some(name.to_owned());
+            let condition = json!([{"type": "Ready", "status": ready, "lastTransitionTime": changed}]);
+            pod.status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
+            pod
+        };
+        let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+        let mut broken = pod("coredns-5d78-x", "False", before);
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "coredns-5d78", "uid": "1"}]);
+        broken.metadata.owner_references = Some(serde_json::from_value(owner).unwrap());
+        let mut users = pod("users", "False", before);
+        users.metadata.namespace = Some("default".to_owned());
+        let pods = [broken, users, pod("etcd", "False", after), pod("proxy", "True", before)];
+        let observed = Observed { pods: pods.into_iter().map(Arc::new).collect(), ..Observed::default() };
+        let found = not_ready_before("2026-01-01T00:00:30Z".parse().unwrap(), &observed);
+        assert_eq!(found, ["Deployment coredns", "pod coredns-5d78-x"]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) struct Frame<'a> {
 }
 
 /// The addresses that a container is to have.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Fixed {
     pub(super) ipv4: Option<Ipv4Addr>,
     pub(super) ipv6: Option<Ipv6Addr>,
@@ -104,7 +104,8 @@ impl Frame<'_> {
             command: None,
             entrypoint: None,
             user: None,
-            restart: Restart::Once,
+            // Unlike kind's, which the engine starts again once: the second reboot of a host would be their end.
+            restart: Restart::UnlessStopped,
             labels: self.labels(role_name(plan.role)),
             env,
             network: NETWORK.to_owned(),
@@ -124,6 +125,7 @@ impl Frame<'_> {
         ContainerSpec {
             name: load_balancer_name(self.cluster),
             image: image.to_owned(),
+            restart: Restart::UnlessStopped,
             labels: self.labels(ROLE_LOAD_BALANCER),
             network: NETWORK.to_owned(),
             ipv4: fixed.ipv4,

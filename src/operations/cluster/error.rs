@@ -158,12 +158,26 @@ pub enum ClusterError {
     #[diagnostic(
         code(kprov::cluster::not_running),
         help(
-            "`kprov status {name}` shows its containers; `docker start` starts one, `kprov reset {name}` makes it anew"
+            "`kprov start {name}` starts it again, as it was; `kprov status {name}` shows its containers, `kprov reset {name}` makes it anew"
         )
     )]
     NotRunning {
         /// The cluster's name.
         name: String,
+    },
+    /// A node is gone.
+    #[error("the cluster {name:?} is not whole: its node {node} is gone")]
+    #[diagnostic(
+        code(kprov::cluster::incomplete),
+        help(
+            "nothing has been started; `kprov reset {name}` makes the cluster anew, `kprov down {name}` removes what is left of it"
+        )
+    )]
+    Incomplete {
+        /// The cluster's name.
+        name: String,
+        /// The missing node.
+        node: String,
     },
     /// They would not fit.
     #[error("this host has no memory for {wanted} such clusters, only for {possible}")]

@@ -3,6 +3,7 @@
 //! Owns the order of things and what a cluster is made of. Leaves documents to `render`,
 //! containers to `engine`, what happens inside a node to `node`, and the API to `kubernetes`.
 
+mod again;
 mod balancer;
 mod bootstrap;
 mod capture;
@@ -18,6 +19,7 @@ mod kms;
 mod logs;
 mod many;
 mod owner;
+mod power;
 mod preflight;
 mod prove;
 mod reach;
@@ -44,6 +46,7 @@ pub use interrupt::interrupted;
 pub use kms::{KmsRotation, install_kms, rotate_kms};
 pub use many::{create_all, delete_all, numbered};
 pub use owner::{record_here, require_here};
+pub use power::{Switched, start, stop};
 pub use preflight::checks as host_checks;
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};

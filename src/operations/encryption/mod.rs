@@ -48,7 +48,7 @@ pub enum EncryptionError {
     #[diagnostic(
         code(kprov::encryption::not_running),
         help(
-            "every API server has to know a key before it is used: start the node (`docker start {node}`), then try again"
+            "every API server has to know a key before it is used: `kprov start` starts the nodes that do not run; then try again"
         )
     )]
     NotRunning {

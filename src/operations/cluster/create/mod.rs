@@ -32,7 +32,7 @@ use super::succession::{Live, Successor, commit, follow, recover, remove_generat
 use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
-pub(super) use network::ensure_network;
+pub(super) use network::{ensure_network, free_addresses, takes_addresses};
 pub(super) use port::keep_or_choose as keep_or_choose_port;
 
 /// How long nodes may take to be Ready where there is another way, should they not.

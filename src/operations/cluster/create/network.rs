@@ -1,6 +1,6 @@
 //! The network that all clusters share.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -8,6 +8,7 @@ use crate::adapters::engine::{Engine, EngineError, Network};
 use crate::adapters::records::RecordError;
 use crate::documents::profile::{IpFamily, Profile};
 
+use super::super::containers::Fixed;
 use super::super::{ClusterError, LABEL_OWNER, NETWORK};
 
 /// The clusters' network; made if it is not there yet.
@@ -33,6 +34,41 @@ pub(in super::super) async fn ensure_network(
     }
 }
 
+/// Whether containers can be given addresses on a network: only where its subnet was given to the engine, as kprov does.
+pub(in super::super) fn takes_addresses(network: &Network) -> bool {
+    network.labels.get(LABEL_OWNER).is_some_and(|owner| owner == "kprov")
+}
+
+/// Addresses for `count` containers that nobody has, in their order. A container keeps them over every restart of itself and of the
+/// engine, which would otherwise deal them anew. They are of the upper half of the subnet, since engines start from
+/// below where they choose themselves. None, if the engine has to choose.
+pub(in super::super) fn free_addresses(
+    network: &Network,
+    taken: impl Fn(IpAddr) -> bool,
+    count: usize,
+) -> Option<Vec<Fixed>> {
+    if !takes_addresses(network) {
+        return None;
+    }
+    let ipv4 =
+        network.subnets.iter().find_map(|subnet| if let IpNet::V4(subnet) = subnet { Some(*subnet) } else { None })?;
+    let ipv6 =
+        network.subnets.iter().find_map(|subnet| if let IpNet::V6(subnet) = subnet { Some(*subnet) } else { None });
+    let half = 1_u32 << 31_u32.checked_sub(u32::from(ipv4.prefix_len()))?;
+    // The last one is for broadcasts.
+    let numbers = half + 1..half.saturating_mul(2).saturating_sub(1);
+    let fixed = numbers.map(|number| Fixed {
+        ipv4: Some(Ipv4Addr::from_bits(ipv4.network().to_bits() + number)),
+        ipv6: ipv6.map(|ipv6| Ipv6Addr::from_bits(ipv6.network().to_bits() + u128::from(number))),
+    });
+    let is_free = |fixed: &Fixed| {
+        let addresses = [fixed.ipv4.map(IpAddr::from), fixed.ipv6.map(IpAddr::from)];
+        !addresses.into_iter().flatten().any(&taken)
+    };
+    let free: Vec<Fixed> = fixed.filter(is_free).take(count).collect();
+    (free.len() == count).then_some(free)
+}
+
 /// A random /64 of the addresses for private use (RFC 4193), since engines do not choose IPv6 subnets themselves.
 fn unique_local_subnet(cluster: &str) -> Result<IpNet, ClusterError> {
     let mut bytes = [0_u8; 16];
@@ -45,6 +81,43 @@ fn unique_local_subnet(cluster: &str) -> Result<IpNet, ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn network(subnets: &[&str], owner: &str) -> Network {
+        Network {
+            id: String::new(),
+            name: NETWORK.to_owned(),
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+            labels: [(LABEL_OWNER.to_owned(), owner.to_owned())].into(),
+        }
+    }
+
+    fn free(subnets: &[&str], taken: &[&str], count: usize) -> Option<Vec<(String, String)>> {
+        let taken = |address: IpAddr| taken.contains(&address.to_string().as_str());
+        let free = free_addresses(&network(subnets, "kprov"), taken, count)?;
+        let text = |address: Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
+        Some(free.iter().map(|fixed| (text(fixed.ipv4.map(Into::into)), text(fixed.ipv6.map(Into::into)))).collect())
+    }
+
+    #[test]
+    fn addresses_are_those_that_nobody_has_in_either_family() {
+        let subnets = ["172.18.0.0/16", "fd00::/64"];
+        let both = |v4: &str, v6: &str| (v4.to_owned(), v6.to_owned());
+        assert_eq!(free(&subnets, &[], 1).unwrap(), [both("172.18.128.1", "fd00::8001")]);
+        let taken = ["172.18.128.1", "fd00::8003"];
+        let two = [both("172.18.128.2", "fd00::8002"), both("172.18.128.4", "fd00::8004")];
+        assert_eq!(free(&subnets, &taken, 2).unwrap(), two);
+        assert_eq!(free(&["10.0.0.0/29"], &[], 2).unwrap()[1].0, "10.0.0.6");
+    }
+
+    #[test]
+    fn where_there_are_not_enough_the_engine_chooses() {
+        assert_eq!(free(&["10.0.0.0/29"], &[], 3), None);
+        for tiny in ["10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32"] {
+            assert_eq!(free(&[tiny], &[], 2), None, "{tiny}");
+        }
+        assert_eq!(free(&["fd00::/64"], &[], 1), None);
+        assert!(free_addresses(&network(&["172.18.0.0/16"], "kind"), |_| false, 1).is_none());
+    }
 
     #[test]
     fn the_network_is_for_private_use() {

@@ -11,11 +11,11 @@ use crate::documents::render::{self, Inputs, NodePlan};
 
 use super::super::balancer::Balancer;
 use super::super::bootstrap::Member;
-use super::super::containers::{Fixed, Frame, proxies};
+use super::super::containers::{Frame, proxies};
 use super::super::kms::Server;
-use super::super::{ClusterError, Context};
+use super::super::{ClusterError, Context, NETWORK};
 use super::containerd::patch_containerd;
-use super::network::ensure_network;
+use super::network::{ensure_network, free_addresses};
 
 /// The files that have to be on control planes before the API server's first start.
 pub(super) fn early_files(inputs: &Inputs<'_>) -> Result<Vec<FileEntry>, ClusterError> {
@@ -47,6 +47,9 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
     // Held until the containers are there: an empty network is one that `down` removes.
     let _network_lock = context.store().network_lock().await?;
     let network = ensure_network(engine, &record.name, &record.profile).await?;
+    let taken = engine.addresses_in_use(NETWORK).await?;
+    let free = free_addresses(&network, |address| taken.contains_key(&address), plan.len() + 1).unwrap_or_default();
+    let mut free = free.into_iter();
     let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, plan, &network.subnets);
     let frame = Frame {
         cluster: &record.name,
@@ -61,13 +64,14 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         proxies: &proxies,
     };
     if let Some(balancer) = balancer {
-        let made = engine.create_container(frame.load_balancer(&balancer.image, Fixed::default())).await?;
+        let made =
+            engine.create_container(frame.load_balancer(&balancer.image, free.next().unwrap_or_default())).await?;
         engine.put_archive(&made, pack(std::slice::from_ref(&balancer.config))).await?;
         // It finds the control planes as they come.
         engine.start_container(&made).await?;
     }
-    let members = try_join_all(plan.iter().map(|plan| async {
-        let spec = frame.node(plan, Fixed::default());
+    let specs = plan.iter().map(|plan| (plan, frame.node(plan, free.next().unwrap_or_default())));
+    let members = try_join_all(specs.map(|(plan, spec)| async {
         engine.create_container(spec).await?;
         let node = Node::new(engine.clone(), &plan.name, plan.role);
         if plan.role == Role::ControlPlane {

@@ -1,14 +1,12 @@
 //! Waiting until the nodes of a state are again what they were, and proving it.
 
-use std::time::Duration;
-
 use futures_util::future::try_join_all;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use zeroize::Zeroizing;
 
 use crate::adapters::kubeconfig;
-use crate::adapters::kubernetes::{self, ApiError, ready};
+use crate::adapters::kubernetes;
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
 use crate::documents::files::Tarball;
@@ -17,22 +15,12 @@ use crate::documents::record::NodeRecord;
 use crate::documents::snapshot::{Held, file, unpack};
 use crate::operations::verify::Report;
 
+use super::super::again::Again;
 use super::super::capture;
-use super::super::interim_network::{connect_pods, lay, slower, stand_ins};
-use super::super::prove::{Proof, READY};
 use super::super::reach::server_url;
 use super::super::{ClusterError, Context};
 use super::Prepared;
 use super::nodes::{late_part, start_kubelet};
-
-/// How long an API server may take to answer.
-const API: Duration = Duration::from_secs(120);
-
-/// How often it is asked.
-const ASK: Duration = Duration::from_millis(50);
-
-/// How long a kubelet that was there before the API server may take to notice it.
-const NOTICE: Duration = Duration::from_secs(2);
 
 /// What has come back.
 pub(super) struct Back {
@@ -76,7 +64,6 @@ pub(super) async fn bring_back(
         back.leave_alone().await?;
         return Ok(Back { report: Report::default(), kubeconfig, warnings });
     }
-    back.answer().await?;
     let report = back.prove(since).await?;
     Ok(Back { report, kubeconfig, warnings })
 }
@@ -137,73 +124,25 @@ impl Returning<'_> {
         .map(|_: Vec<()>| ())
     }
 
-    /// Waits until the API server answers, and gives the nodes what had to wait for it.
-    async fn answer(&self) -> Result<(), ClusterError> {
-        let step = self.context.reporter.stage("Waiting until the API server answers");
-        let ways = stand_ins(&self.state.record.profile, self.addresses.first());
-        slower(self.context, &lay(&ways, &self.nodes).await);
-        let answers = async {
-            while !kubernetes::has_roles(&self.client).await {
-                tokio::time::sleep(ASK).await;
-            }
-            try_join_all(self.archives().map(|(node, archive)| late_part(node, archive))).await?;
-            while !kubernetes::is_ready(&self.client).await {
-                tokio::time::sleep(ASK).await;
-            }
-            Ok::<_, ClusterError>(())
-        };
-        let answers = async {
-            tokio::time::timeout(API, answers).await.map_err(|_| ApiError::NotReady {
-                seconds: API.as_secs(),
-                pending: vec!["the API server has not answered".to_owned()],
-            })?
-        };
-        tokio::try_join!(answers, self.import_images())?;
-        step.done();
-        Ok(())
-    }
-
-    /// Waits until all is ready that was, and proves what held.
+    /// Waits until the API server answers, gives the nodes what had to wait for it, and proves what held.
     async fn prove(&self, since: Timestamp) -> Result<Report, ClusterError> {
-        let Self { context, state, .. } = self;
-        let record = &state.record;
-        let info = context.engine.info().await?;
-        let inputs = record.inputs(&state.version, state.keys.as_ref(), &context.templates, info.cgroup_version == "1");
-        let proof = Proof {
+        let Self { context, state, nodes, addresses, client, held } = self;
+        let again = Again {
             context,
-            client: &self.client,
-            nodes: &self.nodes,
-            addresses: self.addresses,
-            inputs: &inputs,
-            since: Some(since),
-            patience: READY,
-            held: self.held.clone(),
+            record: &state.record,
+            version: &state.version,
+            keys: state.keys.as_ref(),
+            has_kindnet: state.has_kindnet,
+            nodes,
+            addresses,
+            client,
+            held,
         };
-        if !record.profile.spec.networking.disable_default_cni {
-            self.await_nodes(&ready::Expectation { pods: false, ..proof.expectation() }).await?;
-        }
-        let connect = async {
-            if state.has_kindnet && !record.profile.spec.networking.disable_default_cni {
-                let connected = connect_pods(&self.client, &context.templates, &self.nodes, self.addresses).await;
-                slower(context, &connected);
-            }
+        let late = async {
+            try_join_all(self.archives().map(|(node, archive)| late_part(node, archive))).await?;
             Ok(())
         };
-        tokio::try_join!(proof.await_ready(), connect)?;
-        if self.held.unseen.is_some() { Ok(Report::default()) } else { proof.prove().await }
-    }
-
-    /// Waits until every node is Ready.
-    async fn await_nodes(&self, expected: &ready::Expectation) -> Result<(), ClusterError> {
-        let step = self.context.reporter.stage("Waiting until every node is Ready again");
-        let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
-        if ready::wait(&self.client, expected, NOTICE, show).await.is_err() {
-            // One that started before the API server may sit in a long pause; a new one does not.
-            let control_planes = self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
-            try_join_all(control_planes.map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
-            ready::wait(&self.client, expected, READY, show).await?;
-        }
-        step.done();
-        Ok(())
+        tokio::try_join!(again.answer(late), self.import_images())?;
+        again.prove(Some(since)).await
     }
 }

@@ -154,9 +154,7 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
         }))
         .await?;
         if record.nodes != state.record.nodes {
-            context.reporter.info(
-                "The network, which kprov did not make, takes no fixed addresses: the nodes have others than before.",
-            );
+            context.reporter.info("The nodes could not have the addresses that they had, and have others now.");
         }
         let back = bring_back::bring_back(context, state, &record.nodes, since).await?;
         let kubeconfig = commit(context, &mut record, state.keys.as_ref(), &back.kubeconfig)?;

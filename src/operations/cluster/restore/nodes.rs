@@ -1,7 +1,11 @@
 //! Making the containers of a state, with what they need before they start.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use futures_util::future::try_join_all;
 
+use crate::adapters::engine::Network;
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
 use crate::documents::files::{FileEntry, Tarball, pack};
@@ -11,9 +15,9 @@ use crate::documents::render::{self, NodePlan};
 use crate::documents::snapshot::{Edit, edit, file};
 
 use super::super::containers::{Fixed, Frame, proxies};
-use super::super::create::ensure_network;
+use super::super::create::{ensure_network, free_addresses, takes_addresses};
 use super::super::succession::next_name;
-use super::super::{ClusterError, Context, LABEL_OWNER, kms};
+use super::super::{ClusterError, Context, LABEL_CLUSTER, NETWORK, kms};
 use super::Prepared;
 
 /// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
@@ -23,6 +27,27 @@ const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 /// What makes the API server slower as long as it is starting, and has nothing to do before it answers.
 const LATE_PODS: [&str; 2] =
     ["/etc/kubernetes/manifests/kube-controller-manager.yaml", "/etc/kubernetes/manifests/kube-scheduler.yaml"];
+
+/// The addresses that the nodes of a state are to have, in their order: their own, or new ones if any of those is somebody
+/// else's by now, or the network is another one. None, if the engine has to choose.
+async fn addresses_for(context: &Context, record: &Record, network: &Network) -> Result<Vec<Fixed>, ClusterError> {
+    let own: BTreeSet<String> =
+        context.engine.containers(LABEL_CLUSTER, Some(&record.name)).await?.into_iter().map(|own| own.id).collect();
+    let mut taken = context.engine.addresses_in_use(NETWORK).await?;
+    taken.retain(|_, id| !own.contains(id));
+    let is_taken = |node: &NodeRecord| {
+        let addresses = [node.ipv4.map(IpAddr::from), node.ipv6.map(IpAddr::from)];
+        addresses.into_iter().flatten().any(|address| taken.contains_key(&address) || !network.holds(address))
+    };
+    if !takes_addresses(network) {
+        return Ok(Vec::new());
+    }
+    if record.nodes.iter().any(is_taken) {
+        let free = free_addresses(network, |address| taken.contains_key(&address), record.nodes.len());
+        return Ok(free.unwrap_or_default());
+    }
+    Ok(record.nodes.iter().map(|node| Fixed { ipv4: node.ipv4, ipv6: node.ipv6 }).collect())
+}
 
 /// Who decides on the nodes' addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +68,8 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
     // Held until the containers are there: an empty network is one that `down` removes.
     let _network_lock = context.store().network_lock().await?;
     let network = ensure_network(&context.engine, &record.name, &record.profile).await?;
-    let addresses = match network.labels.get(LABEL_OWNER) {
-        Some(owner) if owner == "kprov" => Addresses::Fixed,
-        _ => Addresses::Chosen,
-    };
+    let fixed = &addresses_for(context, record, &network).await?;
+    let addresses = if fixed.is_empty() { Addresses::Chosen } else { Addresses::Fixed };
     let plans: Vec<NodePlan> = state.nodes.iter().map(|(plan, _)| plan.clone()).collect();
     let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &plans, &network.subnets);
     let frame = &Frame {
@@ -65,10 +88,8 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
     let inputs = record.inputs(&state.version, state.keys.as_ref(), &context.templates, info.cgroup_version == "1");
     let plugin = &kms::plugin_files(context, &inputs).await?;
     try_join_all(state.nodes.iter().map(|(plan, archive)| async move {
-        let fixed = match (addresses, address_of(record, plan)) {
-            (Addresses::Fixed, Some(node)) => Fixed { ipv4: node.ipv4, ipv6: node.ipv6 },
-            _ => Fixed::default(),
-        };
+        let place = record.nodes.iter().position(|node| node.name == plan.name);
+        let fixed = place.and_then(|place| fixed.get(place).copied()).unwrap_or_default();
         let mut spec = frame.node(plan, fixed);
         spec.hostname = Some(spec.name.clone());
         spec.name = next_name(&spec.name);
@@ -107,8 +128,4 @@ pub(super) async fn late_part(node: &Node, archive: &Tarball) -> Result<(), Node
 async fn put(node: &Node, archive: &Tarball, paths: &[&str], mode: u32) -> Result<(), NodeError> {
     let entry = |&path: &&str| Some(FileEntry { path: path.to_owned(), mode, content: file(archive, path)? });
     node.put_files(&paths.iter().filter_map(entry).collect::<Vec<_>>()).await
-}
-
-fn address_of<'a>(record: &'a Record, plan: &NodePlan) -> Option<&'a NodeRecord> {
-    record.nodes.iter().find(|node| node.name == plan.name)
 }

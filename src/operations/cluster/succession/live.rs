@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::adapters::engine::EngineError;
+use crate::adapters::engine::{Container, EngineError};
 use crate::adapters::kubernetes::ready;
 use crate::adapters::node::Node;
 use crate::adapters::records::Succession;
@@ -35,6 +35,19 @@ const ASK: Duration = Duration::from_millis(200);
 
 /// How long nodes that have been put back may take to answer: a cluster that was broken before is so again.
 const ANSWER: Duration = Duration::from_secs(90);
+
+impl Member {
+    /// What a container's name and label say of it.
+    pub(in super::super) fn of(container: &Container) -> Self {
+        let label = container.labels.get(LABEL_GENERATION);
+        Self {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            // Those of kprov's first versions say nothing.
+            generation: label.and_then(|label| label.parse().ok()).unwrap_or_default(),
+        }
+    }
+}
 
 /// A cluster on the engine. The caller holds its lock.
 pub(in super::super) struct Live<'a> {
@@ -81,18 +94,7 @@ impl World for Live<'_> {
     async fn members(&self) -> Result<Vec<Member>, ClusterError> {
         let containers = self.context.engine.containers(LABEL_CLUSTER, Some(self.name)).await?;
         let own = containers.into_iter().filter(is_own);
-        Ok(own
-            .map(|container| Member {
-                // Those of kprov's first versions say nothing.
-                generation: container
-                    .labels
-                    .get(LABEL_GENERATION)
-                    .and_then(|label| label.parse().ok())
-                    .unwrap_or_default(),
-                id: container.id,
-                name: container.name,
-            })
-            .collect())
+        Ok(own.map(|container| Member::of(&container)).collect())
     }
 
     fn proven(&self) -> Result<Option<u64>, ClusterError> {

@@ -1,0 +1,151 @@
+//! Nodes that run again, restored or started: waiting until they are what they were.
+//!
+//! Owns what makes that quick. What the nodes need before their API server answers is its callers' affair.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+
+use crate::adapters::kubernetes::{self, ApiError, ready};
+use crate::adapters::node::Node;
+use crate::documents::keys::KeyRing;
+use crate::documents::profile::Role;
+use crate::documents::record::{NodeRecord, Record};
+use crate::documents::render::KubernetesVersion;
+use crate::documents::snapshot::Held;
+use crate::operations::verify::Report;
+
+use super::interim_network::{connect_pods, lay, slower, stand_ins};
+use super::prove::{Proof, READY};
+use super::{ClusterError, Context};
+
+/// How long an API server may take to answer.
+const API: Duration = Duration::from_secs(120);
+
+/// How often it is asked.
+const ASK: Duration = Duration::from_millis(50);
+
+/// How long a kubelet that was there before the API server may take to notice it.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// A cluster whose nodes have booted again.
+pub(super) struct Again<'a> {
+    pub(super) context: &'a Context,
+    pub(super) record: &'a Record,
+    pub(super) version: &'a KubernetesVersion,
+    pub(super) keys: Option<&'a KeyRing>,
+    /// Whether its CNI is kind's.
+    pub(super) has_kindnet: bool,
+    /// The first control plane first.
+    pub(super) nodes: &'a [Node],
+    /// The nodes' addresses, in the same order.
+    pub(super) addresses: &'a [NodeRecord],
+    pub(super) client: &'a Client,
+    /// What has to hold again.
+    pub(super) held: &'a Held,
+}
+
+impl Again<'_> {
+    /// Waits until the API server is ready. `late` is done as soon as it answers at all.
+    ///
+    /// # Errors
+    /// [`ApiError::NotReady`] if it is not in good time, and whatever `late` says.
+    pub(super) async fn answer(
+        &self,
+        late: impl Future<Output = Result<(), ClusterError>>,
+    ) -> Result<(), ClusterError> {
+        let step = self.context.reporter.stage("Waiting until the API server answers");
+        let ways = stand_ins(&self.record.profile, self.addresses.first());
+        slower(self.context, &lay(&ways, self.nodes).await);
+        let answers = async {
+            while !kubernetes::has_roles(self.client).await {
+                tokio::time::sleep(ASK).await;
+            }
+            late.await?;
+            while !kubernetes::is_ready(self.client).await {
+                tokio::time::sleep(ASK).await;
+            }
+            Ok::<_, ClusterError>(())
+        };
+        tokio::time::timeout(API, answers).await.map_err(|_| ApiError::NotReady {
+            seconds: API.as_secs(),
+            pending: vec!["the API server has not answered".to_owned()],
+        })??;
+        step.done();
+        Ok(())
+    }
+
+    /// Waits until all is Ready that was, on evidence younger than `since`.
+    ///
+    /// # Errors
+    /// [`ApiError::NotReady`] with what is pending, [`ClusterError::StaticPod`] for one that keeps ending.
+    pub(super) async fn await_ready(&self, since: Option<Timestamp>) -> Result<(), ClusterError> {
+        self.with_proof(since, async |proof| self.ready(proof).await).await
+    }
+
+    /// The same, and proves what held.
+    ///
+    /// # Errors
+    /// Those of [`Self::await_ready`], [`ClusterError::Verify`] with what does not hold.
+    pub(super) async fn prove(&self, since: Option<Timestamp>) -> Result<Report, ClusterError> {
+        let prove = async |proof: &Proof<'_>| {
+            self.ready(proof).await?;
+            if self.held.unseen.is_some() { Ok(Report::default()) } else { proof.prove().await }
+        };
+        self.with_proof(since, prove).await
+    }
+
+    async fn with_proof<T>(
+        &self,
+        since: Option<Timestamp>,
+        work: impl AsyncFnOnce(&Proof<'_>) -> Result<T, ClusterError>,
+    ) -> Result<T, ClusterError> {
+        let Self { context, record, version, keys, .. } = *self;
+        let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+        let inputs = record.inputs(version, keys, &context.templates, cgroup_v1);
+        let proof = Proof {
+            context,
+            client: self.client,
+            nodes: self.nodes,
+            addresses: self.addresses,
+            inputs: &inputs,
+            since,
+            patience: READY,
+            held: self.held.clone(),
+        };
+        work(&proof).await
+    }
+
+    async fn ready(&self, proof: &Proof<'_>) -> Result<(), ClusterError> {
+        let Self { context, record, .. } = *self;
+        let networking = &record.profile.spec.networking;
+        if !networking.disable_default_cni {
+            self.await_nodes(&ready::Expectation { pods: false, ..proof.expectation() }).await?;
+        }
+        let connect = async {
+            if self.has_kindnet && !networking.disable_default_cni {
+                let connected = connect_pods(self.client, &context.templates, self.nodes, self.addresses).await;
+                slower(context, &connected);
+            }
+            Ok(())
+        };
+        tokio::try_join!(proof.await_ready(), connect)?;
+        Ok(())
+    }
+
+    /// Waits until every node is Ready.
+    async fn await_nodes(&self, expected: &ready::Expectation) -> Result<(), ClusterError> {
+        let step = self.context.reporter.stage("Waiting until every node is Ready again");
+        let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
+        if ready::wait(self.client, expected, NOTICE, show).await.is_err() {
+            // One that started before the API server may sit in a long pause; a new one does not.
+            let control_planes = self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
+            try_join_all(control_planes.map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
+            ready::wait(self.client, expected, READY, show).await?;
+        }
+        step.done();
+        Ok(())
+    }
+}

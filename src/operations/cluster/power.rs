@@ -1,0 +1,232 @@
+//! Stopping a cluster, and starting it again as it was.
+//!
+//! Owns the order: servers that others ask come up first and go down last. The nodes keep their addresses, since kprov has
+//! given them; where the engine chose them, nodes are started in the order in which it most likely chooses the same ones.
+
+use std::net::SocketAddr;
+
+use futures_util::future::try_join_all;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+
+use crate::adapters::engine::{Container, ContainerState};
+use crate::adapters::kubeconfig;
+use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::node::{Node, NodeError};
+use crate::adapters::records::Lock;
+use crate::documents::names::ClusterName;
+use crate::documents::profile::Role;
+use crate::documents::record::{NodeRecord, Record};
+use crate::documents::render;
+use crate::documents::snapshot::Held;
+
+use super::again::Again;
+use super::discover::find;
+use super::owner::record_here;
+use super::prove::READY;
+use super::succession::{Live, Member, recover};
+use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, NETWORK, kms, resolve_image};
+
+/// How long a container may take to end by itself, in seconds: systemd ends pods that do not heed it after ten.
+const GRACE: i32 = 30;
+
+/// What was stopped, or started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// The cluster.
+    pub name: ClusterName,
+    /// Its containers that were in the other state before.
+    pub changed: Vec<String>,
+    /// What was not ready before, either, and has not become so.
+    pub not_ready: Vec<String>,
+}
+
+/// Finds a cluster that nobody else works on, with both generations of its nodes put in order.
+async fn take(context: &Context, name: &ClusterName) -> Result<(Found, Lock), ClusterError> {
+    let lock = context.store().lock(name)?;
+    // Nothing is known, and nothing can be half done, of a cluster of that name elsewhere.
+    match recover(context, name).await {
+        Err(ClusterError::Elsewhere { .. }) => {}
+        other => other.map(|_| ())?,
+    }
+    Ok((find(&context.engine, Some(name)).await?, lock))
+}
+
+/// A cluster's containers, the ones first that others do without: workers, control planes, what is in front of them or beside
+/// them.
+async fn in_order(context: &Context, found: &Found) -> Result<[Vec<Container>; 3], ClusterError> {
+    let role = |container: &Container| container.labels.get(LABEL_ROLE).cloned().unwrap_or_default();
+    let of = |wanted: &str| found.containers.iter().filter(|container| role(container) == wanted).cloned().collect();
+    let mut others = context.engine.containers(LABEL_SERVER, Some(&found.name)).await?;
+    let rest = found.containers.iter().filter(|other| !["worker", "control-plane"].contains(&role(other).as_str()));
+    others.extend(rest.cloned());
+    Ok([of("worker"), of("control-plane"), others])
+}
+
+/// Stops a cluster, whoever made it. All of it stays on the engine, and stays stopped until it is started.
+///
+/// # Errors
+/// [`ClusterError::Unknown`], [`ClusterError::Records`] if another command works on it, [`ClusterError::Engine`]. What runs
+/// still then is stopped by the next try.
+pub async fn stop(context: &Context, name: &ClusterName) -> Result<Switched, ClusterError> {
+    let (found, _lock) = take(context, name).await?;
+    let step = context.reporter.stage("Stopping");
+    let mut changed = Vec::new();
+    for containers in in_order(context, &found).await? {
+        let running: Vec<&Container> = containers.iter().filter(|container| runs(container)).collect();
+        try_join_all(running.iter().map(|container| context.engine.stop_container(&container.id, GRACE))).await?;
+        changed.extend(running.into_iter().map(|container| container.name.clone()));
+    }
+    step.done();
+    Ok(Switched { name: found.name, changed, not_ready: Vec::new() })
+}
+
+/// Whether there is something to stop: a container that the engine is about to start anew is stopped, too.
+fn runs(container: &Container) -> bool {
+    matches!(container.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+}
+
+/// Starts a cluster, whoever made it, and waits until every node and every system pod is Ready again, on evidence younger
+/// than the command.
+///
+/// # Errors
+/// [`ClusterError::Incomplete`] if a node is gone, [`ClusterError::Api`] with what does not become ready. The cluster goes on
+/// running.
+pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, ClusterError> {
+    let (found, _lock) = take(context, name).await?;
+    let record = match record_here(context, name).await {
+        Err(ClusterError::Elsewhere { .. }) => None,
+        other => other?,
+    };
+    if let Some(record) = &record {
+        require_all(&found, record)?;
+    }
+    let since = context.engine.now().await?;
+    let step = context.reporter.stage("Starting");
+    let [workers, control_planes, others] = in_order(context, &found).await?;
+    if let Some(record) = &record {
+        kms::wake(context, record).await?;
+    }
+    let all: Vec<Container> = [others, control_planes, workers].concat();
+    let changed: Vec<String> =
+        all.iter().filter(|container| !runs(container)).map(|container| container.name.clone()).collect();
+    let live = Live::new(context, name);
+    // Those in front and beside have no address in the record, and so come first.
+    let members: Vec<Member> = all.iter().map(Member::of).collect();
+    for member in live.by_address(&members)? {
+        if all.iter().any(|container| container.id == member.id && container.state == ContainerState::Paused) {
+            context.engine.unpause_container(&member.id).await?;
+        }
+        live.start_one(&member).await?;
+    }
+    step.done();
+
+    let found = find(&context.engine, Some(name)).await?;
+    let nodes = found.nodes(&context.engine);
+    let step = context.reporter.stage("Booting");
+    try_join_all(nodes.iter().map(Node::wait_booted)).await?;
+    step.done();
+    let client = client(context, &found).await?;
+    // Evidence of what has run all along need not be new.
+    let since = (!changed.is_empty()).then_some(since);
+    let not_ready = match record {
+        Some(record) => {
+            let woken = Woken { context, record, nodes: &nodes, client: &client, since };
+            woken.come_back().await?
+        }
+        None => {
+            let step = context.reporter.stage("Waiting until every node and system pod is Ready");
+            let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
+            ready::wait(&client, &expectation(&nodes, since), READY, show).await?;
+            step.done();
+            Vec::new()
+        }
+    };
+    Ok(Switched { name: found.name, changed, not_ready })
+}
+
+/// What every node and system pod of a cluster has to show.
+fn expectation(nodes: &[Node], since: Option<Timestamp>) -> ready::Expectation {
+    let control_planes = nodes.iter().filter(|node| node.role == Role::ControlPlane);
+    ready::Expectation {
+        nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        control_planes: control_planes.map(|node| node.name.clone()).collect(),
+        pods: true,
+        since,
+        except: Vec::new(),
+    }
+}
+
+/// Nothing, if every node that a cluster was made with is there.
+fn require_all(found: &Found, record: &Record) -> Result<(), ClusterError> {
+    let is_there = |name: &String| found.containers.iter().any(|container| container.name == *name);
+    let plan = render::plan_nodes(&record.profile, &record.name);
+    match plan.into_iter().map(|node| node.name).find(|name| !is_there(name)) {
+        Some(node) => Err(ClusterError::Incomplete { name: found.name.to_string(), node }),
+        None => Ok(()),
+    }
+}
+
+/// A client for a cluster whose control planes have booted.
+async fn client(context: &Context, found: &Found) -> Result<Client, ClusterError> {
+    let control_planes = found.control_planes(&context.engine)?;
+    let admin = control_planes.first().read_text(kubeconfig::ADMIN).await?;
+    let (address, port) =
+        found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
+    let server = format!("https://{}", SocketAddr::new(address, port));
+    Ok(kubernetes::client(&kubeconfig::for_cluster(&admin, &found.name, &server)?).await?)
+}
+
+/// A cluster of ours whose nodes have booted.
+struct Woken<'a> {
+    context: &'a Context,
+    record: Record,
+    nodes: &'a [Node],
+    client: &'a Client,
+    since: Option<Timestamp>,
+}
+
+impl Woken<'_> {
+    /// Waits until it is what it was. What was not ready before it was stopped is not waited for: gives that.
+    async fn come_back(mut self) -> Result<Vec<String>, ClusterError> {
+        let Self { context, nodes, client, .. } = self;
+        let addresses = try_join_all(nodes.iter().map(async |node| {
+            let (ipv4, ipv6) = node.addresses(NETWORK).await?;
+            Ok::<_, NodeError>(NodeRecord { name: node.name.clone(), ipv4, ipv6 })
+        }))
+        .await?;
+        if addresses != self.record.nodes {
+            context.reporter.warn("the engine, which chose the nodes' addresses, has given them others than before");
+            self.record.nodes.clone_from(&addresses);
+            context.store().save(&self.record)?;
+        }
+        let (_, facts) = resolve_image(context, &self.record.image_id).await?;
+        let keys = context.store().load_keys(&self.record.name)?;
+        let version = self.record.version.parse()?;
+        let all = Held::default();
+        let again = Again {
+            context,
+            record: &self.record,
+            version: &version,
+            keys: keys.as_ref(),
+            has_kindnet: facts.has_kindnet(),
+            nodes,
+            addresses: &addresses,
+            client,
+            held: &all,
+        };
+        // Kubelets that have asked in vain for a while sit in a long pause; new ones do not.
+        let workers = nodes.iter().filter(|node| node.role == Role::Worker && self.since.is_some());
+        let late = async {
+            try_join_all(workers.map(|node| node.run(&["systemctl", "restart", "--no-block", "kubelet"]))).await?;
+            Ok(())
+        };
+        again.answer(late).await?;
+        let mut held = Held::default();
+        if let Some(since) = self.since {
+            held.not_ready = ready::not_ready_before(since, &ready::observe(client).await?);
+        }
+        Again { held: &held, ..again }.await_ready(self.since).await?;
+        Ok(held.not_ready)
+    }
+}

@@ -3,10 +3,12 @@
 //! Writes nothing but kprov's own marker, outside of all that the API server keeps. What a value is, `documents::stored` tells; what *should* be stored is `verify`'s affair.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::adapters::node::{END_STATIC_POD, Node, NodeError, STATIC_POD};
@@ -26,8 +28,14 @@ const RENEWAL: (&str, &str) = ("kprov-renew-log.service", "/run/kprov-renew-log"
 /// How many seconds renewing a log may take; then the unit is ended, and etcd runs as before.
 const RENEWAL_SECONDS: u32 = 150;
 
+/// How often members are asked whether they are well, and how long they may take to be so.
+const ASK: Duration = Duration::from_millis(500);
+const WELL: Duration = Duration::from_secs(60);
+
 const AWAIT_UNIT: &str = include_str!("etcd/scripts/await_unit.sh");
+const FILES_WITH: &str = include_str!("etcd/scripts/files_with.sh");
 const IN_UNIT: &str = include_str!("etcd/scripts/in_unit.sh");
+const LAST_LOG: &str = include_str!("etcd/scripts/last_log.sh");
 const RENEW_LOG: &str = include_str!("etcd/scripts/renew_log.sh");
 
 /// The API server's default prefix in etcd.
@@ -196,32 +204,55 @@ impl Etcd {
     /// # Errors
     /// [`NodeError`] if the node cannot be asked.
     pub async fn files_with(&self, texts: &[String]) -> Result<Vec<String>, NodeError> {
-        let folder = self.folder().await?;
-        let texts: String = texts.iter().map(|text| format!(" -e '{text}'")).collect();
-        let script = format!(
-            "cd '{folder}'; find member -type f | while read -r f; do if grep -qaF{texts} \"$f\"; then echo \"$f\"; fi; done"
-        );
-        let found = self.node.script("looking through etcd's files", &script).await?;
+        let script = format!("folder={}\n{FILES_WITH}", self.folder().await?);
+        let texts = Zeroizing::new(texts.join("\n").into_bytes());
+        let found = self.node.feed("looking through etcd's files", &script, texts).await?;
         let mut found: Vec<String> = found.lines().map(str::to_owned).collect();
         found.sort();
         Ok(found)
     }
 
-    /// Where this member keeps its data.
+    /// Where this member keeps its data, as a word of a script: what a node says is no command.
     async fn folder(&self) -> Result<String, NodeError> {
         let command = self.node.command_line("etcd").await?.unwrap_or_default();
-        Ok(flag_of(&command, "data-dir").unwrap_or_else(|| "/var/lib/etcd".to_owned()))
+        let folder = flag_of(&command, "data-dir").unwrap_or_else(|| "/var/lib/etcd".to_owned());
+        Ok(word(&folder))
     }
 
-    /// Has this member begin a new write-ahead log, and drop the one before with all that was ever written to it. etcd and
-    /// the API server of this node are away meanwhile, and are being started when this returns. It comes to its
+    /// The segment of its write-ahead log that this member writes to; what it has written until now is in none behind it.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the node cannot be asked.
+    pub async fn last_log(&self) -> Result<String, NodeError> {
+        let script = format!("folder={}\n{LAST_LOG}", self.folder().await?);
+        Ok(self.node.script("looking at etcd's log", &script).await?.trim().to_owned())
+    }
+
+    /// Waits until every member answers, so that one of them can be missed.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`] with what etcd says if one does not in good time.
+    pub async fn await_members(&self) -> Result<(), NodeError> {
+        let begun = Instant::now();
+        loop {
+            match self.ask(&["endpoint", "health", "--cluster"]).await {
+                Ok(_) => return Ok(()),
+                Err(error) if begun.elapsed() > WELL => return Err(error),
+                Err(_) => tokio::time::sleep(ASK).await,
+            }
+        }
+    }
+
+    /// Has this member begin a new write-ahead log, and drop all up to the segment `last` with all that was ever written to
+    /// it. etcd and the API server of this node are away meanwhile, and are being started when this returns. It comes to its
     /// end on the node, whatever becomes of this process.
     ///
     /// # Errors
     /// [`NodeError::Command`] says why not, lack of space or an etcd that cannot, say: then etcd runs as before.
-    pub async fn renew_log(&self) -> Result<(), NodeError> {
+    pub async fn renew_log(&self, last: &str) -> Result<(), NodeError> {
         let ((unit, work), folder) = (RENEWAL, self.folder().await?);
-        let script = format!("folder='{folder}' work='{work}'\n{STATIC_POD}\n{END_STATIC_POD}\n{RENEW_LOG}");
+        let known = format!("folder={folder} last={} work='{work}'", word(last));
+        let script = format!("{known}\n{STATIC_POD}\n{END_STATIC_POD}\n{RENEW_LOG}");
         let launch = format!("unit='{unit}' work='{work}' size={} seconds={RENEWAL_SECONDS}\n{IN_UNIT}", script.len());
         self.node.feed("renewing etcd's log", &launch, Zeroizing::new(script.into_bytes())).await.map(|_| ())
     }
@@ -288,6 +319,11 @@ impl Etcd {
     }
 }
 
+/// A text as one word of a shell script, whatever is in it.
+fn word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// The first key behind all that start with `prefix`.
 fn prefix_end(prefix: &str) -> String {
     let mut bytes = prefix.as_bytes().to_vec();
@@ -300,6 +336,12 @@ fn prefix_end(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_stays_one() {
+        assert_eq!(word("/var/lib/etcd"), "'/var/lib/etcd'");
+        assert_eq!(word("/x'; reboot; '"), r"'/x'\''; reboot; '\'''");
+    }
 
     #[test]
     fn a_prefix_ends_before_its_sibling() {

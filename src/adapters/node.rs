@@ -3,6 +3,7 @@
 //! Everything that talks to a node goes through [`Node`]. It knows files, processes and
 //! containerd's containers inside one node; it leaves to `cluster` what should be there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub const STATIC_POD: &str = include_str!("node/scripts/static_pod.sh");
 pub const END_STATIC_POD: &str = include_str!("node/scripts/end_static_pod.sh");
 
 const BOOTED: &str = include_str!("node/scripts/booted.sh");
+const STATIC_PODS: &str = include_str!("node/scripts/static_pods.sh");
 const COMMAND_LINE: &str = include_str!("node/scripts/command_line.sh");
 const IN_STATIC_POD: &str = include_str!("node/scripts/in_static_pod.sh");
 const REPLACE: &str = include_str!("node/scripts/replace.sh");
@@ -376,6 +378,17 @@ impl Node {
         let text = self.script(&format!("finding the static pod {component}"), &script).await?;
         let words: Vec<String> = text.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         Ok(if words.is_empty() { None } else { Some(words) })
+    }
+
+    /// The container that runs of each of these static pods, by containerd's name; an empty name where none does.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`] if containerd does not answer, [`NodeError::Engine`] if the node cannot be asked.
+    pub async fn static_pods(&self, components: &[&str]) -> Result<BTreeMap<String, String>, NodeError> {
+        let script = format!("components='{}'\n{STATIC_POD}\n{STATIC_PODS}", components.join(" "));
+        let text = self.script("finding the static pods", &script).await?;
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(lines.map(|(component, container)| (component.to_owned(), container.trim().to_owned())).collect())
     }
 
     /// Runs a command inside the running container `container` of a static pod, by containerd's own tool:

@@ -10,7 +10,7 @@ use crate::documents::names::ClusterName;
 use crate::operations::encryption::{self, EncryptionError};
 use crate::operations::{api_server, cluster};
 
-use super::{Result, context, present};
+use super::{Result, context, present, target};
 
 pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Result<ExitCode> {
     let start = Instant::now();
@@ -39,7 +39,8 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     if let Some(journal) = encryption::unfinished(&nodes).await? {
         return Err(EncryptionError::Unfinished(Box::new(journal)).into());
     }
-    let changed = api_server::change_all(&context.reporter, &nodes, &change).await;
+    let client = target::open(&context, Some(&found.name)).await?.client().await?;
+    let changed = api_server::change_all(&context.reporter, &client, &nodes, &change).await;
     context.reporter.close();
     let changed = changed?;
     let seconds = start.elapsed().as_secs_f64();

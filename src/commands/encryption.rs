@@ -159,7 +159,6 @@ async fn run(
         client: &client,
         restart: encryption::restarts(&nodes, how.restart, how.no_outage),
         scrub: !how.no_scrub,
-        renew_log: how.renew_log,
     };
     let shown = how.show.as_deref().map(super::etcd::absolute);
     let before = look(&nodes, shown.as_deref()).await?;
@@ -229,17 +228,17 @@ fn proof_text(proof: Proof) -> String {
 /// What is left of the time before, said as it is.
 fn scrubbed_text(members: &[Scrubbed]) -> String {
     let mut text = String::new();
-    for Scrubbed { node, before, after } in members {
+    for Scrubbed { node, before, after, kept } in members {
         let held = if before.is_empty() { "none".to_owned() } else { before.join(", ") };
         let left = if after.is_empty() { "none".to_owned() } else { after.join(", ") };
         text.push_str(&format!(
             "{node}: of etcd's files, these held what was stored before: {held}. Still do: {left}.\n"
         ));
-    }
-    if members.iter().any(|member| !member.after.is_empty()) {
-        text.push_str(
-            "A write-ahead log (member/wal) keeps what was once written until etcd has replaced that file, which takes some hundred MB of writes; with one control plane, `--renew-log` does so as part of a change.\n",
-        );
+        if let Some(reason) = kept {
+            text.push_str(&format!(
+                "{node}: its write-ahead log could not be replaced: {reason}\n{node}: etcd drops it by itself some hundred MB of writes later; once the cause is gone, `kprov encryption rotate` tries again.\n"
+            ));
+        }
     }
     if !members.is_empty() {
         text.push_str(

@@ -435,14 +435,11 @@ pub struct EncryptionHow {
     /// Wait for an only API server, too, to read new keys without a restart; from Kubernetes 1.26
     #[arg(long)]
     pub no_outage: bool,
-    /// Leave old revisions and free pages in etcd, with what was stored before. Otherwise etcd is compacted and
-    /// defragmented in the end, and its files are searched for what is left
+    /// Leave what was stored before in etcd's files. Otherwise etcd is compacted and defragmented in the end, and replaces
+    /// its write-ahead log, which takes some twenty seconds for each control plane, whose API server is away meanwhile; its
+    /// files are searched for what is left
     #[arg(long)]
     pub no_scrub: bool,
-    /// Have etcd replace its write-ahead log, too, if that still holds what was stored before. The API server is away for
-    /// some twenty seconds meanwhile. With one control plane only
-    #[arg(long, conflicts_with = "no_scrub")]
-    pub renew_log: bool,
     /// Show how this key is stored in etcd, before and after; without a leading slash, below /registry/
     #[arg(long, value_name = "KEY")]
     pub show: Option<String>,

@@ -1,5 +1,6 @@
 //! `kprov wait`: until a cluster is ready.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -29,6 +30,7 @@ pub(super) async fn wait(
         pods: !nodes_only,
         since: None,
         except: Vec::new(),
+        running: BTreeMap::new(),
     };
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");
     ready::wait(&client, &expected, timeout, |pending| {

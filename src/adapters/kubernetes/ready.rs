@@ -38,6 +38,9 @@ pub struct Expectation {
     pub since: Option<Timestamp>,
     /// What need not be ready, as [`not_ready`] names it.
     pub except: Vec<String>,
+    /// The containers that run of pods, by [`not_ready`]'s names. Such a pod is ready only where the API shows that very
+    /// container: what it says of another one is from before a restart.
+    pub running: BTreeMap<String, String>,
 }
 
 /// What the API server shows.
@@ -179,12 +182,22 @@ fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
         }
     }
     for pod in pods {
-        if let Some(reason) = pod_pending(pod, expected.since) {
-            let missing = Missing::new(format!("pod {}", pod.name_any()), format!(" {reason}"));
-            pending.push(Missing { owner: owner(pod), ..missing });
+        let what = format!("pod {}", pod.name_any());
+        let old = || expected.running.get(&what).filter(|id| !shows(pod, id));
+        let reason = pod_pending(pod, expected.since)
+            .or_else(|| old().map(|_| "is still shown as it was before its restart".to_owned()));
+        if let Some(reason) = reason {
+            pending.push(Missing { owner: owner(pod), ..Missing::new(what, format!(" {reason}")) });
         }
     }
     pending
+}
+
+/// Whether this container, by containerd's name, is the one that the API shows of a pod.
+fn shows(pod: &Pod, id: &str) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut shown = containers.filter_map(|container| container.container_id.as_deref());
+    shown.any(|shown| shown.rsplit('/').next() == Some(id))
 }
 
 /// The DaemonSet or Deployment that a pod belongs to.
@@ -339,6 +352,7 @@ mod tests {
             pods: true,
             since: None,
             except: Vec::new(),
+            running: BTreeMap::new(),
         }
     }
 
@@ -375,6 +389,28 @@ mod tests {
         assert!(pending(&expected, &observed).is_empty(), "the API's times are whole seconds");
         expected.since = Some("2026-01-01T00:00:01Z".parse().unwrap());
         assert_eq!(pending(&expected, &observed), ["node w has not reported since"]);
+    }
+
+    #[test]
+    fn what_is_shown_of_another_container_does_not_count() {
+        let mut ready = Pod::clone(&pod("True"));
+        let status = ready.status.as_mut().unwrap();
+        status.container_statuses.as_mut().unwrap()[0].container_id = Some("containerd://old".to_owned());
+        let observed = Observed {
+            nodes: vec![node("True", "2026-01-01T00:00:00Z")],
+            pods: vec![Arc::new(ready)],
+            ..Observed::default()
+        };
+        let mut expected = expectation();
+        expected.running = BTreeMap::from([("pod p".to_owned(), "old".to_owned())]);
+        assert_eq!(pending(&expected, &observed), [""; 0]);
+        // One that does not run at all has no name.
+        for id in ["new", ""] {
+            expected.running = BTreeMap::from([("pod p".to_owned(), id.to_owned())]);
+            assert_eq!(pending(&expected, &observed), ["pod p is still shown as it was before its restart"]);
+        }
+        expected.except = vec!["pod p".to_owned()];
+        assert_eq!(pending(&expected, &observed), [""; 0]);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Owns the static pod's manifest on a control plane: the edit, the fast restart, the watch over what comes of it,
 //! and the way back. Leaves to its callers what is to be changed, and in which order on several control planes.
 
+mod readiness;
 mod restart;
 
 use std::time::Duration;
 
+use kube::Client;
 use tokio::time::Instant;
 
 use crate::adapters::etcd::Etcd;
@@ -15,6 +17,7 @@ use crate::documents::static_pod::{Change, StaticPod, named_paths};
 use crate::operations::cluster::ControlPlanes;
 use crate::progress::Reporter;
 
+pub use readiness::Readiness;
 use restart::{BACKUP, BEFORE, Failure, LOOK, MANIFEST, READY};
 
 /// Why the API server is not as it was meant to be.
@@ -310,12 +313,27 @@ impl ApiServer {
 pub const SETTLE: Duration = Duration::from_millis(3500);
 
 /// Makes a change on every control plane, one after the other, so that behind a load balancer one always answers. If
-/// one does not come up with it, all have the manifest of before again. Gives the names of those that were changed.
+/// one does not come up with it, all have the manifest of before again. Gives the names of those that were changed. Either way,
+/// what was ready before is so again, or a warning tells of what is not.
 ///
 /// # Errors
 /// [`ApiServerError`] if a manifest cannot be changed so, or an API server did not come up; it tells on which control plane, and whether the
 /// way back was gone to its end.
 pub async fn change_all(
+    reporter: &Reporter,
+    client: &Client,
+    control_planes: &ControlPlanes,
+    change: &Change,
+) -> Result<Vec<String>, ApiServerError> {
+    let readiness = Readiness::before(client, control_planes).await;
+    let outcome = change_each(reporter, control_planes, change).await;
+    if matches!(outcome, Ok(_) | Err(ApiServerError::Rejected { .. })) {
+        readiness.again(reporter).await;
+    }
+    outcome
+}
+
+async fn change_each(
     reporter: &Reporter,
     control_planes: &ControlPlanes,
     change: &Change,

@@ -148,7 +148,7 @@ impl Storage for Stores<'_> {
         let mut scrubbed = Vec::new();
         for (node, etcd) in &self.members {
             let before = etcd.files_with(texts).await?;
-            scrubbed.push(Scrubbed { node: node.clone(), before, after: Vec::new() });
+            scrubbed.push(Scrubbed { node: node.clone(), before, ..Scrubbed::default() });
         }
         self.etcd.compact().await?;
         // One after the other: a member that does so does nothing else.
@@ -159,9 +159,20 @@ impl Storage for Stores<'_> {
         Ok(scrubbed)
     }
 
-    async fn renew_log(&self, node: &str) -> Result<(), EncryptionError> {
+    async fn last_log(&self, node: &str) -> Result<String, EncryptionError> {
+        let member = self.members.iter().find(|(name, _)| name == node);
+        match member {
+            Some((_, etcd)) => Ok(etcd.last_log().await?),
+            None => Ok(String::new()),
+        }
+    }
+
+    async fn renew_log(&self, node: &str, last: &str) -> Result<(), EncryptionError> {
         for (_, etcd) in self.members.iter().filter(|(name, _)| name == node) {
-            etcd.renew_log().await?;
+            if self.members.len() > 1 {
+                etcd.await_members().await?;
+            }
+            etcd.renew_log(last).await?;
         }
         Ok(())
     }

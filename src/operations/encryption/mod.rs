@@ -29,7 +29,7 @@ use crate::documents::keys::KeyError;
 use crate::documents::keys::ProviderKind;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Kms;
-use crate::operations::api_server::ApiServer;
+use crate::operations::api_server::{ApiServer, Readiness};
 use crate::operations::cluster::{ClusterError, Context, ControlPlanes};
 pub use status::{EncryptionStatus, ResourceStatus, StoredCount};
 
@@ -292,11 +292,9 @@ pub struct Subject<'a> {
     /// Whether API servers are restarted even where they could read a new configuration by themselves, which
     /// takes up to a minute each time.
     pub restart: bool,
-    /// Whether etcd is made to forget, in the end, how things were stored before.
+    /// Whether etcd is made to forget, in the end, how things were stored before: old revisions, free pages and, where it
+    /// still holds any of that, its write-ahead log. A member is away while its log is renewed, and its API server with it.
     pub scrub: bool,
-    /// Whether the write-ahead log of the only member of etcd is renewed then, if it still holds that; the API server is
-    /// away meanwhile.
-    pub renew_log: bool,
 }
 
 /// What is asked for.
@@ -362,6 +360,9 @@ pub struct Scrubbed {
     pub before: Vec<String>,
     /// Those that still do.
     pub after: Vec<String>,
+    /// Why its write-ahead log could not be renewed, if it should have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
 }
 
 /// What was looked through in etcd, all of it, before the old keys went.
@@ -449,8 +450,12 @@ impl Subject<'_> {
             books: &books,
             restart: self.restart,
             scrub: self.scrub,
-            renew_log: self.renew_log,
         };
-        work(&walker).await
+        let readiness = Readiness::before(self.client, self.control_planes).await;
+        let outcome = work(&walker).await;
+        if outcome.is_ok() {
+            readiness.again(&self.context.reporter).await;
+        }
+        outcome
     }
 }

@@ -34,8 +34,6 @@ pub(super) struct Walker<'a, M, S, B> {
     pub(super) restart: bool,
     /// Whether etcd is made to forget, in the end, how things were stored before.
     pub(super) scrub: bool,
-    /// Whether the write-ahead log of the only member is renewed then, if it still holds that.
-    pub(super) renew_log: bool,
 }
 
 /// The walk that any control plane knows of, the furthest one.
@@ -391,6 +389,10 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 Phase::Rewrite => {
                     // Whoever resumes has not seen the phase before: an API server may have been changed since.
                     self.configure(planes, &journal, &new).await.map_err(failed)?;
+                    if let Some(marker) = &journal.marker {
+                        // Nothing is stored in the old way from here on: behind this one, no file of etcd has any of it.
+                        self.storage.plant(marker).await.map_err(failed)?;
+                    }
                     let base = self.base(planes, &journal);
                     let layout = self.storage.layout(&root(planes)).await.map_err(failed)?;
                     let detail = |detail: &str| step.detail(detail);
@@ -482,7 +484,8 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
     }
 
     /// Removes the marker, and has etcd forget how things were stored before, where that was to be. What etcd does not
-    /// do is told, and is no reason to fail: everything is stored as it is to be.
+    /// do is told, and is no reason to fail: everything is stored as it is to be. Of several members, one after the other
+    /// renews its log, so that the others go on.
     async fn scrubbed(
         &self,
         planes: &[ControlPlane<M>],
@@ -497,7 +500,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             self.is_back(plane).await?;
         }
         self.storage.uproot().await?;
-        if journal.undoing || journal.verb == Verb::Disable {
+        if !self.scrub || journal.undoing || journal.verb == Verb::Disable {
             return Ok(Vec::new());
         }
         detail("having etcd forget old revisions");
@@ -507,13 +510,22 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             Vec::new()
         });
         let in_log = |member: &&mut Scrubbed| member.after.iter().any(|file| file.starts_with("member/wal/"));
-        // Of several members, each would have to be back in its place before the next one goes.
-        let alone = planes.len() == 1 && self.renew_log;
-        for member in members.iter_mut().filter(in_log).filter(|_| alone) {
+        // What fills the log of one member comes into those of all: a later one need not be filled again.
+        let mut renewals = Vec::new();
+        for member in members.iter_mut().filter(in_log) {
             let Some(plane) = planes.iter().find(|plane| plane.name() == member.node) else { continue };
+            let last = self.storage.last_log(&member.node).await?;
+            renewals.push((member, plane, last));
+        }
+        for (index, (member, plane, last)) in renewals.into_iter().enumerate() {
+            if index > 0 {
+                // Until the load balancer sends requests to the one before again.
+                tokio::time::sleep(SETTLE).await;
+            }
             detail(&format!("{}: etcd begins a new write-ahead log", member.node));
-            if let Err(error) = self.storage.renew_log(&member.node).await {
+            if let Err(error) = self.storage.renew_log(&member.node, &last).await {
                 self.reporter.warn(&format!("{}: etcd keeps its write-ahead log: {error}", member.node));
+                member.kept = Some(error.to_string());
             }
             detail(&format!("{}: waiting for the API server", member.node));
             self.is_back(plane).await?;

@@ -62,9 +62,12 @@ pub(super) trait Storage {
     /// Has every member of etcd forget old revisions and give free pages back, and looks for `texts` in its files, before
     /// and after.
     async fn scrub(&self, texts: &[String]) -> Result<Vec<Scrubbed>, EncryptionError>;
-    /// Has the member of etcd on a node begin a new write-ahead log and drop the one before. Its API server is away
-    /// meanwhile, and comes back behind it. An error says why that could not be done; etcd runs as before then.
-    async fn renew_log(&self, node: &str) -> Result<(), EncryptionError>;
+    /// The segment of its log that the member of etcd on a node writes to.
+    async fn last_log(&self, node: &str) -> Result<String, EncryptionError>;
+    /// Has the member of etcd on a node begin a new write-ahead log and drop all up to the segment `last`, once all members
+    /// are well. Its API server is away meanwhile, and comes back behind it. An error says why that could not be done; etcd
+    /// runs as before then.
+    async fn renew_log(&self, node: &str, last: &str) -> Result<(), EncryptionError>;
     /// The files of the member of etcd on a node that hold any of `texts`.
     async fn files_with(&self, node: &str, texts: &[String]) -> Result<Vec<String>, EncryptionError>;
 }

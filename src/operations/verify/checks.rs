@@ -49,6 +49,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         pods: target.inputs.is_none_or(|inputs| !inputs.profile.spec.networking.disable_default_cni),
         since: target.since,
         except: Vec::new(),
+        running: BTreeMap::new(),
     };
     if !expected.pods {
         return Ok(vec![Check::unproven("nodes and system pods", "not awaited: the profile brings its own CNI")]);

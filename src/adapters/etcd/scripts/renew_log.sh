@@ -7,7 +7,8 @@
 # the files is kept for that; nothing touches its files but etcd, and no manifest is changed. What ends this script, a crash
 # of the node, too, leaves etcd as it was: the unit that it runs in ends what it has started, and starts the kubelet.
 #
-# Needs static_pod.sh and end_static_pod.sh; $folder, etcd's data, and $work, a folder of its own.
+# Needs static_pod.sh and end_static_pod.sh; $folder, etcd's data; $last, the name of the last segment that is to go; and
+# $work, a folder of its own.
 
 wal=${folder:?}/member/wal
 # In KiB: the segments that are there stay until the end, with one that is filled and one that etcd prepares.
@@ -37,7 +38,7 @@ inside() {
 }
 
 control() {
-  inside etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
+  inside etcdctl --command-timeout=20s --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
     --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key "$@"
 }
 
@@ -82,7 +83,7 @@ done
 free=$(df -Pk "$wal" | awk 'NR == 2 { print $4 }')
 [ "$free" -ge $needed ] || fail "there are $((free / 1024)) MiB free where etcd's data is, and $((needed / 1024)) are needed"
 newest
-last=$segment
+last=$wal/${last:?}
 entry 1300000
 entry 1
 
@@ -100,6 +101,7 @@ until control endpoint health > /dev/null 2>&1; do
   sleep 0.1
 done
 tries=0
+newest
 while [ "$segment" = "$last" ]; do
   still "filling the log"
   control txn < "$work/entry-1300000" > /dev/null

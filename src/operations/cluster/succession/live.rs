@@ -1,5 +1,6 @@
 //! Generations on a real engine, by the record on this host.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -300,6 +301,7 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
             pods: !record.profile.spec.networking.disable_default_cni,
             since: None,
             except: Vec::new(),
+            running: BTreeMap::new(),
         };
         // What the API server says first is from before: what was not ready then is not waited for.
         expected.except = loop {

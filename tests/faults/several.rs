@@ -12,6 +12,12 @@ fn in_full_three_control_planes_change_while_clients_work() {
     sandbox.up(&["--profile", "ha"]).done();
     let load = Load::start(&sandbox.kubeconfig());
 
+    // The value of what was encrypted at last is in no file of any member that has forgotten how it was stored before.
+    let holders = |text: &str| {
+        let script = format!("cd /var/lib/etcd; [ -d member/wal ]; grep -rlaF -e '{text}' member || [ $? -eq 1 ]");
+        ["control-plane", "control-plane2", "control-plane3"]
+            .map(|role| sandbox.kprov(&["exec", &sandbox.node(role), "--", "sh", "-euc", &script]).ok().stdout)
+    };
     for verb in [&["rotate"][..], &["migrate", "--to", "aescbc"], &["disable"], &["enable", "--provider", "secretbox"]]
     {
         load.forget_outage();
@@ -21,6 +27,18 @@ fn in_full_three_control_planes_change_while_clients_work() {
         load.assert_unharmed();
         stored_alike(&sandbox);
         eprintln!("{}: {seen}", verb.join(" "));
+        match verb[0] {
+            "disable" => {
+                let literal = "--from-literal=password=mypassword";
+                let create = ["kubectl", "create", "secret", "generic", "traces", literal];
+                let node = sandbox.node("control-plane");
+                sandbox.kprov(&[&["exec", &node, "--"][..], &create].concat()).done();
+                assert!(holders("mypassword").iter().all(|files| files.contains("member/wal/")));
+            }
+            "enable" => assert_eq!(holders("mypassword"), [""; 3]),
+            _ => {}
+        }
+        sandbox.kprov(&["verify", &sandbox.cluster]).done();
         assert_eq!(seen.failed, before.failed, "requests failed that one retry should have saved: {seen}");
     }
 

@@ -6,7 +6,7 @@
 
 texts=$(cat)
 [ -n "$texts" ]
-cd "${folder:?}"
+cd "${folder:?}" || exit
 # Where nothing is, nothing is found, and nothing proven.
 [ -d member/wal ]
 find member -type f | while IFS= read -r file; do

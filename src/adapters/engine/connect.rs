@@ -92,6 +92,7 @@ impl Endpoint {
         let fail = |reason: String| EngineError::Address { host: self.host.clone(), reason };
         if let Some(address) = self.host.strip_prefix("ssh://") {
             check_ssh(address).map_err(|reason| fail(reason.to_owned()))?;
+            return super::ssh::client(&self.host, TIMEOUT).map_err(|error| fail(error.to_string()));
         }
         let Some(folder) = &self.certificates else {
             if self.host.starts_with("https://") {

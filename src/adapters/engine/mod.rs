@@ -11,6 +11,7 @@ mod error;
 mod exec;
 mod images;
 mod networks;
+mod ssh;
 
 use bollard::Docker;
 use k8s_openapi::jiff::Timestamp;

@@ -94,9 +94,21 @@ fn matches(rule: &Value, request: &Request) -> bool {
     })
 }
 
+/// Whether what comes of a request is written at all: a policy can leave out its stages, everywhere or by a rule.
+fn tells_outcome(policy: &Value, rule: &Value, request: &Request) -> bool {
+    let omits = |value: &Value, stage: &str| {
+        let stages = value.get("omitStages").and_then(Value::as_array);
+        stages.into_iter().flatten().any(|omitted| omitted.as_str() == Some(stage))
+    };
+    let left = |stage: &str| !omits(policy, stage) && !omits(rule, stage);
+    // A connection that stays open is answered long before it is complete.
+    left("ResponseComplete") || (request.resource.contains('/') && left("ResponseStarted"))
+}
+
 fn level(policy: &Value, request: &Request) -> Level {
     let rules = policy.get("rules").and_then(Value::as_array);
     let rule = rules.into_iter().flatten().find(|rule| matches(rule, request));
+    let rule = rule.filter(|rule| tells_outcome(policy, rule, request));
     rule.map_or(Level::None, |rule| Level::of(rule.get("level").and_then(Value::as_str)))
 }
 
@@ -145,6 +157,29 @@ mod tests {
     fn bodies_of_secrets_are_too_much() {
         let verdict = judged("[{level: RequestResponse}]");
         assert!(verdict.evidence.contains("get secrets") && !verdict.evidence.contains("pods"), "{}", verdict.evidence);
+    }
+
+    #[test]
+    fn what_leaves_out_how_it_ended_is_not_written() {
+        let all = "[{level: Metadata}]";
+        let policy =
+            |stages: &str| judge(&serde_yaml::from_str(&format!("{{omitStages: {stages}, rules: {all}}}")).unwrap());
+        assert_eq!(policy("[RequestReceived]").holds, Some(true));
+        let verdict = policy("[ResponseComplete]");
+        assert!(
+            verdict.evidence.contains("get secrets") && !verdict.evidence.contains("pods/exec"),
+            "{}",
+            verdict.evidence
+        );
+        assert!(policy("[ResponseStarted, ResponseComplete]").evidence.contains("create pods/exec"));
+        let verdict = judged(
+            "[{level: Metadata, omitStages: [ResponseComplete], resources: [{group: '', resources: [secrets]}]}, {level: Metadata}]",
+        );
+        assert!(
+            verdict.evidence.contains("get secrets") && !verdict.evidence.contains("configmaps"),
+            "{}",
+            verdict.evidence
+        );
     }
 
     #[test]

@@ -33,18 +33,19 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
         ApiServerCommand::Set { .. } => api_server::parse_set(&words)?,
         ApiServerCommand::Unset { .. } => api_server::parse_unset(&words)?,
     };
-    let found = cluster::find(&context.engine, cluster.as_ref()).await?;
-    let _lock = context.store().lock(&found.name)?;
-    let nodes = found.all_control_planes(&context.engine, context.store().load(&found.name)?.as_ref())?;
+    let name = target::name(&context, cluster.as_ref()).await?;
+    let _lock = cluster::lock(&context, &name).await?;
+    let opened = target::open(&context, Some(&name)).await?;
+    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
+    let client = opened.client().await?;
     if let Some(journal) = encryption::unfinished(&nodes).await? {
         return Err(EncryptionError::Unfinished(Box::new(journal)).into());
     }
-    let client = target::open(&context, Some(&found.name)).await?.client().await?;
     let changed = api_server::change_all(&context.reporter, &client, &nodes, &change).await;
     context.reporter.close();
     let changed = changed?;
     let seconds = start.elapsed().as_secs_f64();
-    let value = json!({"cluster": found.name, "change": change.to_string(), "changed": changed,
+    let value = json!({"cluster": name, "change": change.to_string(), "changed": changed,
         "seconds": (seconds * 10.0).round() / 10.0});
     present::result(global.output, &value, || {
         if changed.is_empty() {

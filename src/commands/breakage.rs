@@ -10,10 +10,9 @@ use serde_json::json;
 use crate::adapters::kubernetes;
 use crate::commands::grammar::{self, Global};
 use crate::operations::breakage::{self, Choice};
-use crate::operations::cis;
+use crate::operations::{cis, cluster};
 
-use super::target::open;
-use super::{Result, context, present};
+use super::{Result, context, present, target};
 
 /// Why nothing was broken.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -38,11 +37,13 @@ enum Unfit {
 
 pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) -> Result<ExitCode> {
     let context = context(global).await?;
-    let opened = open(&context, arguments.cluster.as_ref()).await?;
+    let name = target::name(&context, arguments.cluster.as_ref()).await?;
+    let _lock = cluster::lock(&context, &name).await?;
+    // Only now: whoever held the lock may have made other nodes.
+    let opened = target::open(&context, Some(&name)).await?;
     if opened.record.is_none() {
         return Err(Unfit::NotOurs { cluster: opened.found.name.to_string() }.into());
     }
-    let _lock = context.store().lock(&opened.found.name)?;
     let control_planes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
     let client = opened.client().await?;
     let fail = |path: &PathBuf, error: std::io::Error| Unfit::Answers { path: path.clone(), reason: error.to_string() };
@@ -58,13 +59,13 @@ pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) 
         Some(count) => Choice::Random(usize::from(count)),
         None => Choice::Named(arguments.what.clone()),
     };
-    let target = cis::Target {
+    let looked_at = cis::Target {
         cluster: opened.found.name.as_str(),
         client: &client,
         nodes: &opened.nodes,
         admin_groups: kubernetes::client_groups(&opened.kubeconfig),
     };
-    let broken = breakage::run(&context.reporter, &target, &control_planes, &choice).await;
+    let broken = breakage::run(&context.reporter, &looked_at, &control_planes, &choice).await;
     context.reporter.close();
     let answers = match broken {
         Ok(answers) => answers,

@@ -148,7 +148,7 @@ async fn run(
     let start = Instant::now();
     let context = context(global).await?;
     let name = target::name(&context, how.cluster.as_ref()).await?;
-    let _lock = context.store().lock(&name)?;
+    let _lock = cluster::lock(&context, &name).await?;
     let (_, nodes) = control_planes(&context, Some(&name)).await?;
     let opened = target::open(&context, Some(&name)).await?;
     let client = opened.client().await?;

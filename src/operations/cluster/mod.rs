@@ -50,7 +50,7 @@ pub use power::{Switched, start, stop};
 pub use preflight::checks as host_checks;
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
-pub use succession::recover_unless_whole;
+pub use succession::{lock, recover_unless_whole};
 
 /// The network that all clusters share, as in kind.
 pub const NETWORK: &str = "kind";

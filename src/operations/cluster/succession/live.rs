@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::adapters::engine::{Container, EngineError};
 use crate::adapters::kubernetes::ready;
 use crate::adapters::node::Node;
-use crate::adapters::records::Succession;
+use crate::adapters::records::{Lock, Succession};
 use crate::documents::keys::KeyRing;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
@@ -271,7 +271,21 @@ pub(in super::super) async fn recover(context: &Context, name: &ClusterName) -> 
     Ok(settled)
 }
 
-/// The same, for whoever only looks at a cluster: it is done if there is something to be done.
+/// Takes the lock of a cluster that is about to be changed, and puts right what a killed kprov has left beside it. What is
+/// looked at afterwards stays as it is.
+///
+/// # Errors
+/// [`ClusterError::Records`] if another kprov is at work on the cluster; [`ClusterError`] if what is beside it could not be put right.
+pub async fn lock(context: &Context, name: &ClusterName) -> Result<Lock, ClusterError> {
+    let lock = context.store().lock(name)?;
+    match recover(context, name).await {
+        // A record of a cluster of that name on another engine says nothing of this one.
+        Ok(_) | Err(ClusterError::Elsewhere { .. }) => Ok(lock),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same as [`recover`], for whoever only looks at a cluster: it is done if there is something to be done.
 ///
 /// # Errors
 /// [`ClusterError::Records`] if another kprov is at work on the cluster, such as the one that changes its generation.

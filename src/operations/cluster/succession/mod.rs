@@ -13,8 +13,8 @@ use futures_util::future::try_join_all;
 
 use crate::progress::Reporter;
 
-pub use live::recover_unless_whole;
 pub(super) use live::{Live, commit, follow, recover, remove_generation};
+pub use live::{lock, recover_unless_whole};
 
 /// What follows the name of a container that is to become a node, and is none yet.
 const NEXT: &str = ".kprov-next";

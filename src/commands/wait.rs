@@ -1,6 +1,5 @@
 //! `kprov wait`: until a cluster is ready.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -29,8 +28,7 @@ pub(super) async fn wait(
         control_planes: names(&mut opened.nodes.iter().filter(|node| node.role == Role::ControlPlane)),
         pods: !nodes_only,
         since: None,
-        except: Vec::new(),
-        running: BTreeMap::new(),
+        ..ready::Expectation::default()
     };
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");
     ready::wait(&client, &expected, timeout, |pending| {

@@ -26,7 +26,7 @@ pub const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "local-path-storage"];
 pub const STATIC_PODS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// What has to be there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Expectation {
     /// The nodes' names.
     pub nodes: Vec<String>,

@@ -4,7 +4,6 @@
 //! later, and until then what is shown is from before. So it is waited for what is shown of the very containers that run.
 //! What takes too long is told; it is no reason to fail, since the change itself has been made.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -40,14 +39,7 @@ impl<'a> Readiness<'a> {
 
     fn expectation(&self) -> Expectation {
         let names: Vec<String> = self.control_planes.iter().map(|node| node.name.clone()).collect();
-        Expectation {
-            nodes: names.clone(),
-            control_planes: names,
-            pods: true,
-            since: None,
-            except: Vec::new(),
-            running: BTreeMap::new(),
-        }
+        Expectation { nodes: names.clone(), control_planes: names, pods: true, ..Expectation::default() }
     }
 
     async fn missing(&self) -> Result<Vec<String>, ApiError> {

@@ -153,7 +153,7 @@ fn expectation(nodes: &[Node], since: Option<Timestamp>) -> ready::Expectation {
         control_planes: control_planes.map(|node| node.name.clone()).collect(),
         pods: true,
         since,
-        except: Vec::new(),
+        ..ready::Expectation::default()
     }
 }
 

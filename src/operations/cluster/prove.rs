@@ -1,7 +1,6 @@
 //! The end of every making of a cluster, new or restored: waiting until it is ready, proving that it is what was asked
 //! for.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
@@ -54,7 +53,7 @@ impl Proof<'_> {
             pods: !self.inputs.profile.spec.networking.disable_default_cni,
             since: self.since,
             except: self.held.not_ready.clone(),
-            running: BTreeMap::new(),
+            ..ready::Expectation::default()
         }
     }
 

@@ -48,8 +48,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         control_planes: control_planes(target).map(|node| node.name.clone()).collect(),
         pods: target.inputs.is_none_or(|inputs| !inputs.profile.spec.networking.disable_default_cni),
         since: target.since,
-        except: Vec::new(),
-        running: BTreeMap::new(),
+        ..ready::Expectation::default()
     };
     if !expected.pods {
         return Ok(vec![Check::unproven("nodes and system pods", "not awaited: the profile brings its own CNI")]);

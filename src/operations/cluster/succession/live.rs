@@ -1,6 +1,5 @@
 //! Generations on a real engine, by the record on this host.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -314,8 +313,7 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
             control_planes: control_planes.map(|node| node.name.clone()).collect(),
             pods: !record.profile.spec.networking.disable_default_cni,
             since: None,
-            except: Vec::new(),
-            running: BTreeMap::new(),
+            ..ready::Expectation::default()
         };
         // What the API server says first is from before: what was not ready then is not waited for.
         expected.except = loop {

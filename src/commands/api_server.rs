@@ -35,9 +35,9 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     };
     let name = target::name(&context, cluster.as_ref()).await?;
     let _lock = cluster::lock(&context, &name).await?;
-    let opened = target::open(&context, Some(&name)).await?;
-    let nodes = opened.found.all_control_planes(&context.engine, opened.record.as_ref())?;
-    let client = opened.client().await?;
+    let found = cluster::find(&context.engine, Some(&name)).await?;
+    let nodes = found.all_control_planes(&context.engine, context.store().load(&name)?.as_ref())?;
+    let client = target::open(&context, Some(&name)).await?.client().await?;
     if let Some(journal) = encryption::unfinished(&nodes).await? {
         return Err(EncryptionError::Unfinished(Box::new(journal)).into());
     }

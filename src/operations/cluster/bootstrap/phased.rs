@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 use kube::Client;
+use zeroize::Zeroizing;
 
 use crate::adapters::kubernetes;
 use crate::adapters::node::Node;
@@ -41,6 +42,12 @@ const START: Duration = Duration::from_secs(120);
 
 /// How long a kubelet that runs may take to notice that the API server answers.
 const NOTICE: Duration = Duration::from_secs(8);
+
+const INIT_STATIC_PODS: &str = include_str!("scripts/init_static_pods.sh");
+const LATER_STATIC_PODS: &str = include_str!("scripts/later_static_pods.sh");
+const PHASES: &str = include_str!("scripts/phases.sh");
+const UNPACK_IMAGES: &str = include_str!("scripts/unpack_images.sh");
+const WORKER_KUBELET: &str = include_str!("scripts/worker_kubelet.sh");
 
 /// Where the kubelet finds static pods.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
@@ -100,14 +107,10 @@ async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> R
     let step = build.context.reporter.step(&member.plan.name, "Starting etcd and the API server");
     let patches = render::patches_flag(build.inputs.version).unwrap_or_default();
     let script = format!(
-        "{credentials}\n\
-         {pods}\n\
-         mkdir -p {LATER}\n\
-         mv {MANIFESTS}/kube-controller-manager.yaml {MANIFESTS}/kube-scheduler.yaml {LATER}\n\
-         {start}",
-        credentials = CREDENTIALS.map(phase).join("\n"),
-        pods = STATIC_PODS.map(|name| format!("{} {patches}", phase(name))).join("\n"),
-        start = phase("kubelet-start"),
+        "config='{KUBEADM_CONFIG}' manifests='{MANIFESTS}' later='{LATER}' patches='{patches}'\n\
+         credentials='{credentials}' pods='{pods}'\n{INIT_STATIC_PODS}",
+        credentials = CREDENTIALS.join("\n"),
+        pods = STATIC_PODS.join("\n"),
     );
     member.node.script("kubeadm init", &script).await?;
     let ready = wait_for_api_server(member, client);
@@ -116,9 +119,9 @@ async fn start_control_plane(build: &Build<'_>, pki: &Pki, client: &Client) -> R
     Ok(has_dns)
 }
 
-/// The command that runs one of kubeadm's phases.
-fn phase(name: &str) -> String {
-    format!("kubeadm init phase {name} --config={KUBEADM_CONFIG}")
+/// A script that runs these of kubeadm's phases, one after the other.
+fn phases(names: &[&str]) -> String {
+    format!("config='{KUBEADM_CONFIG}' phases='{}'\n{PHASES}", names.join("\n"))
 }
 
 fn control_plane_files(
@@ -155,7 +158,7 @@ async fn wait_for_api_server(member: &Member, client: &Client) -> Result<(), Clu
         while !kubernetes::has_roles(client).await {
             tokio::time::sleep(ASK).await;
         }
-        let script = format!("mv {LATER}/*.yaml {MANIFESTS}/; rmdir {LATER}");
+        let script = format!("manifests='{MANIFESTS}' later='{LATER}'\n{LATER_STATIC_PODS}");
         member.node.script("starting the controller manager and the scheduler", &script).await?;
         while !kubernetes::is_ready(client).await {
             tokio::time::sleep(ASK).await;
@@ -191,11 +194,11 @@ async fn complete_control_plane(build: &Build<'_>) -> Result<(), ClusterError> {
     // In this order kubeadm runs them one after the other, but the addons need none of what the others make.
     let addons = async {
         if build.inputs.profile.spec.networking.kube_proxy_mode != KubeProxyMode::None {
-            member.node.script("kubeadm init (addons)", &phase("addon kube-proxy")).await?;
+            member.node.script("kubeadm init (addons)", &phases(&["addon kube-proxy"])).await?;
         }
         Ok(())
     };
-    let objects = OBJECTS.map(phase).join("\n");
+    let objects = phases(&OBJECTS);
     tokio::try_join!(member.node.script("kubeadm init (objects)", &objects), addons)?;
     step.done();
     Ok(())
@@ -214,7 +217,7 @@ async fn make_joining_objects(build: &Build<'_>, pki: &Pki, client: &Client) -> 
 /// takes seconds to start.
 async fn install_dns(build: &Build<'_>, client: &Client) -> Result<(), ClusterError> {
     let step = build.context.reporter.stage("Installing the name server");
-    build.init().node.script("kubeadm init (addons)", &phase("addon coredns")).await?;
+    build.init().node.script("kubeadm init (addons)", &phases(&["addon coredns"])).await?;
     kubernetes::probe_name_server_often(client).await?;
     step.done();
     Ok(())
@@ -226,13 +229,7 @@ async fn unpack_images(build: &Build<'_>, node: &Node) {
     let manifests = [build.facts.cni.as_deref(), build.facts.storage.as_deref()];
     let named = manifests.into_iter().flatten().flat_map(str::lines).filter_map(image_of);
     let wanted: Vec<&str> = named.chain(["/kube-proxy:", "/coredns:"]).collect();
-    let patterns: String = wanted.iter().map(|image| format!(" -e '{image}'")).collect();
-    let script = format!(
-        "for image in $(ctr -n k8s.io images ls -q | grep -F{patterns}); do\n\
-           ctr -n k8s.io containers create \"$image\" kprov-unpack && ctr -n k8s.io containers rm kprov-unpack\n\
-         done"
-    );
-    let _ = node.script("unpacking images", &script).await;
+    let _ = node.feed("unpacking images", UNPACK_IMAGES, Zeroizing::new(wanted.join("\n").into_bytes())).await;
 }
 
 /// The image that a line of a manifest names.
@@ -257,13 +254,7 @@ async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<()
             Ok(vec![FileEntry::new(KUBELET_CONFIG, 0o600, config.as_bytes())])
         })
         .await?;
-    // The phase ends by starting the kubelet; while the unit is masked it can only warn that it could not.
-    let script = format!(
-        "systemctl --quiet mask --runtime kubelet\n\
-         trap 'systemctl --quiet unmask --runtime kubelet' EXIT\n\
-         kubeadm init phase kubelet-start --config={KUBELET_CONFIG}\n\
-         rm -f {KUBELET_CONFIG}"
-    );
+    let script = format!("config='{KUBELET_CONFIG}'\n{WORKER_KUBELET}");
     member.node.script("kubeadm init phase kubelet-start", &script).await?;
     // Only now: where it finds the authority's certificate without its key, kubeadm expects all that the key has signed.
     let endpoint = format!("https://{}", build.endpoint);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -32,8 +32,17 @@ const FOLDER: &str = "/var/kprov-kube-bench";
 /// How long a Job may take, images pulled.
 const JOB: Duration = Duration::from_secs(300);
 
+/// How often it is looked whether a Job's pod can ever run.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// The Jobs' own namespace, made and removed with them.
 const NAMESPACE: &str = "kprov-kube-bench";
+
+/// What shows that the namespace is ours: somebody else's, of the same name, is not to be removed.
+const OWNER: (&str, &str) = ("app.kubernetes.io/managed-by", "kprov");
+
+/// Why a pod waits that will never run, however long it is waited for.
+const HOPELESS: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
 
 /// The image that is run if nothing else is said.
 pub const DEFAULT_IMAGE: &str = "docker.io/aquasec/kube-bench:v0.15.6";
@@ -228,7 +237,8 @@ async fn as_jobs(
 ) -> Result<Vec<(String, String)>, CisError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     clean_up(client).await?;
-    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+    let (owner, kprov) = OWNER;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged", owner: kprov});
     let namespace = object(json!({"metadata": {"name": NAMESPACE, "labels": labels}}))?;
     namespaces.create(&PostParams::default(), &namespace).await.map_err(ApiError::request("making a namespace"))?;
     try_join_all(nodes.iter().enumerate().map(|(index, node)| async move {
@@ -243,15 +253,20 @@ fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T,
         .map_err(|error| ApiError::Manifest { name: "kube-bench".to_owned(), reason: error.to_string() })
 }
 
-/// Removes the namespace with all that is in it, and waits until it is gone.
+/// Removes the namespace with all that is in it, and waits until it is gone. One that is not ours stays.
 async fn clean_up(client: &Client) -> Result<(), CisError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let doing = || ApiError::request(format!("removing the namespace {NAMESPACE}"));
-    if namespaces.get_opt(NAMESPACE).await.map_err(doing())?.is_none() {
-        return Ok(());
+    let Some(found) = namespaces.get_opt(NAMESPACE).await.map_err(doing())? else { return Ok(()) };
+    if !is_ours(&found) {
+        return Err(CisError::Namespace { namespace: NAMESPACE });
     }
-    let parameters =
-        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    let parameters = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        // This one, and none of the same name that has come in its place.
+        preconditions: Some(Preconditions { uid: found.uid(), resource_version: None }),
+        ..DeleteParams::default()
+    };
     namespaces.delete(NAMESPACE, &parameters).await.map_err(doing())?;
     let gone =
         kube::runtime::wait::await_condition(namespaces, NAMESPACE, |object: Option<&Namespace>| object.is_none());
@@ -262,6 +277,24 @@ async fn clean_up(client: &Client) -> Result<(), CisError> {
                 .into())
         }
     }
+}
+
+fn is_ours(namespace: &Namespace) -> bool {
+    let (owner, kprov) = OWNER;
+    namespace.labels().get(owner).is_some_and(|value| value == kprov)
+}
+
+/// Why a pod's container waits: the reason, and what there is to say about it.
+fn waiting(pod: &Pod) -> Option<(&str, String)> {
+    let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
+    let waiting = state.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    Some((reason, format!("{reason} {}", waiting.message.as_deref().unwrap_or_default())))
+}
+
+/// Why a pod will never run, if so.
+fn hopeless(pod: &Pod) -> Option<String> {
+    waiting(pod).filter(|(reason, _)| HOPELESS.contains(reason)).map(|(_, text)| text)
 }
 
 /// A Job that sees what kube-bench looks at: the node's processes, files and user names, and tolerates every taint.
@@ -316,17 +349,25 @@ async fn one_job(client: &Client, node: &Node, job: &Job) -> Result<(String, Str
         let status = job.and_then(|job| job.status.as_ref());
         status.is_some_and(|status| status.succeeded.unwrap_or(0) + status.failed.unwrap_or(0) > 0)
     });
-    let ended = tokio::time::timeout(JOB, ended).await;
     let parameters = ListParams::default().labels(&format!("job-name={name}"));
+    let fail = |reason: String| CisError::KubeBench { node: node.name.clone(), reason };
+    let in_vain = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Ok(found) = pods.list(&parameters).await else { continue };
+            if let Some(reason) = found.items.iter().find_map(hopeless) {
+                return reason;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(JOB, ended) => ended,
+        reason = in_vain => return Err(fail(format!("its Job cannot run: {reason}"))),
+    };
     let found = pods.list(&parameters).await.map_err(ApiError::request("looking for kube-bench's pod"))?;
     let pod = found.items.into_iter().next();
-    let fail = |reason: String| CisError::KubeBench { node: node.name.clone(), reason };
     if !matches!(ended, Ok(Ok(_))) {
-        let waiting = pod.as_ref().and_then(|pod| {
-            let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
-            let waiting = state.waiting.as_ref()?;
-            Some(format!("{} {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
-        });
+        let waiting = pod.as_ref().and_then(waiting).map(|(_, text)| text);
         let reason = waiting.unwrap_or_else(|| "nothing is known of its pod".to_owned());
         return Err(fail(format!("its Job has not ended within {} s: {reason}", JOB.as_secs())));
     }
@@ -359,6 +400,30 @@ mod tests {
     fn a_file_that_is_not_there_is_not_taken_for_an_image() {
         for text in ["/nowhere/kube-bench", "./kube-bench", "../kb.tar", "kube-bench.tar", "~/kube-bench", ""] {
             assert!(matches!(Source::parse(text), Err(CisError::Missing { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_namespace_of_kprovs_is_its_own() {
+        let namespace =
+            |labels: serde_json::Value| object(json!({"metadata": {"name": NAMESPACE, "labels": labels}})).unwrap();
+        assert!(is_ours(&namespace(json!({"app.kubernetes.io/managed-by": "kprov"}))));
+        for other in [json!({}), json!({"app.kubernetes.io/managed-by": "helm"})] {
+            assert!(!is_ours(&namespace(other)));
+        }
+    }
+
+    #[test]
+    fn what_can_never_run_is_told_from_what_waits() {
+        let pod = |reason: &str| -> Pod {
+            let state = json!({"waiting": {"reason": reason, "message": "why"}});
+            let container =
+                json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            object(json!({"metadata": {}, "status": {"containerStatuses": [container]}})).unwrap()
+        };
+        assert_eq!(hopeless(&pod("InvalidImageName")).as_deref(), Some("InvalidImageName why"));
+        for reason in ["ContainerCreating", "ImagePullBackOff"] {
+            assert_eq!(hopeless(&pod(reason)), None, "{reason}");
         }
     }
 

@@ -73,6 +73,18 @@ pub enum CisError {
         /// The file.
         path: std::path::PathBuf,
     },
+    /// There is something in the way that is not ours to remove.
+    #[error("the cluster has a namespace {namespace} that kprov has not made: nothing was run in it, nor removed")]
+    #[diagnostic(
+        code(kprov::cis::namespace),
+        help(
+            "kube-bench's Jobs run in a namespace of that name, which goes with them: rename or remove yours, or use `--kube-bench=BINARY`, which needs none"
+        )
+    )]
+    Namespace {
+        /// Its name.
+        namespace: &'static str,
+    },
     /// The user has had enough.
     #[error("interrupted")]
     #[diagnostic(code(kprov::interrupted))]

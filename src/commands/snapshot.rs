@@ -162,15 +162,15 @@ fn import(
     }
     let trusted = trust || agreed(&offer);
     reporter.close();
-    offer.take(&states, &name, trusted)?;
-    let mut value = describe(Some(&name), offer.manifest());
-    value["holds"] = json!(offer.contents);
-    value["exported"] = json!(offer.origin());
+    let (holds, exported) = (json!(offer.contents), json!(offer.origin()));
+    let manifest = offer.take(&states, &name, trusted, &super::templates(global, &Paths::from_process()?)?)?;
+    let mut value = describe(Some(&name), &manifest);
+    value["holds"] = holds;
+    value["exported"] = exported;
     present::result(global.output, &value, || {
         format!(
             "{name} is the cluster {}, of the image {}.\n\nGo on:\n  kprov up --from {name}\n",
-            offer.manifest().record.name,
-            offer.manifest().record.image
+            manifest.record.name, manifest.record.image
         )
     });
     Ok(())

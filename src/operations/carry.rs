@@ -16,6 +16,8 @@ use crate::adapters::kubeconfig;
 use crate::adapters::paths::{self, PathsError};
 use crate::adapters::states::{SnapshotError, States};
 use crate::documents::names::SnapshotName;
+use crate::documents::record::Record;
+use crate::documents::render::{self, KubernetesVersion, Templates};
 use crate::documents::snapshot::{
     self, Carried, Contents, Draft, LARGEST_FILE, Origin, PortableError, StateManifest, UnfitError, inspect,
     is_encrypted,
@@ -134,6 +136,14 @@ fn check_access(draft: &Draft) -> Result<(), UnfitError> {
     Ok(())
 }
 
+/// The digest of a record's cluster.
+fn digest(record: &Record, templates: &Templates) -> Result<String, String> {
+    let version: KubernetesVersion = record.version.parse().map_err(|error| format!("{error}"))?;
+    let inputs = record.inputs(&version, None, templates, false);
+    let documents = render::documents_digest(&inputs).map_err(|error| error.to_string())?;
+    Ok(render::cluster_digest(&documents, &record.image_id).to_string())
+}
+
 impl Offer {
     /// The name that it had.
     #[must_use]
@@ -153,17 +163,27 @@ impl Offer {
         &self.carried.draft.manifest
     }
 
-    /// Keeps it under a name, once whoever it asks something of has agreed.
+    /// Keeps it under a name, once whoever it asks something of has agreed. What identifies its cluster is computed anew, from its
+    /// profile and these templates: what it says of that itself is not believed.
     ///
     /// # Errors
-    /// [`CarryError::Untrusted`] if it asks for more than nothing and is not trusted, [`CarryError::Snapshot`] if the name
-    /// is taken or it cannot be kept.
-    pub fn take(&self, states: &States, name: &SnapshotName, trusted: bool) -> Result<(), CarryError> {
+    /// [`CarryError::Untrusted`] if it asks for more than nothing and is not trusted, [`CarryError::Unfit`] if its profile cannot
+    /// be rendered for its version, [`CarryError::Snapshot`] if the name is taken or it cannot be kept.
+    pub fn take(
+        mut self,
+        states: &States,
+        name: &SnapshotName,
+        trusted: bool,
+        templates: &Templates,
+    ) -> Result<StateManifest, CarryError> {
         if !trusted && !self.contents.beyond.is_empty() {
-            return Err(CarryError::Untrusted { beyond: self.contents.beyond.clone() });
+            return Err(CarryError::Untrusted { beyond: self.contents.beyond });
         }
+        let record = &mut self.carried.draft.manifest.record;
+        let digest = digest(record, templates);
+        record.digest = digest.map_err(|reason| UnfitError::Other { what: "profile".to_owned(), reason })?;
         states.keep_named(&self.carried.draft, name)?;
-        Ok(())
+        Ok(self.carried.draft.manifest)
     }
 }
 
@@ -171,6 +191,7 @@ impl Offer {
 mod tests {
     use serde_json::json;
 
+    use crate::adapters::paths::Paths;
     use crate::documents::files::{FileEntry, pack};
     use crate::documents::snapshot::{Blob, tests::draft};
 
@@ -187,6 +208,24 @@ mod tests {
         let path = folder.join("file");
         std::fs::write(&path, &*bytes).unwrap();
         path
+    }
+
+    const PLAIN: &str = "clusters: [{name: a, cluster: {server: 'https://a:6443'}}]\n\
+                         contexts: [{name: a, context: {cluster: a, user: a}}]\n\
+                         users: [{name: a, user: {client-key-data: a2V5}}]\n";
+
+    #[test]
+    fn what_a_file_says_of_its_clusters_digest_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = States::at(&Paths::at(folder.path().join("data"), folder.path().join("config")));
+        let offer = look_into(&file(folder.path(), PLAIN), || Err(CarryError::Missing(PathBuf::new()))).ok().unwrap();
+        assert_eq!(offer.manifest().record.digest, "d");
+        let name = "lesson".parse().unwrap();
+        let taken = offer.take(&states, &name, true, &Templates::built_in()).unwrap();
+        let (_, kept) = states.named(&name).unwrap();
+        assert_eq!(kept.record.digest, taken.record.digest);
+        assert_eq!(kept.record.digest, digest(&kept.record, &Templates::built_in()).unwrap());
+        assert!(kept.record.digest.parse::<render::Digest>().is_ok(), "{}", kept.record.digest);
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl States {
     /// Keeps a state as the golden one of its cluster, in place of an earlier one. It is read back before it is one.
     ///
     /// # Errors
-    /// [`SnapshotError::Paths`], or [`SnapshotError::Damaged`] if it cannot be read back; the earlier one is then still there.
+    /// [`SnapshotError::Paths`] if it cannot be written, [`SnapshotError::Damaged`] if it cannot be read back; the earlier one is then
+    /// still there.
     pub fn keep_golden(&self, draft: &Draft) -> Result<String, SnapshotError> {
         self.keep(draft, &self.golden_path(&draft.manifest.record.name))
     }
@@ -72,7 +73,8 @@ impl States {
     /// Keeps a state under a name. It is read back before it has one.
     ///
     /// # Errors
-    /// [`SnapshotError::Exists`], [`SnapshotError::Paths`], or [`SnapshotError::Damaged`] if it cannot be read back.
+    /// [`SnapshotError::Exists`] if a snapshot is called so, [`SnapshotError::Paths`] if it cannot be written,
+    /// [`SnapshotError::Damaged`] if it cannot be read back; no snapshot has that name then.
     pub fn keep_named(&self, draft: &Draft, name: &SnapshotName) -> Result<String, SnapshotError> {
         self.check_free(name)?;
         self.keep(draft, &self.named_path(name))
@@ -113,7 +115,8 @@ impl States {
     /// The golden state of a cluster; `None` if it has none.
     ///
     /// # Errors
-    /// [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
+    /// [`SnapshotError::Damaged`] if its manifest is missing or not the one that was kept, [`SnapshotError::Format`] if another
+    /// kprov has written it, in a way that this one does not know.
     pub fn golden(&self, cluster: &ClusterName) -> Result<Option<StateManifest>, SnapshotError> {
         let Some(id) = self.pointer(&self.golden_path(cluster))? else { return Ok(None) };
         self.manifest(&id).map(Some)
@@ -133,7 +136,8 @@ impl States {
     /// The snapshot of that name, and its id.
     ///
     /// # Errors
-    /// [`SnapshotError::Unknown`], [`SnapshotError::Damaged`] or [`SnapshotError::Format`].
+    /// [`SnapshotError::Unknown`] if there is none, with the names that there are; [`SnapshotError::Damaged`] and
+    /// [`SnapshotError::Format`] as of [`Self::golden`].
     pub fn named(&self, name: &SnapshotName) -> Result<(String, StateManifest), SnapshotError> {
         match self.pointer(&self.named_path(name))? {
             Some(id) => self.manifest(&id).map(|manifest| (id, manifest)),
@@ -177,7 +181,8 @@ impl States {
     /// Forgets the snapshot of that name.
     ///
     /// # Errors
-    /// [`SnapshotError::Unknown`] or [`SnapshotError::Paths`].
+    /// [`SnapshotError::Unknown`] if there is none, [`SnapshotError::Paths`] if a file of it could not be removed: then it can be
+    /// tried again.
     pub fn remove(&self, name: &SnapshotName) -> Result<(), SnapshotError> {
         if !self.names().iter().any(|known| known == name) {
             return Err(SnapshotError::Unknown { name: name.to_string(), known: self.known() });
@@ -223,7 +228,7 @@ impl States {
     /// A snapshot with all its bytes, checked.
     ///
     /// # Errors
-    /// As [`Self::named`].
+    /// As [`Self::named`]; [`SnapshotError::Damaged`] if the bytes of a node are missing or not those that were kept.
     pub fn draft(&self, name: &SnapshotName) -> Result<Draft, SnapshotError> {
         let (_, manifest) = self.named(name)?;
         let blobs = manifest.blobs().map(|blob| Ok((blob.clone(), self.read(blob)?)));

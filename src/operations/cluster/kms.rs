@@ -21,7 +21,7 @@ use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
 
 use super::image::have_image;
-use super::{ClusterError, Context, LABEL_SERVER, NETWORK};
+use super::{ClusterError, Context, ControlPlanes, LABEL_SERVER, NETWORK};
 
 /// The image of OpenBao.
 const OPENBAO: &str = "docker.io/openbao/openbao:2.7.2";
@@ -262,7 +262,7 @@ pub async fn install_kms(
     cluster: &ClusterName,
     kms: &Kms,
     base: &Path,
-    nodes: &[Node],
+    nodes: &ControlPlanes,
 ) -> Result<(), ClusterError> {
     let store = context.store();
     let Some(mut record) = store.load(cluster)? else {
@@ -304,7 +304,11 @@ async fn bring(node: &Node, files: &[FileEntry]) -> Result<(), ClusterError> {
 ///
 /// # Errors
 /// [`ClusterError::NoRecord`] if kprov did not make the cluster, [`ClusterError::Server`] if its server refuses.
-pub async fn rotate_kms(context: &Context, cluster: &ClusterName, nodes: &[Node]) -> Result<KmsRotation, ClusterError> {
+pub async fn rotate_kms(
+    context: &Context,
+    cluster: &ClusterName,
+    nodes: &ControlPlanes,
+) -> Result<KmsRotation, ClusterError> {
     let store = context.store();
     let Some(record) = store.load(cluster)? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
@@ -326,7 +330,7 @@ pub async fn rotate_kms(context: &Context, cluster: &ClusterName, nodes: &[Node]
 }
 
 /// Gives the provider `local` a new key: first everywhere as a reader, then as the one that wraps.
-async fn rotate_local(context: &Context, record: &Record, nodes: &[Node]) -> Result<(), ClusterError> {
+async fn rotate_local(context: &Context, record: &Record, nodes: &ControlPlanes) -> Result<(), ClusterError> {
     let store = context.store();
     let mut ring = store.load_keys(&record.name)?.unwrap_or_default();
     let mut keys = ring.kms().to_vec();

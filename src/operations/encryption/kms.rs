@@ -11,12 +11,11 @@ use futures_util::future::try_join_all;
 use crate::adapters::etcd::Etcd;
 use crate::adapters::kms_plugin;
 use crate::adapters::kubernetes;
-use crate::adapters::node::Node;
 use crate::documents::encryption::{Config, GroupResource, Layout, Located, PLUGIN_SOCKET, PlanError};
 use crate::documents::keys::{KmsProtocol, ProviderKind};
 use crate::documents::stored::envelope;
 use crate::operations::api_server::ApiServer;
-use crate::operations::cluster::{KmsRotation, install_kms, rotate_kms};
+use crate::operations::cluster::{ControlPlanes, KmsRotation, install_kms, rotate_kms};
 
 use super::nodes::ControlPlane;
 use super::walk::under_way;
@@ -39,20 +38,20 @@ pub(super) async fn install(subject: &Subject<'_>, plugin: &Plugin) -> Result<()
     if !plugin.kms.is_own() {
         return Ok(());
     }
-    let nodes: Vec<Node> = subject.control_planes.iter().cloned().collect();
-    install_kms(subject.context, subject.cluster, &plugin.kms, &plugin.base, &nodes).await.map_err(Box::new)?;
+    let nodes = subject.control_planes;
+    install_kms(subject.context, subject.cluster, &plugin.kms, &plugin.base, nodes).await.map_err(Box::new)?;
     let step = subject.context.reporter.stage("Waiting until every KMS plugin works");
-    await_key(&nodes, |_| true).await?;
+    await_key(nodes, |_| true).await?;
     step.done();
     Ok(())
 }
 
 /// Waits until every plugin works and all wrap by the same key, one that `fits`.
-async fn await_key(nodes: &[Node], fits: impl Fn(&str) -> bool) -> Result<String, EncryptionError> {
+async fn await_key(nodes: &ControlPlanes, fits: impl Fn(&str) -> bool) -> Result<String, EncryptionError> {
     let begun = Instant::now();
     loop {
         let (mut ids, mut problem) = (Vec::new(), None);
-        for node in nodes {
+        for node in nodes.iter() {
             let ill = match kms_plugin::report(node).await? {
                 Ok(report) => {
                     ids.push(report.key_id);
@@ -66,10 +65,7 @@ async fn await_key(nodes: &[Node], fits: impl Fn(&str) -> bool) -> Result<String
         let problem = match (problem, &ids[..]) {
             (None, [id]) if fits(id) => return Ok(id.clone()),
             (Some(problem), _) => problem,
-            (None, ids) => {
-                let node = nodes.first().map(|node| node.name.clone()).unwrap_or_default();
-                (node, format!("it still wraps by {}", ids.join(", ")))
-            }
+            (None, ids) => (nodes.first().name.clone(), format!("it still wraps by {}", ids.join(", "))),
         };
         if begun.elapsed() > WORKS {
             let (node, reason) = problem;
@@ -92,16 +88,16 @@ pub(super) async fn rotate(subject: &Subject<'_>) -> Result<Option<Outcome>, Enc
     if !config.asks(PLUGIN_SOCKET) {
         return Err(PlanError::Kms(rules.iter().map(ToString::to_string).collect()).into());
     }
-    let nodes: Vec<Node> = subject.control_planes.iter().cloned().collect();
+    let nodes = subject.control_planes;
     let root = planes.first().map_or_else(|| crate::adapters::etcd::ROOT.to_owned(), ControlPlane::root);
     let layout = kubernetes::layout(subject.client, &root).await?;
     let work = Work { subject, layout, rules, protocol };
 
-    let from = await_key(&nodes, |_| true).await?;
+    let from = await_key(nodes, |_| true).await?;
     let step = subject.context.reporter.stage("Rotating the key in the KMS");
-    let done = rotate_kms(subject.context, subject.cluster, &nodes).await.map_err(Box::new)?;
+    let done = rotate_kms(subject.context, subject.cluster, nodes).await.map_err(Box::new)?;
     let (to, note) = match done {
-        KmsRotation::Rotated(note) => (await_key(&nodes, |id| id != from).await?, note),
+        KmsRotation::Rotated(note) => (await_key(nodes, |id| id != from).await?, note),
         KmsRotation::NotOurs => (
             from.clone(),
             "The KMS is not kprov's: its own tools rotate the key, and this rewrites what an older version has wrapped.".to_owned(),

@@ -37,11 +37,12 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     let _lock = cluster::lock(&context, &name).await?;
     let found = cluster::find(&context.engine, Some(&name)).await?;
     let nodes = found.all_control_planes(&context.engine, context.store().load(&name)?.as_ref())?;
-    let client = target::open(&context, Some(&name)).await?.client().await?;
+    let opened = target::open(&context, Some(&name)).await?;
+    let client = opened.client().await?;
     if let Some(journal) = encryption::unfinished(&nodes).await? {
         return Err(EncryptionError::Unfinished(Box::new(journal)).into());
     }
-    let changed = api_server::change_all(&context.reporter, &client, &nodes, &change).await;
+    let changed = api_server::change_all(&context.reporter, &client, &nodes, &opened.nodes, &change).await;
     context.reporter.close();
     let changed = changed?;
     let seconds = start.elapsed().as_secs_f64();

@@ -6,7 +6,6 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::adapters::etcd::{Etcd, EtcdEntry};
-use crate::adapters::node::Node;
 use crate::commands::grammar::{EncryptWith, EncryptionCommand, EncryptionHow, Global};
 use crate::documents::encryption::Verb;
 use crate::documents::keys::ProviderKind;
@@ -156,9 +155,11 @@ async fn run(
         context: &context,
         cluster: &name,
         control_planes: &nodes,
+        nodes: &opened.nodes,
         client: &client,
         restart: encryption::restarts(&nodes, how.restart, how.no_outage),
         scrub: !how.no_scrub,
+        renew_logs: !how.no_outage || nodes.len() > 1,
     };
     let shown = how.show.as_deref().map(super::etcd::absolute);
     let before = look(&nodes, shown.as_deref()).await?;
@@ -190,8 +191,8 @@ async fn run(
             Some(walk) => {
                 let proof = outcome.proof.map(proof_text).unwrap_or_default();
                 format!(
-                    "Done: {walk}. {} values rewritten, {seconds:.1} s.{proof}\n{}",
-                    outcome.rewritten,
+                    "Done: {walk}. {} rewritten, {seconds:.1} s.{proof}\n{}",
+                    counted(outcome.rewritten, "value"),
                     scrubbed_text(&outcome.scrubbed)
                 )
             }
@@ -221,7 +222,8 @@ fn proof_text(proof: Proof) -> String {
     let seen = format!(" All {values} values in etcd were looked through: none needs a key that went.");
     match concerned {
         0 => format!("{seen} Nothing is stored of these resources, so nothing is proven for them."),
-        _ => format!("{seen} {concerned} are of these resources."),
+        1 => format!("{seen} 1 of them is of these resources."),
+        _ => format!("{seen} {concerned} of them are of these resources."),
     }
 }
 
@@ -236,7 +238,7 @@ fn scrubbed_text(members: &[Scrubbed]) -> String {
         ));
         if let Some(reason) = kept {
             text.push_str(&format!(
-                "{node}: its write-ahead log could not be replaced: {reason}\n{node}: etcd drops it by itself some hundred MB of writes later; once the cause is gone, `kprov encryption rotate` tries again.\n"
+                "{node}: its write-ahead log is kept: {reason}\n{node}: etcd drops it by itself some hundred MB of writes later; `kprov encryption rotate` tries again.\n"
             ));
         }
     }
@@ -248,10 +250,10 @@ fn scrubbed_text(members: &[Scrubbed]) -> String {
     text
 }
 
-async fn look(nodes: &[Node], key: Option<&str>) -> Result<Option<EtcdEntry>> {
-    match (nodes.first(), key) {
-        (Some(node), Some(key)) => Ok(Etcd::on(node.clone()).get(key).await?),
-        _ => Ok(None),
+async fn look(nodes: &cluster::ControlPlanes, key: Option<&str>) -> Result<Option<EtcdEntry>> {
+    match key {
+        Some(key) => Ok(Etcd::on(nodes.first().clone()).get(key).await?),
+        None => Ok(None),
     }
 }
 

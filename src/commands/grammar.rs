@@ -432,7 +432,8 @@ pub struct EncryptionHow {
     /// default where there is but one, which does not answer for some seconds then
     #[arg(long, conflicts_with = "no_outage")]
     pub restart: bool,
-    /// Wait for an only API server, too, to read new keys without a restart; from Kubernetes 1.26
+    /// Wait for an only API server, too, to read new keys without a restart, and leave etcd's write-ahead log there as it is,
+    /// which cannot be replaced without one; from Kubernetes 1.26
     #[arg(long)]
     pub no_outage: bool,
     /// Leave what was stored before in etcd's files. Otherwise etcd is compacted and defragmented in the end, and replaces

@@ -238,7 +238,7 @@ async fn break_one(
         }
         (Action::ApiServer { flag, value }, _) => {
             let change = Change::default().set(flag, value);
-            api_server::change_all(reporter, target.client, control_planes, &change).await?;
+            api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
         }
         (Action::Kubelet { field, value }, Some(node)) => change_kubelet(target.client, node, field, value).await?,
         (Action::Objects { text, .. }, _) => kubernetes::apply(target.client, one.name, text).await?,

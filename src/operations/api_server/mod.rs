@@ -314,7 +314,7 @@ pub const SETTLE: Duration = Duration::from_millis(3500);
 
 /// Makes a change on every control plane, one after the other, so that behind a load balancer one always answers. If
 /// one does not come up with it, all have the manifest of before again. Gives the names of those that were changed. Either way,
-/// what was ready before is so again, or a warning tells of what is not.
+/// what was ready before is so again on all of `nodes`, or a warning tells of what is not.
 ///
 /// # Errors
 /// [`ApiServerError`] if a manifest cannot be changed so, or an API server did not come up; it tells on which control plane, and whether the
@@ -323,9 +323,10 @@ pub async fn change_all(
     reporter: &Reporter,
     client: &Client,
     control_planes: &ControlPlanes,
+    nodes: &[Node],
     change: &Change,
 ) -> Result<Vec<String>, ApiServerError> {
-    let readiness = Readiness::before(client, control_planes).await;
+    let readiness = Readiness::before(client, control_planes, nodes).await;
     let outcome = change_each(reporter, control_planes, change).await;
     if matches!(outcome, Ok(_) | Err(ApiServerError::Rejected { .. })) {
         readiness.again(reporter).await;

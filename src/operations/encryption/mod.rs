@@ -287,14 +287,18 @@ pub struct Subject<'a> {
     pub cluster: &'a ClusterName,
     /// Its control planes, the first one first.
     pub control_planes: &'a ControlPlanes,
+    /// All its nodes.
+    pub nodes: &'a [Node],
     /// A client for it.
     pub client: &'a Client,
     /// Whether API servers are restarted even where they could read a new configuration by themselves, which
     /// takes up to a minute each time.
     pub restart: bool,
     /// Whether etcd is made to forget, in the end, how things were stored before: old revisions, free pages and, where it
-    /// still holds any of that, its write-ahead log. A member is away while its log is renewed, and its API server with it.
+    /// still holds any of that, its write-ahead log.
     pub scrub: bool,
+    /// Whether logs may be renewed for that: a member is away meanwhile, and its API server with it.
+    pub renew_logs: bool,
 }
 
 /// What is asked for.
@@ -414,9 +418,9 @@ pub async fn undo(subject: &Subject<'_>) -> Result<Outcome, EncryptionError> {
 ///
 /// # Errors
 /// [`EncryptionError::Node`] if a control plane cannot be asked, [`EncryptionError::Unusable`] if its journal cannot be read.
-pub async fn unfinished(control_planes: &[Node]) -> Result<Option<Journal>, EncryptionError> {
+pub async fn unfinished(control_planes: &ControlPlanes) -> Result<Option<Journal>, EncryptionError> {
     let mut journals = Vec::new();
-    for node in control_planes {
+    for node in control_planes.iter() {
         journals.extend(nodes::read_journal(&ApiServer::on(node.clone())).await?);
     }
     Ok(Journal::furthest(journals))
@@ -450,8 +454,9 @@ impl Subject<'_> {
             books: &books,
             restart: self.restart,
             scrub: self.scrub,
+            renew_logs: self.renew_logs,
         };
-        let readiness = Readiness::before(self.client, self.control_planes).await;
+        let readiness = Readiness::before(self.client, self.control_planes, self.nodes).await;
         let outcome = work(&walker).await;
         if outcome.is_ok() {
             readiness.again(&self.context.reporter).await;

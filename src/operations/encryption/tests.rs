@@ -447,6 +447,7 @@ fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, Encryptio
         books: world.as_ref(),
         restart: false,
         scrub: true,
+        renew_logs: true,
     };
     runtime.block_on(async {
         let work = async {

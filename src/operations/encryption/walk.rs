@@ -34,6 +34,8 @@ pub(super) struct Walker<'a, M, S, B> {
     pub(super) restart: bool,
     /// Whether etcd is made to forget, in the end, how things were stored before.
     pub(super) scrub: bool,
+    /// Whether its members may be away for that, one at a time.
+    pub(super) renew_logs: bool,
 }
 
 /// The walk that any control plane knows of, the furthest one.
@@ -513,6 +515,10 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
         // What fills the log of one member comes into those of all: a later one need not be filled again.
         let mut renewals = Vec::new();
         for member in members.iter_mut().filter(in_log) {
+            if !self.renew_logs {
+                member.kept = Some("replacing it would cost an outage".to_owned());
+                continue;
+            }
             let Some(plane) = planes.iter().find(|plane| plane.name() == member.node) else { continue };
             let last = self.storage.last_log(&member.node).await?;
             renewals.push((member, plane, last));

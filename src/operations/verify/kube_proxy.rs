@@ -82,7 +82,10 @@ pub fn check_name(node: &str) -> String {
 }
 
 /// kube-proxy does its work on every node; no check where there is none.
-pub(super) async fn checks(target: &Target<'_>) -> Result<Vec<Check>, VerifyError> {
+///
+/// # Errors
+/// [`VerifyError`] if a node or the API server cannot be asked.
+pub async fn checks(target: &Target<'_>) -> Result<Vec<Check>, VerifyError> {
     if !is_expected(target).await? {
         return Ok(Vec::new());
     }

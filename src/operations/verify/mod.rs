@@ -22,7 +22,7 @@ use crate::documents::render::{Inputs, RenderError};
 
 pub use canary::Canary;
 pub use expected::{Expected, Resource};
-pub use kube_proxy::{StandIn, await_kube_proxy, check_name as kube_proxy_check};
+pub use kube_proxy::{StandIn, await_kube_proxy, check_name as kube_proxy_check, checks as kube_proxy_checks};
 pub use modes::restrict_file_modes;
 
 /// Why there is no evidence, or why it does not suffice.

@@ -118,6 +118,24 @@ impl StaticPod {
         }
     }
 
+    /// The same, asked from its start on whether it has come up, where that is asked every second anyway. The delay before is for
+    /// a cluster's first minute, in which there is no node yet that a pod could be shown on.
+    #[must_use]
+    pub fn asked_at_once(&self) -> Self {
+        let mut asked = self.clone();
+        let probe = asked.container().and_then(|container| container.get_mut("startupProbe")?.as_mapping_mut());
+        if let Some(probe) = probe {
+            let number = |probe: &Mapping, key: &str| probe.get(key).and_then(Value::as_u64);
+            let (delay, failures) = (number(probe, "initialDelaySeconds"), number(probe, "failureThreshold"));
+            if let (Some(1), Some(delay), Some(failures)) = (number(probe, "periodSeconds"), delay, failures) {
+                probe.insert("initialDelaySeconds".into(), 0.into());
+                // It has as long as before in all.
+                probe.insert("failureThreshold".into(), (failures + delay).into());
+            }
+        }
+        asked
+    }
+
     /// Takes the volume called `name` away.
     pub fn remove_volume(&mut self, name: &str) {
         let is = |entry: &Value| entry.get("name").and_then(Value::as_str) == Some(name);
@@ -243,6 +261,20 @@ fn mapping(entries: &[(&str, Value)]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_every_second_is_asked_at_once_and_for_as_long_in_all() {
+        let probe = |period: u8, delay: u8, failures: u8| {
+            let probe =
+                format!("{{periodSeconds: {period}, initialDelaySeconds: {delay}, failureThreshold: {failures}}}");
+            let container = format!("{{name: kube-apiserver, command: [kube-apiserver], startupProbe: {probe}}}");
+            StaticPod::parse(&format!("spec: {{containers: [{container}]}}")).unwrap()
+        };
+        assert_eq!(probe(1, 8, 242).asked_at_once(), probe(1, 0, 250));
+        assert_eq!(probe(1, 0, 250).asked_at_once(), probe(1, 0, 250));
+        // kubeadm's own is left alone.
+        assert_eq!(probe(10, 10, 24).asked_at_once(), probe(10, 10, 24));
+    }
 
     const MANIFEST: &str = "\
 apiVersion: v1

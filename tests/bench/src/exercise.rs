@@ -12,13 +12,14 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     [
         on(
             bench,
-            "one node: up default, Secret, encryption enable, etcd get / by hand",
+            "one node: up default, Secret, encryption enable --no-scrub, etcd get / by hand, which does not scrub",
             "at most 0.50",
             1,
             &|sandbox| {
                 sandbox.up(&["--profile", "default"]).done();
                 by_hand::make_secret(sandbox);
-                sandbox.kprov(&["encryption", "enable", &sandbox.cluster, "--provider", "aescbc"]).done();
+                let how = ["--provider", "aescbc", "--no-scrub"];
+                sandbox.kprov(&[&["encryption", "enable", &sandbox.cluster], &how[..]].concat()).done();
             },
         ),
         on(bench, "two nodes: up secure-two-node, Secret, etcd get / by hand", "at most 0.35", 2, &|sandbox| {

@@ -131,6 +131,15 @@ pub fn last_lines(text: &str, count: usize) -> String {
     lines[from..].iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
 }
 
+/// What runs of a static pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Running {
+    /// containerd's name of the container.
+    pub container: String,
+    /// The pod's id, which is its manifest's hash.
+    pub pod: String,
+}
+
 /// One node of a cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -380,15 +389,19 @@ impl Node {
         Ok(if words.is_empty() { None } else { Some(words) })
     }
 
-    /// The container that runs of each of these static pods, by containerd's name; an empty name where none does.
+    /// What runs of each of these static pods; without names where nothing does.
     ///
     /// # Errors
     /// [`NodeError::Command`] if containerd does not answer, [`NodeError::Engine`] if the node cannot be asked.
-    pub async fn static_pods(&self, components: &[&str]) -> Result<BTreeMap<String, String>, NodeError> {
+    pub async fn static_pods(&self, components: &[&str]) -> Result<BTreeMap<String, Running>, NodeError> {
         let script = format!("components='{}'\n{STATIC_POD}\n{STATIC_PODS}", components.join(" "));
         let text = self.script("finding the static pods", &script).await?;
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
-        Ok(lines.map(|(component, container)| (component.to_owned(), container.trim().to_owned())).collect())
+        let running = text.lines().map(|line| {
+            let mut words = line.split(' ').map(str::to_owned);
+            let mut word = || words.next().unwrap_or_default();
+            (word(), Running { container: word(), pod: word() })
+        });
+        Ok(running.collect())
     }
 
     /// Runs a command inside the running container `container` of a static pod, by containerd's own tool:

@@ -32,7 +32,8 @@ fn an_exercise_that_is_broken_on_purpose_comes_back_as_it_was_saved() {
     // Not what the profile says.
     sandbox.kprov(&["apiserver", "set", cluster, "--profiling=true"]).done();
     let saved = sandbox.kprov(&["snapshot", "save", "exercise", "--cluster", cluster]).ok();
-    saved.says("not ready as it is saved, and not waited for: ").says("pod broken").never_says("kube-apiserver");
+    // The API server's pod is Ready again by then, and not among them.
+    saved.says("not ready as it is saved, and not waited for: pod broken");
     sandbox.kprov(&["snapshot", "restore", "whole"]).done();
     sandbox.kprov(&["verify", cluster]).done();
     assert!(!has_namespace(&sandbox, "exercise"));

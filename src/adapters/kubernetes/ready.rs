@@ -17,6 +17,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::adapters::node::Running;
+
 use super::ApiError;
 
 /// The namespaces whose pods belong to the system, as kubeadm and kind use them.
@@ -38,9 +40,9 @@ pub struct Expectation {
     pub since: Option<Timestamp>,
     /// What need not be ready, as [`not_ready`] names it.
     pub except: Vec<String>,
-    /// The containers that run of pods, by [`not_ready`]'s names. Such a pod is ready only where the API shows that very
-    /// container: what it says of another one is from before a restart.
-    pub running: BTreeMap<String, String>,
+    /// What runs of static pods, by [`not_ready`]'s names. Such a pod is ready only where the API shows that very container,
+    /// in the pod of that very manifest: what it says of others is from before a restart, and is about to go.
+    pub running: BTreeMap<String, Running>,
 }
 
 /// What the API server shows.
@@ -183,7 +185,7 @@ fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
     }
     for pod in pods {
         let what = format!("pod {}", pod.name_any());
-        let old = || expected.running.get(&what).filter(|id| !shows(pod, id));
+        let old = || expected.running.get(&what).filter(|running| !shows(pod, running));
         let reason = pod_pending(pod, expected.since)
             .or_else(|| old().map(|_| "is still shown as it was before its restart".to_owned()));
         if let Some(reason) = reason {
@@ -193,11 +195,15 @@ fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
     pending
 }
 
-/// Whether this container, by containerd's name, is the one that the API shows of a pod.
-fn shows(pod: &Pod, id: &str) -> bool {
+/// The annotation by which a kubelet tells of which manifest a pod in the API is the image.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Whether what runs is what the API shows of a static pod.
+fn shows(pod: &Pod, running: &Running) -> bool {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let mut shown = containers.filter_map(|container| container.container_id.as_deref());
-    shown.any(|shown| shown.rsplit('/').next() == Some(id))
+    shown.any(|shown| shown.rsplit('/').next() == Some(running.container.as_str()))
+        && pod.annotations().get(MIRROR).is_some_and(|hash| *hash == running.pod)
 }
 
 /// The DaemonSet or Deployment that a pod belongs to.
@@ -396,17 +402,22 @@ mod tests {
         let mut ready = Pod::clone(&pod("True"));
         let status = ready.status.as_mut().unwrap();
         status.container_statuses.as_mut().unwrap()[0].container_id = Some("containerd://old".to_owned());
+        ready.metadata.annotations = Some(BTreeMap::from([(MIRROR.to_owned(), "hash".to_owned())]));
         let observed = Observed {
             nodes: vec![node("True", "2026-01-01T00:00:00Z")],
             pods: vec![Arc::new(ready)],
             ..Observed::default()
         };
         let mut expected = expectation();
-        expected.running = BTreeMap::from([("pod p".to_owned(), "old".to_owned())]);
+        let running = |container: &str, pod: &str| {
+            let running = Running { container: container.to_owned(), pod: pod.to_owned() };
+            BTreeMap::from([("pod p".to_owned(), running)])
+        };
+        expected.running = running("old", "hash");
         assert_eq!(pending(&expected, &observed), [""; 0]);
-        // One that does not run at all has no name.
-        for id in ["new", ""] {
-            expected.running = BTreeMap::from([("pod p".to_owned(), id.to_owned())]);
+        // What does not run at all has no names.
+        for (container, pod) in [("new", "hash"), ("old", "another"), ("", "")] {
+            expected.running = running(container, pod);
             assert_eq!(pending(&expected, &observed), ["pod p is still shown as it was before its restart"]);
         }
         expected.except = vec!["pod p".to_owned()];

@@ -55,7 +55,12 @@ impl Opened {
         let known = self.record.as_ref().zip(version.as_ref());
         let inputs =
             known.map(|(record, version)| record.inputs(version, self.keys.as_ref(), &context.templates, cgroup_v1));
-        let target = verify::Target { client, nodes: &self.nodes, inputs: inputs.as_ref(), since: None };
+        let target = verify::Target {
+            client,
+            nodes: &self.nodes,
+            inputs: inputs.as_ref(),
+            since: kubernetes::ready::Since::Ever,
+        };
         Ok(verify::verify(&target).await?)
     }
 }

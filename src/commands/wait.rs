@@ -27,7 +27,7 @@ pub(super) async fn wait(
         nodes: names(&mut opened.nodes.iter()),
         control_planes: names(&mut opened.nodes.iter().filter(|node| node.role == Role::ControlPlane)),
         pods: !nodes_only,
-        since: None,
+        since: ready::Since::Ever,
         ..ready::Expectation::default()
     };
     let step = context.reporter.stage("Waiting until every node and system pod is Ready");

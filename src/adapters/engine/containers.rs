@@ -14,6 +14,7 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{Engine, EngineError};
 
@@ -289,6 +290,18 @@ impl Engine {
         let state = details.state.unwrap_or_default();
         let runs = state.running == Some(true) && state.restarting != Some(true);
         Ok(if runs { None } else { state.exit_code })
+    }
+
+    /// When a container was started last, by the engine's clock; `None` if it never was.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn started_at(&self, name: &str) -> Result<Option<Timestamp>, EngineError> {
+        let details = self.docker.inspect_container(name, None::<InspectContainerOptions>).await;
+        let details = details.map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let started = details.state.and_then(|state| state.started_at).unwrap_or_default();
+        // Of one that never was, engines tell the year 1.
+        Ok(started.parse().ok().filter(|at: &Timestamp| at.as_second() > 0))
     }
 
     /// What a container prints, from its start on, as it comes.

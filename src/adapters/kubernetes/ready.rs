@@ -27,6 +27,33 @@ pub const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "local-path-storage"];
 /// The static pods of a control plane.
 pub const STATIC_PODS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
+/// How young evidence has to be. Whatever is compared with is a time by the nodes' clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Since {
+    /// It may be of any age.
+    #[default]
+    Ever,
+    /// Younger than this.
+    Then(Timestamp),
+    /// Younger than the start of the node that it tells of; by the nodes' names.
+    Starts(BTreeMap<String, Timestamp>),
+}
+
+impl Since {
+    fn of(&self, node: &str) -> Option<Timestamp> {
+        match self {
+            Self::Ever => None,
+            Self::Then(then) => Some(*then),
+            Self::Starts(starts) => starts.get(node).copied(),
+        }
+    }
+
+    /// Where a pod is, that is.
+    fn of_pod(&self, pod: &Pod) -> Option<Timestamp> {
+        self.of(pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default())
+    }
+}
+
 /// What has to be there.
 #[derive(Debug, Clone, Default)]
 pub struct Expectation {
@@ -36,8 +63,8 @@ pub struct Expectation {
     pub control_planes: Vec<String>,
     /// Whether system pods count, or nodes only.
     pub pods: bool,
-    /// If given, only evidence younger than this counts.
-    pub since: Option<Timestamp>,
+    /// How young evidence has to be.
+    pub since: Since,
     /// What need not be ready, as [`not_ready`] names it.
     pub except: Vec<String>,
     /// What runs of static pods, by [`not_ready`]'s names. Such a pod is ready only where the API shows that very container,
@@ -93,17 +120,18 @@ pub fn not_ready(expected: &Expectation, observed: &Observed) -> Vec<String> {
     foremost.map(|missing| missing.what).collect()
 }
 
-/// What was not ready when its nodes were last seen, before `when`, by kind and name: nothing has made it ready since. With
-/// the DaemonSet or Deployment that it belongs to.
+/// What was not ready when it was last seen before `since`, by kind and name: nothing has made it ready after. With the
+/// DaemonSet or Deployment that it belongs to.
 #[must_use]
-pub fn not_ready_before(when: Timestamp, observed: &Observed) -> Vec<String> {
+pub fn not_ready_before(since: &Since, observed: &Observed) -> Vec<String> {
     let since_before = |pod: &&Arc<Pod>| {
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let changed = match conditions.iter().find(|condition| condition.type_ == "Ready") {
             Some(ready) => ready.last_transition_time.as_ref(),
             None => pod.metadata.creation_timestamp.as_ref(),
         };
-        changed.is_some_and(|changed| changed.0.as_second() < when.as_second())
+        let since = since.of_pod(pod);
+        changed.zip(since).is_some_and(|(changed, since)| changed.0.as_second() < since.as_second())
     };
     let of_system =
         |pod: &&Arc<Pod>| pod.namespace().is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace.as_str()));
@@ -137,7 +165,7 @@ fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
         match observed.nodes.iter().find(|node| node.name_any() == *name) {
             None => pending.push(Missing::new(format!("node {name}"), " has not registered")),
             Some(node) => {
-                if let Some(reason) = node_pending(node, expected.since) {
+                if let Some(reason) = node_pending(node, expected.since.of(name)) {
                     pending.push(Missing::new(format!("node {name}"), format!(" {reason}")));
                 }
             }
@@ -186,7 +214,7 @@ fn missing(expected: &Expectation, observed: &Observed) -> Vec<Missing> {
     for pod in pods {
         let what = format!("pod {}", pod.name_any());
         let old = || expected.running.get(&what).filter(|running| !shows(pod, running));
-        let reason = pod_pending(pod, expected.since)
+        let reason = pod_pending(pod, expected.since.of_pod(pod))
             .or_else(|| old().map(|_| "is still shown as it was before its restart".to_owned()));
         if let Some(reason) = reason {
             pending.push(Missing { owner: owner(pod), ..Missing::new(what, format!(" {reason}")) });
@@ -356,7 +384,7 @@ mod tests {
             nodes: vec!["w".to_owned()],
             control_planes: Vec::new(),
             pods: true,
-            since: None,
+            since: Since::Ever,
             except: Vec::new(),
             running: BTreeMap::new(),
         }
@@ -391,10 +419,16 @@ mod tests {
     fn old_evidence_does_not_count() {
         let observed = Observed { nodes: vec![node("True", "2026-01-01T00:00:00Z")], ..Observed::default() };
         let mut expected = expectation();
-        expected.since = Some("2026-01-01T00:00:00.9Z".parse().unwrap());
+        expected.since = Since::Then("2026-01-01T00:00:00.9Z".parse().unwrap());
         assert!(pending(&expected, &observed).is_empty(), "the API's times are whole seconds");
-        expected.since = Some("2026-01-01T00:00:01Z".parse().unwrap());
+        expected.since = Since::Then("2026-01-01T00:00:01Z".parse().unwrap());
         assert_eq!(pending(&expected, &observed), ["node w has not reported since"]);
+        // Of each node since it runs.
+        let starts = |node: &str| Since::Starts([(node.to_owned(), "2026-01-01T00:00:01Z".parse().unwrap())].into());
+        expected.since = starts("w");
+        assert_eq!(pending(&expected, &observed), ["node w has not reported since"]);
+        expected.since = starts("another");
+        assert!(pending(&expected, &observed).is_empty());
     }
 
     #[test]
@@ -472,7 +506,7 @@ mod tests {
         users.metadata.namespace = Some("default".to_owned());
         let pods = [broken, users, pod("etcd", "False", after), pod("proxy", "True", before)];
         let observed = Observed { pods: pods.into_iter().map(Arc::new).collect(), ..Observed::default() };
-        let found = not_ready_before("2026-01-01T00:00:30Z".parse().unwrap(), &observed);
+        let found = not_ready_before(&Since::Then("2026-01-01T00:00:30Z".parse().unwrap()), &observed);
         assert_eq!(found, ["Deployment coredns", "pod coredns-5d78-x"]);
     }
 

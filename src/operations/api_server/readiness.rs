@@ -54,7 +54,7 @@ impl<'a> Readiness<'a> {
 
     /// The nodes from which the API server is not reached by its service address: the check, and what was seen.
     async fn unproxied(&self) -> Result<Vec<(String, String)>, VerifyError> {
-        let target = verify::Target { client: self.client, nodes: self.nodes, inputs: None, since: None };
+        let target = verify::Target { client: self.client, nodes: self.nodes, inputs: None, since: ready::Since::Ever };
         let checks = verify::kube_proxy_checks(&target).await?;
         Ok(checks.into_iter().filter(|check| !check.ok).map(|check| (check.name, check.evidence)).collect())
     }

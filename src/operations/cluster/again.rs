@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::adapters::kubernetes::{self, ApiError, ready};
@@ -81,7 +80,7 @@ impl Again<'_> {
     ///
     /// # Errors
     /// [`ApiError::NotReady`] with what is pending, [`ClusterError::StaticPod`] for one that keeps ending.
-    pub(super) async fn await_ready(&self, since: Option<Timestamp>) -> Result<(), ClusterError> {
+    pub(super) async fn await_ready(&self, since: ready::Since) -> Result<(), ClusterError> {
         self.with_proof(since, async |proof| self.ready(proof).await).await
     }
 
@@ -89,7 +88,7 @@ impl Again<'_> {
     ///
     /// # Errors
     /// Those of [`Self::await_ready`], [`ClusterError::Verify`] with what does not hold.
-    pub(super) async fn prove(&self, since: Option<Timestamp>) -> Result<Report, ClusterError> {
+    pub(super) async fn prove(&self, since: ready::Since) -> Result<Report, ClusterError> {
         let prove = async |proof: &Proof<'_>| {
             self.ready(proof).await?;
             if self.held.unseen.is_some() { Ok(Report::default()) } else { proof.prove().await }
@@ -99,7 +98,7 @@ impl Again<'_> {
 
     async fn with_proof<T>(
         &self,
-        since: Option<Timestamp>,
+        since: ready::Since,
         work: impl AsyncFnOnce(&Proof<'_>) -> Result<T, ClusterError>,
     ) -> Result<T, ClusterError> {
         let Self { context, record, version, keys, .. } = *self;

@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 
 use futures_util::future::try_join_all;
-use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::adapters::engine::{Container, ContainerState};
 use crate::adapters::kubeconfig;
-use crate::adapters::kubernetes::{self, ready};
+use crate::adapters::kubernetes::{self, ready, ready::Since};
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::records::Lock;
 use crate::documents::names::ClusterName;
@@ -101,7 +100,6 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
     if let Some(record) = &record {
         require_all(&found, record)?;
     }
-    let since = context.engine.now().await?;
     let step = context.reporter.stage("Starting");
     let [workers, control_planes, others] = in_order(context, &found).await?;
     if let Some(record) = &record {
@@ -127,11 +125,14 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
     try_join_all(nodes.iter().map(Node::wait_booted)).await?;
     step.done();
     let client = client(context, &found).await?;
-    // Evidence of what has run all along need not be new.
-    let since = (!changed.is_empty()).then_some(since);
+    // Of what has run all along, evidence need not be new.
+    let starts = try_join_all(nodes.iter().map(async |node| {
+        Ok::<_, ClusterError>(context.engine.started_at(&node.name).await?.map(|at| (node.name.clone(), at)))
+    }));
+    let since = Since::Starts(starts.await?.into_iter().flatten().collect());
     let not_ready = match record {
         Some(record) => {
-            let woken = Woken { context, record, nodes: &nodes, client: &client, since };
+            let woken = Woken { context, record, nodes: &nodes, client: &client, changed: &changed, since };
             woken.come_back().await?
         }
         None => {
@@ -146,7 +147,7 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
 }
 
 /// What every node and system pod of a cluster has to show.
-fn expectation(nodes: &[Node], since: Option<Timestamp>) -> ready::Expectation {
+fn expectation(nodes: &[Node], since: Since) -> ready::Expectation {
     let control_planes = nodes.iter().filter(|node| node.role == Role::ControlPlane);
     ready::Expectation {
         nodes: nodes.iter().map(|node| node.name.clone()).collect(),
@@ -183,7 +184,9 @@ struct Woken<'a> {
     record: Record,
     nodes: &'a [Node],
     client: &'a Client,
-    since: Option<Timestamp>,
+    /// The names of the containers that did not run.
+    changed: &'a [String],
+    since: Since,
 }
 
 impl Woken<'_> {
@@ -216,17 +219,15 @@ impl Woken<'_> {
             held: &all,
         };
         // Kubelets that have asked in vain for a while sit in a long pause; new ones do not.
-        let workers = nodes.iter().filter(|node| node.role == Role::Worker && self.since.is_some());
+        let workers = nodes.iter().filter(|node| node.role == Role::Worker && self.changed.contains(&node.name));
         let late = async {
             try_join_all(workers.map(|node| node.run(&["systemctl", "restart", "--no-block", "kubelet"]))).await?;
             Ok(())
         };
         again.answer(late).await?;
-        let mut held = Held::default();
-        if let Some(since) = self.since {
-            held.not_ready = ready::not_ready_before(since, &ready::observe(client).await?);
-        }
-        Again { held: &held, ..again }.await_ready(self.since).await?;
+        let not_ready = ready::not_ready_before(&self.since, &ready::observe(client).await?);
+        let held = Held { not_ready, ..Held::default() };
+        Again { held: &held, ..again }.await_ready(self.since.clone()).await?;
         Ok(held.not_ready)
     }
 }

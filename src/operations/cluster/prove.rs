@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use futures_util::future::{join_all, try_join_all};
-use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 use crate::adapters::kubernetes::{self, ready};
@@ -32,7 +31,7 @@ pub(super) struct Proof<'a> {
     pub(super) addresses: &'a [NodeRecord],
     pub(super) inputs: &'a Inputs<'a>,
     /// If given, only evidence younger than this counts.
-    pub(super) since: Option<Timestamp>,
+    pub(super) since: ready::Since,
     /// How long the nodes may take to be Ready; pods may take as long as [`READY`].
     pub(super) patience: Duration,
     /// What it has to show: all of it, or as much as it did before.
@@ -51,7 +50,7 @@ impl Proof<'_> {
             control_planes: control_planes.map(|node| node.name.clone()).collect(),
             // Without a CNI neither nodes nor most pods can be ready: the user brings their own.
             pods: !self.inputs.profile.spec.networking.disable_default_cni,
-            since: self.since,
+            since: self.since.clone(),
             except: self.held.not_ready.clone(),
             ..ready::Expectation::default()
         }
@@ -139,8 +138,12 @@ impl Proof<'_> {
     /// [`verify::VerifyError`] with all that does not hold.
     pub(super) async fn prove(&self) -> Result<verify::Report, ClusterError> {
         let step = self.context.reporter.stage("Verifying");
-        let target =
-            verify::Target { client: self.client, nodes: self.nodes, inputs: Some(self.inputs), since: self.since };
+        let target = verify::Target {
+            client: self.client,
+            nodes: self.nodes,
+            inputs: Some(self.inputs),
+            since: self.since.clone(),
+        };
         let report = verify::verify(&target).await?;
         report.require_but(&self.held.failed)?;
         step.done();

@@ -118,12 +118,12 @@ async fn what_holds(
         nodes,
         addresses: &record.nodes,
         inputs: &inputs,
-        since: None,
+        since: ready::Since::Ever,
         patience: READY,
         held: Held::default(),
     };
     let not_ready = ready::not_ready(&proof.expectation(), &ready::observe(&client).await?);
-    let target = verify::Target { client: &client, nodes, inputs: Some(&inputs), since: None };
+    let target = verify::Target { client: &client, nodes, inputs: Some(&inputs), since: ready::Since::Ever };
     let (failed, unseen) = match verify::verify(&target).await {
         Ok(report) => (report.failed(), None),
         Err(error) => (Vec::new(), Some(error.to_string())),

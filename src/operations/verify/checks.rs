@@ -47,7 +47,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         nodes: target.nodes.iter().map(|node| node.name.clone()).collect(),
         control_planes: control_planes(target).map(|node| node.name.clone()).collect(),
         pods: target.inputs.is_none_or(|inputs| !inputs.profile.spec.networking.disable_default_cni),
-        since: target.since,
+        since: target.since.clone(),
         ..ready::Expectation::default()
     };
     if !expected.pods {
@@ -235,7 +235,7 @@ pub(super) async fn stored(
         ));
     }
     if expected.kms_plugin {
-        checks.extend(kms::census(&etcd, &layout, &rules, &reports, target.since.is_some()).await?);
+        checks.extend(kms::census(&etcd, &layout, &rules, &reports, target.since != ready::Since::Ever).await?);
     }
     let mut census = Vec::new();
     let counted = etcd.census(&layout, &rules).await?;

@@ -12,11 +12,10 @@ mod kms;
 mod kube_proxy;
 mod modes;
 
-use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde::Serialize;
 
-use crate::adapters::kubernetes::ApiError;
+use crate::adapters::kubernetes::{ApiError, ready};
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::render::{Inputs, RenderError};
 
@@ -69,7 +68,7 @@ pub struct Target<'a> {
     /// What the cluster was made from, if kprov made it.
     pub inputs: Option<&'a Inputs<'a>>,
     /// If given, nodes and pods are Ready only on evidence younger than this.
-    pub since: Option<Timestamp>,
+    pub since: ready::Since,
 }
 
 /// The outcome of one check.
@@ -165,7 +164,7 @@ impl Report {
 pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
     let (running, containers) = checks::containers(target.nodes).await?;
     // Nothing can be seen inside a node that does not run; the others are looked at all the same.
-    let seen = &Target { nodes: &running, ..*target };
+    let seen = &Target { nodes: &running, since: target.since.clone(), ..*target };
     let expected = Expected::of(seen).await?;
     let (ready, processes, files, kubelets, proxies, stored) = tokio::join!(
         checks::ready(target),

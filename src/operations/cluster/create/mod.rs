@@ -204,7 +204,7 @@ fn proof_of<'a>(
         nodes,
         addresses,
         inputs: &build.inputs,
-        since: None,
+        since: kubernetes::ready::Since::Ever,
         patience,
         held: Held::default(),
     }

@@ -143,6 +143,6 @@ impl Returning<'_> {
             Ok(())
         };
         tokio::try_join!(again.answer(late), self.import_images())?;
-        again.prove(Some(since)).await
+        again.prove(kubernetes::ready::Since::Then(since)).await
     }
 }

@@ -312,7 +312,7 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
             nodes: plan.iter().map(|node| node.name.clone()).collect(),
             control_planes: control_planes.map(|node| node.name.clone()).collect(),
             pods: !record.profile.spec.networking.disable_default_cni,
-            since: None,
+            since: ready::Since::Ever,
             ..ready::Expectation::default()
         };
         // What the API server says first is from before: what was not ready then is not waited for.
@@ -322,7 +322,7 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
                 Err(_) => tokio::time::sleep(ASK).await,
             }
         };
-        expected.since = Some(since);
+        expected.since = ready::Since::Then(since);
         ready::wait(&client, &expected, ANSWER, |pending| {
             step.detail(pending.first().map_or("", String::as_str));
         })

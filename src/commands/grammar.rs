@@ -234,7 +234,7 @@ pub struct Break {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub what: Vec<String>,
     /// Break so many that hold, whichever they are
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=18), requires = "answers")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=46), requires = "answers")]
     pub random: Option<u8>,
     /// Write the answers to this file, which must not exist, and show none
     #[arg(long, value_name = "FILE")]

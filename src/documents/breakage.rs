@@ -36,6 +36,27 @@ pub enum Action {
         /// Its new value.
         value: &'static str,
     },
+    /// A value is added to those of a flag of the API server.
+    Adds {
+        /// Which flag.
+        flag: &'static str,
+        /// What is added, after a comma where there is something.
+        value: &'static str,
+    },
+    /// A flag of another static pod of a control plane gets another value.
+    Component {
+        /// Its name, which is that of its manifest, its container and its process.
+        name: &'static str,
+        /// Which flag.
+        flag: &'static str,
+        /// Its new value.
+        value: &'static str,
+    },
+    /// The API server gets a configuration by which it writes plain text, and still reads all that is encrypted.
+    PlainText {
+        /// A Secret that is made thereafter, as YAML.
+        secret: &'static str,
+    },
     /// A field of the kubelet's configuration gets another value.
     Kubelet {
         /// Which field, as a JSON pointer.
@@ -54,16 +75,46 @@ pub enum Action {
 
 /// Everything that can be broken. The lesson's files have to be wrong by every version of the benchmark, and the cluster has
 /// to go on running.
-pub const BREAKS: [Break; 18] = [
+pub const BREAKS: [Break; 46] = [
     Break {
         name: "manifest-mode",
         control: "1.1.1",
         action: Action::Mode { path: "/etc/kubernetes/manifests/kube-apiserver.yaml", mode: 0o666 },
     },
     Break {
+        name: "manifest-owner",
+        control: "1.1.2",
+        action: Action::Owner { path: "/etc/kubernetes/manifests/kube-apiserver.yaml", owner: "1000:1000" },
+    },
+    Break {
+        name: "controller-manager-manifest-mode",
+        control: "1.1.3",
+        action: Action::Mode { path: "/etc/kubernetes/manifests/kube-controller-manager.yaml", mode: 0o666 },
+    },
+    Break {
+        name: "controller-manager-manifest-owner",
+        control: "1.1.4",
+        action: Action::Owner { path: "/etc/kubernetes/manifests/kube-controller-manager.yaml", owner: "1000:1000" },
+    },
+    Break {
+        name: "scheduler-manifest-mode",
+        control: "1.1.5",
+        action: Action::Mode { path: "/etc/kubernetes/manifests/kube-scheduler.yaml", mode: 0o666 },
+    },
+    Break {
         name: "scheduler-manifest-owner",
         control: "1.1.6",
         action: Action::Owner { path: "/etc/kubernetes/manifests/kube-scheduler.yaml", owner: "1000:1000" },
+    },
+    Break {
+        name: "etcd-manifest-mode",
+        control: "1.1.7",
+        action: Action::Mode { path: "/etc/kubernetes/manifests/etcd.yaml", mode: 0o666 },
+    },
+    Break {
+        name: "etcd-manifest-owner",
+        control: "1.1.8",
+        action: Action::Owner { path: "/etc/kubernetes/manifests/etcd.yaml", owner: "1000:1000" },
     },
     Break { name: "etcd-data-mode", control: "1.1.11", action: Action::Mode { path: "/var/lib/etcd", mode: 0o755 } },
     Break { name: "etcd-data-owner", control: "1.1.12", action: Action::Owner { path: "/var/lib/etcd", owner: "0:0" } },
@@ -71,6 +122,31 @@ pub const BREAKS: [Break; 18] = [
         name: "admin-mode",
         control: "1.1.13",
         action: Action::Mode { path: "/etc/kubernetes/admin.conf", mode: 0o666 },
+    },
+    Break {
+        name: "admin-owner",
+        control: "1.1.14",
+        action: Action::Owner { path: "/etc/kubernetes/admin.conf", owner: "1000:1000" },
+    },
+    Break {
+        name: "scheduler-kubeconfig-mode",
+        control: "1.1.15",
+        action: Action::Mode { path: "/etc/kubernetes/scheduler.conf", mode: 0o666 },
+    },
+    Break {
+        name: "scheduler-kubeconfig-owner",
+        control: "1.1.16",
+        action: Action::Owner { path: "/etc/kubernetes/scheduler.conf", owner: "1000:1000" },
+    },
+    Break {
+        name: "controller-manager-kubeconfig-mode",
+        control: "1.1.17",
+        action: Action::Mode { path: "/etc/kubernetes/controller-manager.conf", mode: 0o666 },
+    },
+    Break {
+        name: "controller-manager-kubeconfig-owner",
+        control: "1.1.18",
+        action: Action::Owner { path: "/etc/kubernetes/controller-manager.conf", owner: "1000:1000" },
     },
     Break {
         name: "pki-owner",
@@ -82,8 +158,51 @@ pub const BREAKS: [Break; 18] = [
         control: "1.1.21",
         action: Action::Mode { path: "/etc/kubernetes/pki/sa.key", mode: 0o644 },
     },
+    Break {
+        name: "authorizes-all",
+        control: "1.2.6",
+        action: Action::Adds { flag: "authorization-mode", value: "AlwaysAllow" },
+    },
+    Break {
+        name: "always-admit",
+        control: "1.2.10",
+        action: Action::Adds { flag: "enable-admission-plugins", value: "AlwaysAdmit" },
+    },
+    Break {
+        name: "no-service-account-admission",
+        control: "1.2.12",
+        action: Action::Adds { flag: "disable-admission-plugins", value: "ServiceAccount" },
+    },
+    Break {
+        name: "no-namespace-lifecycle",
+        control: "1.2.13",
+        action: Action::Adds { flag: "disable-admission-plugins", value: "NamespaceLifecycle" },
+    },
     Break { name: "profiling", control: "1.2.15", action: Action::ApiServer { flag: "profiling", value: "true" } },
     Break { name: "audit-age", control: "1.2.17", action: Action::ApiServer { flag: "audit-log-maxage", value: "1" } },
+    Break {
+        name: "audit-backups",
+        control: "1.2.18",
+        action: Action::ApiServer { flag: "audit-log-maxbackup", value: "1" },
+    },
+    Break {
+        name: "audit-size",
+        control: "1.2.19",
+        action: Action::ApiServer { flag: "audit-log-maxsize", value: "1" },
+    },
+    Break {
+        name: "no-token-lookup",
+        control: "1.2.21",
+        action: Action::ApiServer { flag: "service-account-lookup", value: "false" },
+    },
+    Break {
+        name: "plain-secret",
+        control: "1.2.28",
+        action: Action::PlainText {
+            secret: "apiVersion: v1\nkind: Secret\nmetadata: {name: payroll, namespace: default}\n\
+             stringData: {password: 'whoever reads etcd reads this'}\n",
+        },
+    },
     Break {
         name: "weak-suites",
         control: "1.2.29",
@@ -93,9 +212,48 @@ pub const BREAKS: [Break; 18] = [
         },
     },
     Break {
+        name: "controller-manager-profiling",
+        control: "1.3.2",
+        action: Action::Component { name: "kube-controller-manager", flag: "profiling", value: "true" },
+    },
+    Break {
+        name: "controller-manager-one-account",
+        control: "1.3.3",
+        action: Action::Component {
+            name: "kube-controller-manager",
+            flag: "use-service-account-credentials",
+            value: "false",
+        },
+    },
+    Break {
+        name: "controller-manager-open",
+        control: "1.3.7",
+        action: Action::Component { name: "kube-controller-manager", flag: "bind-address", value: "0.0.0.0" },
+    },
+    Break {
+        name: "scheduler-profiling",
+        control: "1.4.1",
+        action: Action::Component { name: "kube-scheduler", flag: "profiling", value: "true" },
+    },
+    Break {
+        name: "scheduler-open",
+        control: "1.4.2",
+        action: Action::Component { name: "kube-scheduler", flag: "bind-address", value: "0.0.0.0" },
+    },
+    Break {
         name: "kubelet-kubeconfig-mode",
         control: "4.1.5",
         action: Action::Mode { path: "/etc/kubernetes/kubelet.conf", mode: 0o666 },
+    },
+    Break {
+        name: "kubelet-kubeconfig-owner",
+        control: "4.1.6",
+        action: Action::Owner { path: "/etc/kubernetes/kubelet.conf", owner: "1000:1000" },
+    },
+    Break {
+        name: "kubelet-config-mode",
+        control: "4.1.9",
+        action: Action::Mode { path: "/var/lib/kubelet/config.yaml", mode: 0o666 },
     },
     Break {
         name: "kubelet-config-owner",
@@ -116,6 +274,16 @@ pub const BREAKS: [Break; 18] = [
         name: "kubelet-open-port",
         control: "4.2.4",
         action: Action::Kubelet { field: "/readOnlyPort", value: "10255" },
+    },
+    Break {
+        name: "kubelet-without-chains",
+        control: "4.2.6",
+        action: Action::Kubelet { field: "/makeIPTablesUtilChains", value: "false" },
+    },
+    Break {
+        name: "kubelet-one-certificate",
+        control: "4.2.10",
+        action: Action::Kubelet { field: "/rotateCertificates", value: "false" },
     },
     Break {
         name: "cluster-admin",
@@ -170,6 +338,11 @@ impl Break {
             Action::Mode { path, mode } => format!("{path} has the mode {mode:o}"),
             Action::Owner { path, owner } => format!("{path} belongs to {owner}"),
             Action::ApiServer { flag, value } => format!("the API server runs with --{flag}={value}"),
+            Action::Adds { flag, value } => format!("the API server runs with {value} in --{flag}"),
+            Action::Component { name, flag, value } => format!("{name} runs with --{flag}={value}"),
+            Action::PlainText { .. } => {
+                "the API server writes plain text, and the Secret default/payroll is stored so".to_owned()
+            }
             Action::Kubelet { field, value } => {
                 format!("{} of the kubelet's configuration is {value}", field.trim_start_matches('/').replace('/', "."))
             }
@@ -205,7 +378,7 @@ mod tests {
     #[test]
     fn objects_are_yaml() {
         for one in &BREAKS {
-            if let Action::Objects { text, .. } = one.action {
+            if let Action::Objects { text, .. } | Action::PlainText { secret: text } = one.action {
                 crate::documents::profile::check_stream(text).unwrap_or_else(|error| panic!("{}: {error}", one.name));
             }
         }

@@ -1,4 +1,4 @@
-//! The API server's static pod manifest, edited as YAML.
+//! A static pod's manifest, edited as YAML; the API server's, if nothing else is said.
 //!
 //! Pure: text in, text out. What a flag needs on a node is found here, too; whether it is there is asked elsewhere.
 
@@ -57,7 +57,11 @@ pub struct NamedPath {
 
 /// The parsed manifest.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StaticPod(Value);
+pub struct StaticPod {
+    document: Value,
+    /// The container whose command it is about.
+    container: &'static str,
+}
 
 impl StaticPod {
     /// Reads a manifest.
@@ -65,16 +69,24 @@ impl StaticPod {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
-        let mut manifest = Self(value);
-        manifest.container().ok_or_else(|| format!("it has no container called {CONTAINER} with a command"))?;
+        Self::parse_of(CONTAINER, text)
+    }
+
+    /// Reads the manifest of a component, which is what its container is called, too.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_of(container: &'static str, text: &str) -> Result<Self, String> {
+        let document: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let mut manifest = Self { document, container };
+        manifest.container().ok_or_else(|| format!("it has no container called {container} with a command"))?;
         Ok(manifest)
     }
 
     /// The manifest as text.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        yaml::block(&self.0, 0) + "\n"
+        yaml::block(&self.document, 0) + "\n"
     }
 
     /// The words of the command, the program's name first.
@@ -189,13 +201,14 @@ impl StaticPod {
     }
 
     fn spec(&mut self) -> Option<&mut Mapping> {
-        self.0.get_mut("spec")?.as_mapping_mut()
+        self.document.get_mut("spec")?.as_mapping_mut()
     }
 
     fn container(&mut self) -> Option<&mut Mapping> {
+        let name = self.container;
         let containers = self.spec()?.get_mut("containers")?.as_sequence_mut()?;
         containers.iter_mut().filter_map(Value::as_mapping_mut).find(|container| {
-            container.get("name").and_then(Value::as_str) == Some(CONTAINER)
+            container.get("name").and_then(Value::as_str) == Some(name)
                 && container.get("command").is_some_and(Value::is_sequence)
         })
     }

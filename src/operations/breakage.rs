@@ -11,14 +11,24 @@ use crate::adapters::kubernetes::{self, ApiError};
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::breakage::{Action, BREAKS, Break};
 use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess, results};
-use crate::documents::static_pod::Change;
-use crate::operations::api_server::{self, ApiServerError};
+use crate::documents::encryption::Config;
+use crate::documents::static_pod::{Change, StaticPod};
+use crate::operations::api_server::{self, ApiServer, ApiServerError};
 use crate::operations::cis::{self, CisError, Target};
 use crate::operations::cluster::ControlPlanes;
 use crate::progress::Reporter;
 
 /// How long a kubelet may take until it runs with another configuration.
 const KUBELET: Duration = Duration::from_secs(60);
+
+/// How long a kubelet may take until it runs a changed static pod: it looks at its files every 20 s at the latest.
+const COMPONENT: Duration = Duration::from_secs(90);
+
+/// The flag that names the encryption configuration.
+const ENCRYPTION: &str = "encryption-provider-config";
+
+/// The configuration of a lesson, beside the one that it replaces.
+const LESSON_FILE: &str = "lesson.yaml";
 
 /// The kubelet's configuration on a node.
 const KUBELET_FILE: &str = "/var/lib/kubelet/config.yaml";
@@ -69,6 +79,27 @@ pub enum BreakageError {
         /// The node.
         node: String,
         /// What was seen last.
+        reason: String,
+    },
+    /// A static pod did not come up with its new flag.
+    #[error("{node}: after {} s it is not so that {done}", COMPONENT.as_secs())]
+    #[diagnostic(
+        code(kprov::breakage::component),
+        help("`kprov exec {node} -- journalctl -u kubelet` shows why, `kprov reset` puts the cluster right")
+    )]
+    Component {
+        /// The node.
+        node: String,
+        /// What was to be.
+        done: String,
+    },
+    /// Secrets are not encrypted, so that nothing can be broken.
+    #[error("{node}: Secrets cannot be made to be stored as plain text: {reason}")]
+    #[diagnostic(code(kprov::breakage::encryption), help("`kprov encryption status` shows how they are stored"))]
+    Encryption {
+        /// The node.
+        node: String,
+        /// What is wrong.
         reason: String,
     },
     /// The random source failed.
@@ -240,10 +271,89 @@ async fn break_one(
             let change = Change::default().set(flag, value);
             api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
         }
+        (Action::Adds { flag, value }, _) => {
+            let now = ApiServer::on(control_planes.first().clone()).manifest().await?.flag(flag).unwrap_or_default();
+            let change = Change::default().set(flag, &added(&now, value));
+            api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
+        }
+        (Action::Component { name, flag, value }, Some(node)) => {
+            change_component(node, name, flag, value).await?;
+            comes_into_force(target, node, one).await?;
+        }
+        (Action::PlainText { secret }, _) => {
+            write_plain_text(reporter, target, control_planes).await?;
+            kubernetes::apply(target.client, one.name, secret).await?;
+        }
         (Action::Kubelet { field, value }, Some(node)) => change_kubelet(target.client, node, field, value).await?,
         (Action::Objects { text, .. }, _) => kubernetes::apply(target.client, one.name, text).await?,
-        (Action::Mode { .. } | Action::Owner { .. } | Action::Kubelet { .. }, None) => {}
+        (Action::Mode { .. } | Action::Owner { .. } | Action::Component { .. } | Action::Kubelet { .. }, None) => {}
     }
+    Ok(())
+}
+
+/// What a flag's list is with another value in it.
+fn added(list: &str, value: &str) -> String {
+    match list.trim() {
+        "" => value.to_owned(),
+        list => format!("{list},{value}"),
+    }
+}
+
+/// Changes a flag of a static pod. That its process runs with it is awaited by [`comes_into_force`].
+async fn change_component(
+    node: &Node,
+    component: &'static str,
+    flag: &'static str,
+    value: &'static str,
+) -> Result<(), BreakageError> {
+    let path = format!("/etc/kubernetes/manifests/{component}.yaml");
+    let text = node.read_text(&path).await?;
+    let mut manifest = StaticPod::parse_of(component, &text).map_err(|reason| NodeError::File {
+        node: node.name.clone(),
+        path: path.clone(),
+        reason,
+    })?;
+    manifest.apply(&Change::default().set(flag, value));
+    node.replace_file(&path, 0o600, manifest.to_yaml().as_bytes()).await?;
+    Ok(())
+}
+
+/// Waits until a static pod that was changed runs so on a node.
+async fn comes_into_force(target: &Target<'_>, node: &Node, one: &Break) -> Result<(), BreakageError> {
+    let seen = |all: &[Finding]| {
+        let mut here = findings(all, one).into_iter().filter(|finding| finding.node.as_ref() == Some(&node.name));
+        // A process that is not there yet is none that was broken.
+        here.any(|finding| catches(finding, one) && !finding.evidence.contains("does not run"))
+    };
+    let watch = async {
+        while !look(target).await.is_ok_and(|all| seen(&all)) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let came = tokio::time::timeout(COMPONENT, watch).await;
+    came.map_err(|_| BreakageError::Component { node: node.name.clone(), done: one.describe() })
+}
+
+/// Has every API server write plain text: by a configuration of its own beside the one that holds, with the same keys.
+async fn write_plain_text(
+    reporter: &Reporter,
+    target: &Target<'_>,
+    control_planes: &ControlPlanes,
+) -> Result<(), BreakageError> {
+    let mut lesson = String::new();
+    for node in control_planes.iter() {
+        let fail = |reason: String| BreakageError::Encryption { node: node.name.clone(), reason };
+        let file = ApiServer::on(node.clone()).manifest().await?.flag(ENCRYPTION);
+        let file = file.ok_or_else(|| fail(format!("--{ENCRYPTION} is not set: they are already")))?;
+        let text = node.read_text(&file).await?;
+        let mut config = Config::parse(&text).map_err(|reason| fail(format!("{file}: {reason}")))?;
+        config.write_plain_text();
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        lesson = format!("{folder}/{LESSON_FILE}");
+        node.replace_file(&lesson, 0o600, config.to_yaml().as_bytes()).await?;
+    }
+    let change = Change::default().set(ENCRYPTION, &lesson);
+    api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
     Ok(())
 }
 
@@ -299,6 +409,12 @@ mod tests {
         put(&mut document, "/authentication/anonymous/enabled", true.into());
         put(&mut document, "/a/b", 1.into());
         assert_eq!(document, json!({"authentication": {"anonymous": {"enabled": true}, "x509": 1}, "a": {"b": 1}}));
+    }
+
+    #[test]
+    fn a_value_is_added_to_a_list_or_begins_it() {
+        assert_eq!(added("", "ServiceAccount"), "ServiceAccount");
+        assert_eq!(added("Node,RBAC", "AlwaysAllow"), "Node,RBAC,AlwaysAllow");
     }
 
     fn finding(id: &'static str, status: Status) -> Finding {

@@ -371,7 +371,8 @@ async fn change_kubelet(client: &Client, node: &Node, field: &str, value: &str) 
     let watch = async {
         loop {
             match cis::running_configuration(client, &node.name).await {
-                Ok(running) if running.pointer(field) == Some(&value) => return,
+                // Of some fields, `false` is not shown.
+                Ok(running) if running.pointer(field).unwrap_or(&Value::Bool(false)) == &value => return,
                 Ok(_) => reason = "it answers with the old one".to_owned(),
                 Err(error) => reason = error,
             }

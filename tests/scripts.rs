@@ -20,7 +20,9 @@ fn scripts(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn shellcheck_has_nothing_to_say() {
-    let scripts = scripts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scripts: Vec<_> =
+        ["src", "tests/kind_files"].into_iter().flat_map(|folder| scripts(&root.join(folder))).collect();
     assert!(!scripts.is_empty());
     match Command::new("shellcheck").args(["--shell=sh", "--severity=style"]).args(&scripts).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),

@@ -295,9 +295,10 @@ pub struct Render {
 /// A profile, and what is changed of it.
 #[derive(Debug, Args)]
 pub struct Source {
-    /// A profile's name, or a file
-    #[arg(short, long, default_value = "default", value_name = "NAME|FILE")]
-    pub profile: String,
+    /// A profile's name, or a file: a profile or a configuration of kind's, `-` for standard input (repeatable: each is laid
+    /// over those before it)
+    #[arg(short, long, visible_alias = "config", default_value = "default", value_name = "NAME|FILE")]
+    pub profile: Vec<String>,
     /// The cluster's name, instead of the profile's
     #[arg(short, long, value_name = "CLUSTER")]
     pub name: Option<ClusterName>,

@@ -60,7 +60,7 @@ pub(super) fn cluster_name(source: &grammar::Source, loaded: &Loaded) -> Result<
 
 pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<ExitCode> {
     let source = &arguments.source;
-    let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    let loaded = profile::load_layers(&source.profile, &source.set, &SearchPath::of_this_process())?;
     let cluster = cluster_name(source, &loaded)?;
     let image = source.image.as_deref().unwrap_or_else(|| loaded.profile.spec.image());
     let version: KubernetesVersion = match &arguments.kubernetes_version {

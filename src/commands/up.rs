@@ -24,7 +24,7 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
         show(global, &outcome?, start);
         return Ok(ExitCode::SUCCESS);
     }
-    let loaded = profile::load(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    let loaded = profile::load_layers(&source.profile, &source.set, &SearchPath::of_this_process())?;
     let name = super::profiles::cluster_name(source, &loaded)?;
     let context = context(global).await?;
     for warning in &loaded.warnings {

@@ -10,6 +10,7 @@ pub mod encryption;
 pub mod files;
 pub mod keys;
 pub mod names;
+pub mod patches;
 pub mod profile;
 pub mod record;
 pub mod render;

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{IpFamily, Networking, NodeGroup, Profile, Role, Spec};
+use super::{IpFamily, Networking, NodeGroup, PatchJson6902, Profile, Role, Spec};
 
 /// The node image of kind 0.33.0.
 pub const DEFAULT_IMAGE: &str =
@@ -36,6 +36,14 @@ impl Spec {
         }
     }
 
+    /// Whether kubeadm's configuration is patched on any node.
+    #[must_use]
+    pub fn patches_kubeadm(&self) -> bool {
+        let own = |merges: &[String], operations: &[PatchJson6902]| !merges.is_empty() || !operations.is_empty();
+        own(&self.kubeadm_config_patches, &self.kubeadm_config_patches_json6902)
+            || self.nodes.iter().any(|node| own(&node.kubeadm_config_patches, &node.kubeadm_config_patches_json6902))
+    }
+
     /// How many nodes have `role`.
     #[must_use]
     pub fn count(&self, role: Role) -> u32 {
@@ -55,6 +63,8 @@ impl NodeGroup {
             taints: Vec::new(),
             ports: Vec::new(),
             mounts: Vec::new(),
+            kubeadm_config_patches: Vec::new(),
+            kubeadm_config_patches_json6902: Vec::new(),
         }
     }
 }
@@ -78,6 +88,15 @@ impl Networking {
             IpFamily::Ipv6 => "fd00:10:96::/112",
             IpFamily::Dual => "10.96.0.0/16,fd00:10:96::/112",
         })
+    }
+
+    /// The host address that nodes' ports are published on unless they name one.
+    #[must_use]
+    pub fn listen_address(&self) -> IpAddr {
+        match self.ip_family {
+            IpFamily::Ipv4 | IpFamily::Dual => Ipv4Addr::UNSPECIFIED.into(),
+            IpFamily::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 
     /// The host address of the API server's port: the loopback address of the family.

@@ -9,11 +9,12 @@ use miette::Severity;
 use crate::documents::yaml;
 
 use super::error::{Finding, Problem, ProfileError, Source, Warning, located};
+use super::read::Dialect;
 use super::set::Set;
 use super::shape::{Required, Shape};
 use super::source::{Found, Origin, SearchPath, same_file};
 use super::tree::{Node, Span, Value};
-use super::{KeySource, Profile, read, secret, semantic};
+use super::{KeySource, Profile, kind_file, read, secret, semantic};
 
 /// A profile that is complete and checked.
 #[derive(Debug, Clone)]
@@ -33,8 +34,23 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, each with its place.
 pub fn load(reference: &str, sets: &[String], search: &SearchPath) -> Result<Loaded, ProfileError> {
-    let found = search.find(reference).map_err(|problem| ProfileError::new(reference, vec![*problem]))?;
-    load_found(reference, found, sets, search)
+    load_layers(&[reference], sets, search)
+}
+
+/// As [`load`], of several profiles of which each is laid over those before it; what is not in the last one, its name
+/// included, comes from the others. Each of them can be a configuration of kind's.
+///
+/// # Errors
+/// Everything that is wrong with them, each with its place.
+pub fn load_layers(
+    references: &[impl AsRef<str>],
+    sets: &[String],
+    search: &SearchPath,
+) -> Result<Loaded, ProfileError> {
+    let name = references.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" + ");
+    let found = references.iter().map(|reference| search.find(reference.as_ref()));
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(|problem| ProfileError::new(&name, vec![*problem]))?;
+    load_found(&name, found, sets, search)
 }
 
 /// Checks a profile that was loaded at another time, or somewhere else, as if it stood in a file in `base`.
@@ -52,17 +68,26 @@ pub fn check(profile: &Profile, base: &Path) -> Result<Loaded, ProfileError> {
         return Err(fail("it is too long"));
     }
     let found = Found { origin: Origin::File(base.join(reference)), text, base: base.to_owned() };
-    load_found(reference, found, &[], &SearchPath { current: base.to_owned(), user: None })
+    load_found(reference, vec![found], &[], &SearchPath { current: base.to_owned(), user: None })
 }
 
-/// Layers and checks what has been found under `reference`.
-fn load_found(reference: &str, found: Found, sets: &[String], search: &SearchPath) -> Result<Loaded, ProfileError> {
+/// Layers and checks what has been found under `reference`, the lowest layer first.
+fn load_found(
+    reference: &str,
+    found: Vec<Found>,
+    sets: &[String],
+    search: &SearchPath,
+) -> Result<Loaded, ProfileError> {
     let fail = |problems: Vec<Problem>| ProfileError::new(reference, problems);
-    let (origin, base) = (found.origin.to_string(), absolute(&found.base, search));
+    let origin = found.last().map(|found| found.origin.to_string()).unwrap_or_default();
 
     let shape = Shape::new();
     let mut all = Layers { sources: Vec::new(), findings: Vec::new(), trees: Vec::new() };
-    all.chain(found, search, &shape);
+    let layers = found.len();
+    for (above, found) in found.into_iter().rev().enumerate() {
+        all.chain(found, above + 1 < layers, search, &shape);
+    }
+    let base = all.sources.first().map(|source| source.base.clone()).unwrap_or_default();
     let sets = all.sets(sets, search, &shape);
     let Layers { sources, mut findings, trees } = all;
     if !findings.is_empty() {
@@ -139,14 +164,23 @@ struct Layers {
 }
 
 impl Layers {
-    /// Reads `found` and everything that it extends, each checked on its own.
-    fn chain(&mut self, found: Found, search: &SearchPath, shape: &Shape) {
+    /// Reads `found` and everything that it extends, each checked on its own; `lies_over` says whether it is laid over
+    /// another layer besides.
+    fn chain(&mut self, found: Found, lies_over: bool, search: &SearchPath, shape: &Shape) {
         let mut found = found;
         let mut origins: Vec<Origin> = Vec::new();
         loop {
             origins.push(found.origin.clone());
             let source = self.sources.len();
-            let mut tree = read::parse(&found.text, source, 0, &mut self.findings);
+            let dialect = read::dialect_of(&found.text);
+            let mut tree = read::parse_as(dialect, &found.text, source, 0, &mut self.findings);
+            if dialect == Dialect::Kind {
+                // kind's relative paths start where it is called.
+                let base = absolute(Path::new(""), search);
+                self.sources.push(Source::new(found.origin.to_string(), base, &found.text, tree.as_ref(), None));
+                let translated = tree.and_then(|tree| kind_file::translate(tree, &found.text, &mut self.findings));
+                return self.trees.extend(translated);
+            }
             if let Some(tree) = &mut tree {
                 secret::mark_keys(tree);
             }
@@ -155,7 +189,7 @@ impl Layers {
             let Some(tree) = tree else { return };
 
             let extends = tree.get("extends").and_then(|node| Some((node.text()?.to_owned(), node.span)));
-            let required = if extends.is_some() { Required::OnlyIdentity } else { Required::Everything };
+            let required = if extends.is_some() || lies_over { Required::OnlyIdentity } else { Required::Everything };
             shape.check(&tree, required, &mut self.findings);
             self.trees.push(tree);
 

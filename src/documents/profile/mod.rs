@@ -6,6 +6,7 @@
 
 mod defaults;
 mod error;
+mod kind_file;
 mod kms;
 mod kubelet;
 mod load;
@@ -33,7 +34,7 @@ use crate::documents::keys::ProviderKind;
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
 pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, SecretSource, VaultAuth, VaultKms};
-pub use load::{Loaded, check, load, to_yaml};
+pub use load::{Loaded, check, load, load_layers, to_yaml};
 pub use names::{check_cluster_name, check_image};
 pub use read::check_stream;
 pub use schema::json_schema;
@@ -137,6 +138,16 @@ pub struct Spec {
     /// Patches of `/etc/containerd/config.toml` (TOML, merged), as in kind.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub containerd_config_patches: Vec<String>,
+    /// JSON 6902 patches of `/etc/containerd/config.toml`, as in kind.
+    #[serde(rename = "containerdConfigPatchesJSON6902", skip_serializing_if = "Vec::is_empty")]
+    pub containerd_config_patches_json6902: Vec<String>,
+    /// Merge patches of kubeadm's configuration on every node, as in kind: each is for the documents of its `kind`, and of its
+    /// `apiVersion` if it has one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kubeadm_config_patches: Vec<String>,
+    /// JSON 6902 patches of kubeadm's configuration on every node, as in kind.
+    #[serde(rename = "kubeadmConfigPatchesJSON6902", skip_serializing_if = "Vec::is_empty")]
+    pub kubeadm_config_patches_json6902: Vec<PatchJson6902>,
     /// Manifests that are applied once the cluster is up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<Manifest>,
@@ -146,7 +157,7 @@ pub struct Spec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Bootstrap {
-    /// As `phased` where there is one control plane. Where that meets something in the image that it does not know, once
+    /// As `phased` where there is one control plane, and kubeadm's configuration is not patched. Where that meets something in the image that it does not know, once
     /// more from clean nodes as `kubeadm`.
     #[default]
     Auto,
@@ -191,6 +202,28 @@ pub struct NodeGroup {
     /// Host folders and files mounted into the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Merge patches of kubeadm's configuration on these nodes, after those of the whole cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kubeadm_config_patches: Vec<String>,
+    /// JSON 6902 patches of kubeadm's configuration on these nodes, after those of the whole cluster.
+    #[serde(default, rename = "kubeadmConfigPatchesJSON6902", skip_serializing_if = "Vec::is_empty")]
+    pub kubeadm_config_patches_json6902: Vec<PatchJson6902>,
+}
+
+/// A JSON 6902 patch of a document of kubeadm's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PatchJson6902 {
+    /// The document's group, such as `kubeadm.k8s.io`.
+    #[serde(default)]
+    pub group: String,
+    /// The document's version, such as `v1beta4`. Without group and version, the kind alone decides.
+    #[serde(default)]
+    pub version: String,
+    /// The document's kind, such as `ClusterConfiguration`.
+    pub kind: String,
+    /// The list of operations, as JSON or YAML.
+    pub patch: String,
 }
 
 fn one() -> u32 {
@@ -231,7 +264,7 @@ pub struct PortMapping {
     /// The port on the host; 0 is a free one.
     #[serde(default)]
     pub host_port: u16,
-    /// The address on the host. Default: 0.0.0.0, as in kind.
+    /// The address on the host. Default: 0.0.0.0, and `::` in an IPv6 cluster, as in kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_address: Option<std::net::IpAddr>,
     /// The protocol.
@@ -263,6 +296,31 @@ pub struct Mount {
     /// Whether the node may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether it gets a label of SELinux that only this node may use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub selinux_relabel: bool,
+    /// Whether mounts below it are seen on the other side.
+    #[serde(default, skip_serializing_if = "Propagation::is_none")]
+    pub propagation: Propagation,
+}
+
+/// Whether what is mounted below a mount is seen on its other side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Propagation {
+    /// Neither way.
+    #[default]
+    None,
+    /// The node sees what the host mounts.
+    HostToContainer,
+    /// Each sees what the other mounts.
+    Bidirectional,
+}
+
+impl Propagation {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// Addresses and proxies.
@@ -287,6 +345,9 @@ pub struct Networking {
     pub disable_default_cni: bool,
     /// kube-proxy's mode.
     pub kube_proxy_mode: KubeProxyMode,
+    /// Where nodes look for names without a domain; the host's own domains unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_search: Option<Vec<String>>,
 }
 
 /// Address families of a cluster.

@@ -24,9 +24,58 @@ const MAX_DEPTH: usize = 64;
 /// The deepest nesting of other YAML, as of its readers: schemas of custom resources go deep.
 const MAX_STREAM_DEPTH: usize = 128;
 
+/// Whose YAML it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// kprov's: one document of YAML 1.2.
+    Profile,
+    /// kind's: what follows the first document is not looked at, and mappings can be merged by `<<`.
+    Kind,
+}
+
+/// Whose YAML `text` is: kind's if the `apiVersion` at its top is one of kind's.
+pub(super) fn dialect_of(text: &str) -> Dialect {
+    let mut depth = 0_usize;
+    let mut is_key = true;
+    let mut is_version = false;
+    for event in Parser::new_from_str(text) {
+        match event.map(|(event, _)| event) {
+            Ok(Event::MappingStart(..) | Event::SequenceStart(..)) => depth += 1,
+            Ok(Event::MappingEnd | Event::SequenceEnd) => {
+                depth = depth.saturating_sub(1);
+                if depth == 1 {
+                    is_key = true;
+                }
+            }
+            Ok(Event::Scalar(text, ..)) if depth == 1 => {
+                if is_version {
+                    return if text.starts_with("kind.x-k8s.io/") { Dialect::Kind } else { Dialect::Profile };
+                }
+                is_version = is_key && text == "apiVersion";
+                is_key = !is_key;
+            }
+            Ok(Event::Alias(_)) if depth == 1 => is_key = !is_key,
+            Ok(Event::DocumentEnd) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    Dialect::Profile
+}
+
 /// Reads the one document of `text`, which lies `offset` bytes into source number `source`.
 /// Everything that is wrong is added to `findings`; there is no tree if the syntax itself is broken.
 pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec<Finding>) -> Option<Node> {
+    parse_as(Dialect::Profile, text, source, offset, findings)
+}
+
+/// As [`parse`], of a file that may be kind's, whose YAML may do more.
+pub(super) fn parse_as(
+    dialect: Dialect,
+    text: &str,
+    source: usize,
+    offset: usize,
+    findings: &mut Vec<Finding>,
+) -> Option<Node> {
     let mut reader = Reader {
         events: Parser::new_from_str(text),
         source,
@@ -35,6 +84,7 @@ pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec
         findings,
         budget: MAX_EXPANDED,
         depth: 0,
+        dialect,
     };
     match reader.document() {
         Ok(node) => Some(node),
@@ -104,6 +154,7 @@ struct Reader<'a, 'f> {
     /// Bytes that the tree and the anchored values may still take.
     budget: usize,
     depth: usize,
+    dialect: Dialect,
 }
 
 type Read<T> = Result<T, Box<Finding>>;
@@ -153,6 +204,9 @@ impl<'a> Reader<'a, '_> {
                 }
                 (event, span) => {
                     let root = self.node(event, span)?;
+                    if self.dialect == Dialect::Kind {
+                        return Ok(root);
+                    }
                     loop {
                         match self.next()? {
                             (Event::StreamEnd, _) => return Ok(root),
@@ -243,10 +297,19 @@ impl<'a> Reader<'a, '_> {
     fn mapping(&mut self) -> Read<Value> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut seen: HashMap<String, Span> = HashMap::new();
+        let mut merged: Vec<Entry> = Vec::new();
         loop {
             let (event, key_span) = self.next()?;
             let key = match event {
-                Event::MappingEnd => return Ok(Value::Map(entries)),
+                Event::MappingEnd => {
+                    // What is written here wins, then what was merged first.
+                    for entry in merged {
+                        if !entries.iter().any(|own| own.key == entry.key) {
+                            entries.push(entry);
+                        }
+                    }
+                    return Ok(Value::Map(entries));
+                }
                 Event::Scalar(text, ..) => {
                     self.charge(size_of::<Entry>() + text.len(), key_span)?;
                     text.into_owned()
@@ -257,6 +320,25 @@ impl<'a> Reader<'a, '_> {
                     String::new()
                 }
             };
+            if key == "<<" && self.dialect == Dialect::Kind {
+                let (event, span) = self.next()?;
+                match self.node(event, span)?.value {
+                    Value::Map(more) => merged.extend(more),
+                    Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
+                        for item in items {
+                            if let Value::Map(more) = item.value {
+                                merged.extend(more);
+                            }
+                        }
+                    }
+                    _ => {
+                        let finding = Finding::error("profile::syntax", "`<<` merges mappings", key_span)
+                            .label("expected an alias of a mapping, or a list of such");
+                        self.findings.push(finding);
+                    }
+                }
+                continue;
+            }
             if key == "<<" {
                 let finding = Finding::error("profile::syntax", "`<<` is no merge key in YAML 1.2", key_span)
                     .help("use `extends` to build on another profile");

@@ -13,12 +13,17 @@ pub const ID: &str = "https://kprov.dev/schemas/v1alpha1/profile.json";
 /// The schema (JSON Schema, draft 2020-12).
 #[must_use]
 pub fn json_schema() -> Json {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<super::Profile>();
-    let mut schema = schema.to_value();
+    let mut schema = of::<super::Profile>();
     if let Some(root) = schema.as_object_mut() {
         root.insert("$id".to_owned(), ID.into());
         root.insert("title".to_owned(), "kprov profile".into());
     }
+    schema
+}
+
+/// The schema of a document.
+pub(super) fn of<T: JsonSchema>() -> Json {
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value();
     let definitions = schema.get_mut("$defs").and_then(Json::as_object_mut).map(std::mem::take).unwrap_or_default();
     allow_nulls(&mut schema);
     schema["$defs"] = definitions

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::documents::cis::benchmark::{self, Benchmark};
 use crate::documents::keys::KeyMaterial;
 use crate::documents::names::NameError;
+use crate::documents::patches::{self, PatchError};
 
 use super::error::{Finding, near};
 use super::names;
@@ -18,7 +19,7 @@ use super::read;
 use super::tree::{Node, Step};
 use super::{
     Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking, NodeGroup,
-    PortMapping, Profile, ProviderKind, Role, SecretSource, VaultAuth, VaultKms, kubelet,
+    PatchJson6902, PortMapping, Profile, ProviderKind, Role, SecretSource, Spec, VaultAuth, VaultKms, kubelet,
 };
 
 /// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
@@ -134,6 +135,7 @@ pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut 
             );
         }
     }
+    checks.patches(spec);
     checks.cis(&spec.cis);
     checks.manifests(&spec.manifests);
 }
@@ -336,7 +338,12 @@ impl Checks<'_, '_> {
     fn networking(&mut self, profile: &Profile) {
         let networking = &profile.spec.networking;
         let mask_is_set = |family: &str| {
-            let flags = &profile.spec.controller_manager.extra_args;
+            let spec = &profile.spec;
+            // A CNI of one's own may cut otherwise, and what a patch asks for is not read here.
+            if networking.disable_default_cni || spec.patches_kubeadm() {
+                return true;
+            }
+            let flags = &spec.controller_manager.extra_args;
             ["node-cidr-mask-size".to_owned(), format!("node-cidr-mask-size-{family}")]
                 .iter()
                 .any(|f| flags.contains_key(f))
@@ -420,7 +427,10 @@ impl Checks<'_, '_> {
         let (fits, wanted) = match family {
             IpFamily::Ipv4 => (families == [false], "one IPv4 subnet"),
             IpFamily::Ipv6 => (families == [true], "one IPv6 subnet"),
-            IpFamily::Dual => (families == [false, true] || families == [true, false], "an IPv4 and an IPv6 subnet"),
+            IpFamily::Dual => (
+                families.len() == 1 || families == [false, true] || families == [true, false],
+                "an IPv4 and an IPv6 subnet",
+            ),
         };
         if !fits && valid.len() == text.split(',').count() {
             let message = format!("`{text}` does not fit the cluster's IP family");
@@ -711,6 +721,42 @@ impl Checks<'_, '_> {
                     self.error("profile::audit", format!("`{url}` is no path"), &path, "expected /PATH or /PATH*");
                 }
             }
+        }
+    }
+
+    /// Each patch can be read; whether it fits is seen where it is applied.
+    fn patches(&mut self, spec: &Spec) {
+        self.kubeadm_patches(&at![], &spec.kubeadm_config_patches, &spec.kubeadm_config_patches_json6902);
+        for (index, group) in spec.nodes.iter().enumerate() {
+            let path = at!["nodes", index];
+            self.kubeadm_patches(&path, &group.kubeadm_config_patches, &group.kubeadm_config_patches_json6902);
+        }
+        for (index, text) in spec.containerd_config_patches.iter().enumerate() {
+            self.patch(&at!["containerdConfigPatches", index], patches::check_containerd(text));
+        }
+        for (index, text) in spec.containerd_config_patches_json6902.iter().enumerate() {
+            let checked = read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            self.patch(&at!["containerdConfigPatchesJSON6902", index], checked);
+        }
+    }
+
+    fn kubeadm_patches(&mut self, path: &[Step], merges: &[String], operations: &[PatchJson6902]) {
+        let below = |steps: &[Step]| [path, steps].concat();
+        for (index, text) in merges.iter().enumerate() {
+            let checked =
+                read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::merge_patches(text));
+            self.patch(&below(&["kubeadmConfigPatches".into(), index.into()]), checked.map(|_| ()));
+        }
+        for (index, written) in operations.iter().enumerate() {
+            let text = &written.patch;
+            let checked = read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            self.patch(&below(&["kubeadmConfigPatchesJSON6902".into(), index.into(), "patch".into()]), checked);
+        }
+    }
+
+    fn patch(&mut self, path: &[Step], checked: Result<(), PatchError>) {
+        if let Err(error) = checked {
+            self.error("profile::patch", format!("the patch cannot be used: {error}"), path, "this patch");
         }
     }
 

@@ -14,7 +14,6 @@ const ALIASES: &[(&str, &str)] = &[
     ("extraMounts", "mounts"),
     ("replicas", "count"),
     ("name", "clusterName"),
-    ("kubeadmConfigPatches", "apiServer.extraArgs` and `kubelet.config"),
     ("secret", "source: {literal: …}"),
     ("auditPolicy", "audit"),
 ];
@@ -70,6 +69,11 @@ impl Expected<'_> {
 impl Shape {
     pub(super) fn new() -> Self {
         Self { root: super::schema::json_schema() }
+    }
+
+    /// The shape of kind's own files.
+    pub(super) fn of_kind_files() -> Self {
+        Self { root: super::schema::of::<super::kind_file::Cluster>() }
     }
 
     /// Adds everything to `findings` that is wrong with the fields and types of `node`, a whole profile.

@@ -30,6 +30,8 @@ pub enum Origin {
     File(PathBuf),
     /// In kprov itself, under this name.
     BuiltIn(&'static str),
+    /// On standard input.
+    Input,
 }
 
 impl fmt::Display for Origin {
@@ -37,6 +39,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::BuiltIn(name) => write!(f, "built-in:{name}"),
+            Self::Input => f.write_str("standard input"),
         }
     }
 }
@@ -100,6 +103,9 @@ impl SearchPath {
 
     /// Finds what the user calls `reference`.
     pub(super) fn find(&self, reference: &str) -> Result<Found, Box<Problem>> {
+        if reference == "-" {
+            return read(Origin::Input);
+        }
         let path = self.current.join(reference);
         if is_path(reference) || path.is_file() {
             return read(Origin::File(path));
@@ -115,7 +121,9 @@ impl SearchPath {
                 let found = built_in(reference).map(|(name, _)| Origin::BuiltIn(name));
                 return found.map_or_else(|| Err(Box::new(self.unknown(reference))), read);
             }
-            Origin::File(path) => path,
+            Origin::File(path) => path.as_path(),
+            // It is no file that could be found as its own base.
+            Origin::Input => Path::new(""),
         };
         if is_path(reference) {
             return read(Origin::File(from.base.join(reference)));
@@ -123,7 +131,7 @@ impl SearchPath {
         let candidates = self.named(reference);
         let itself = candidates.iter().position(|origin| match origin {
             Origin::File(candidate) => same_file(candidate, path),
-            Origin::BuiltIn(_) => false,
+            Origin::BuiltIn(_) | Origin::Input => false,
         });
         let behind = itself.map_or(0, |position| position + 1);
         candidates.into_iter().nth(behind).map_or_else(|| Err(Box::new(self.unknown(reference))), read)
@@ -204,27 +212,33 @@ fn read(origin: Origin) -> Result<Found, Box<Problem>> {
             Ok(Found { origin, text, base: PathBuf::new() })
         }
         Origin::File(path) => {
-            let text = bounded(path).map_err(|error| {
-                let message = match error.kind() {
-                    ErrorKind::NotFound => format!("there is no file {}", path.display()),
-                    ErrorKind::InvalidData => format!("{} is no text (UTF-8)", path.display()),
-                    ErrorKind::FileTooLarge => {
-                        format!("{} has more than {} MiB", path.display(), read::MAX_TEXT >> 20)
-                    }
-                    _ => format!("{} could not be read: {error}", path.display()),
-                };
-                Box::new(Problem::nowhere("profile::unreadable", message, None))
-            })?;
+            let text = std::fs::File::open(path)
+                .and_then(bounded)
+                .map_err(|error| unreadable(&path.display().to_string(), &error))?;
             let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
             Ok(Found { origin, text, base })
+        }
+        Origin::Input => {
+            let text = bounded(std::io::stdin().lock()).map_err(|error| unreadable("standard input", &error))?;
+            Ok(Found { origin, text, base: PathBuf::new() })
         }
     }
 }
 
-/// The text of a file, which is read no further than a profile may be long: it may have no end.
-fn bounded(path: &Path) -> std::io::Result<String> {
+fn unreadable(what: &str, error: &std::io::Error) -> Box<Problem> {
+    let message = match error.kind() {
+        ErrorKind::NotFound => format!("there is no file {what}"),
+        ErrorKind::InvalidData => format!("{what} is no text (UTF-8)"),
+        ErrorKind::FileTooLarge => format!("{what} has more than {} MiB", read::MAX_TEXT >> 20),
+        _ => format!("{what} could not be read: {error}"),
+    };
+    Box::new(Problem::nowhere("profile::unreadable", message, None))
+}
+
+/// A text, which is read no further than a profile may be long: it may have no end.
+fn bounded(from: impl std::io::Read) -> std::io::Result<String> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(read::MAX_TEXT as u64 + 1).read_to_end(&mut bytes)?;
+    from.take(read::MAX_TEXT as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > read::MAX_TEXT {
         return Err(ErrorKind::FileTooLarge.into());
     }

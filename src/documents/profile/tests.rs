@@ -522,7 +522,7 @@ fn what_contradicts_itself_or_kubernetes() {
             &["pods (10.96.0.0/12) and services (10.96.0.0/16) have addresses in common"],
         ),
         ("  networking: {podSubnet: 'fd00::/56'}", &["`fd00::/56` does not fit the cluster's IP family"]),
-        ("  networking: {ipFamily: dual, podSubnet: 10.0.0.0/16}", &["`10.0.0.0/16` does not fit the cluster's IP family"]),
+        ("  networking: {ipFamily: dual, podSubnet: '10.0.0.0/16,10.1.0.0/16'}", &["`10.0.0.0/16,10.1.0.0/16` does not fit the cluster's IP family"]),
         ("  networking: {podSubnet: 192.168.0.0/25}", &["the pod subnet has no room for one node's /24"]),
         (
             "  networking: {podSubnet: 192.168.0.0/23}\n  nodes: [{role: control-plane, count: 3}]",

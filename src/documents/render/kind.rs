@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::documents::encryption::PLUGIN_SOCKET;
-use crate::documents::profile::{FileModes, Role};
+use crate::documents::patches;
+use crate::documents::profile::{FileModes, PatchJson6902, Role};
 
 use super::balancer::{LoadBalancer, load_balancer_config};
 use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
@@ -62,6 +63,11 @@ struct KindValues<'a> {
     feature_gates: &'a BTreeMap<String, bool>,
     runtime_config: &'a BTreeMap<String, String>,
     containerd_config_patches: &'a [String],
+    containerd_config_patches_json6902: &'a [String],
+    kubeadm_config_patches: &'a [String],
+    kubeadm_config_patches_json6902: &'a [PatchJson6902],
+    /// kprov's volumes of the API server, besides those that a patch would put in their stead.
+    volumes_after_patches: Option<Value>,
     nodes: Vec<KindNode<'a>>,
 }
 
@@ -73,6 +79,8 @@ struct KindNode<'a> {
     mounts: Vec<Value>,
     ports: Value,
     taints: Option<Vec<Value>>,
+    kubeadm_config_patches: &'a [String],
+    kubeadm_config_patches_json6902: &'a [PatchJson6902],
 }
 
 /// The documents of `kprov render`, for a bundle that is to lie in the folder `dir` (an absolute path).
@@ -135,23 +143,31 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
     let net = &spec.networking;
     // kind falls back to iptables in silence where nftables is not to be had.
     settings::kube_proxy_mode(inputs)?;
+    let mut networking = json!({
+        "ipFamily": net.ip_family,
+        "apiServerAddress": net.api_server_address(),
+        "apiServerPort": net.api_server_port,
+        "podSubnet": net.pod_subnet(),
+        "serviceSubnet": net.service_subnet(),
+        "disableDefaultCNI": net.disable_default_cni,
+        "kubeProxyMode": net.kube_proxy_mode,
+    });
+    if let Some(search) = &net.dns_search {
+        networking["dnsSearch"] = json!(search);
+    }
     let values = KindValues {
         common: Common::new(inputs)?,
         dir,
         restrictive: spec.hardening.file_modes == FileModes::Restrictive,
         kms_plugin: inputs.profile.kms().filter(|kms| kms.is_own()).map(|_| PLUGIN_SOCKET),
-        networking: json!({
-            "ipFamily": net.ip_family,
-            "apiServerAddress": net.api_server_address(),
-            "apiServerPort": net.api_server_port,
-            "podSubnet": net.pod_subnet(),
-            "serviceSubnet": net.service_subnet(),
-            "disableDefaultCNI": net.disable_default_cni,
-            "kubeProxyMode": net.kube_proxy_mode,
-        }),
+        networking,
         feature_gates: &spec.feature_gates,
         runtime_config: &spec.runtime_config,
         containerd_config_patches: &spec.containerd_config_patches,
+        containerd_config_patches_json6902: &spec.containerd_config_patches_json6902,
+        kubeadm_config_patches: &spec.kubeadm_config_patches,
+        kubeadm_config_patches_json6902: &spec.kubeadm_config_patches_json6902,
+        volumes_after_patches: volumes_after_patches(inputs, plan)?,
         nodes: plan
             .iter()
             .map(|node| KindNode {
@@ -162,10 +178,26 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
                 ports: json!(node.ports),
                 // kind removes the default taint of a single node, and fails if it is not there.
                 taints: taints(inputs.version, node, true),
+                kubeadm_config_patches: &node.kubeadm_config_patches,
+                kubeadm_config_patches_json6902: &node.kubeadm_config_patches_json6902,
             })
             .collect(),
     };
     Ok(inputs.templates.render(templates::KIND_CLUSTER, values)?)
+}
+
+/// The API server's volumes once the cluster's patches are applied, if these would take away kprov's own: a merge patch
+/// replaces lists.
+fn volumes_after_patches(inputs: &Inputs<'_>, plan: &[NodePlan]) -> Result<Option<Value>, RenderError> {
+    let spec = &inputs.profile.spec;
+    let own = settings::api_server(inputs)?.volumes;
+    let Some(first) = plan.first().filter(|_| !own.is_empty() && spec.patches_kubeadm()) else { return Ok(None) };
+    let endpoint = control_plane_endpoint(plan, inputs.cluster);
+    let config = kubeadm_config(inputs, first, first.start(), &PLACEHOLDER, &endpoint, PLACEHOLDER_TOKEN)?;
+    let documents = patches::documents(&config).unwrap_or_default();
+    let cluster = documents.iter().find(|document| document["kind"] == "ClusterConfiguration");
+    let volumes = cluster.and_then(|document| document["apiServer"].get("extraVolumes")).cloned();
+    Ok(volumes.filter(|volumes| *volumes != json!(own)))
 }
 
 /// A node's mounts: the profile's, and on control planes the bundle's own folders.

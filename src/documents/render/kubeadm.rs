@@ -14,7 +14,7 @@ use crate::documents::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffec
 use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan};
 use super::probes::PATCHES_FOLDER;
 use super::version::KubernetesVersion;
-use super::{Inputs, RenderError, settings, templates};
+use super::{Inputs, RenderError, patching, settings, templates};
 
 /// Stands for a bootstrap token where documents are shown or compared: each cluster has a random one. kind's own.
 pub const PLACEHOLDER_TOKEN: &str = "abcdef.0123456789abcdef";
@@ -179,7 +179,8 @@ fn taint_value(taint: &Taint) -> Value {
 }
 
 /// The kubeadm configuration of `node`: ClusterConfiguration, InitConfiguration or
-/// JoinConfiguration, KubeletConfiguration, and KubeProxyConfiguration unless there is to be no kube-proxy.
+/// JoinConfiguration, KubeletConfiguration, and KubeProxyConfiguration unless there is to be no kube-proxy; patched
+/// as the profile asks.
 ///
 /// `endpoint` is where every node finds the API server, as `host:port`
 /// (see [`control_plane_endpoint`](super::control_plane_endpoint)). `token` is what they join by; whoever
@@ -187,7 +188,7 @@ fn taint_value(taint: &Taint) -> Value {
 ///
 /// # Errors
 /// [`RenderError::Template`] if the template fails, [`RenderError::Unsupported`] if the version lacks what is asked for,
-/// [`RenderError::NoAddress`] if the node has none of the cluster's family.
+/// [`RenderError::NoAddress`] if the node has none of the cluster's family, [`RenderError::Patch`] if a patch does not fit.
 pub fn kubeadm_config(
     inputs: &Inputs<'_>,
     node: &NodePlan,
@@ -231,5 +232,7 @@ pub fn kubeadm_config(
         },
         kube_proxy: proxy.map(|mode| KubeProxyValues { mode, feature_gates: &spec.feature_gates }),
     };
-    Ok(Zeroizing::new(inputs.templates.render(templates::KUBEADM, values)?))
+    let volumes = values.common.api_server.pod.volumes.clone();
+    let config = Zeroizing::new(inputs.templates.render(templates::KUBEADM, values)?);
+    patching::patched(spec, node, config, &volumes)
 }

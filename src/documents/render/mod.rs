@@ -13,6 +13,7 @@ mod kindnet;
 mod kms;
 mod kubeadm;
 mod nodes;
+mod patching;
 mod probes;
 mod secrets;
 mod settings;
@@ -29,6 +30,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::documents::keys::KeyRing;
+use crate::documents::patches::PatchError;
 use crate::documents::profile::Profile;
 
 pub use balancer::{LoadBalancer, load_balancer_config};
@@ -101,6 +103,20 @@ pub enum RenderError {
     /// The profile asks for encryption, and there are no keys.
     #[error("the profile asks for encryption, but there are no keys")]
     NoKeys,
+    /// A patch of a node's kubeadm configuration cannot be applied.
+    #[error("node {node}: {which} cannot be applied to its kubeadm configuration: {error}")]
+    #[diagnostic(
+        code(kprov::render::patch),
+        help("`kprov render` without the patch shows the configuration that it is applied to, below `kubeadm/`")
+    )]
+    Patch {
+        /// The node.
+        node: String,
+        /// Which patch, by its place in the profile.
+        which: String,
+        /// Why.
+        error: PatchError,
+    },
     /// A folder that kind cannot mount.
     #[error("kind cannot mount what is in {path}: it has a colon in it")]
     #[diagnostic(code(kprov::render::colon), help("choose a folder without a colon for `--out`"))]

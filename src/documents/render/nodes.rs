@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::documents::profile::{IpFamily, Mount, Networking, PortMapping, Profile, Role, Taint};
+use crate::documents::profile::{IpFamily, Mount, Networking, PatchJson6902, PortMapping, Profile, Role, Taint};
 
 use super::RenderError;
 
@@ -32,6 +32,10 @@ pub struct NodePlan {
     pub mounts: Vec<Mount>,
     /// Another image than the cluster's.
     pub image: Option<String>,
+    /// Merge patches of its kubeadm configuration, besides the cluster's.
+    pub kubeadm_config_patches: Vec<String>,
+    /// JSON 6902 patches of its kubeadm configuration, besides the cluster's.
+    pub kubeadm_config_patches_json6902: Vec<PatchJson6902>,
 }
 
 /// The nodes of `profile` as a cluster called `cluster`, control planes first.
@@ -57,6 +61,8 @@ pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
                     ports: group.ports.clone(),
                     mounts: group.mounts.clone(),
                     image: group.image.clone(),
+                    kubeadm_config_patches: group.kubeadm_config_patches.clone(),
+                    kubeadm_config_patches_json6902: group.kubeadm_config_patches_json6902.clone(),
                 });
             }
         }

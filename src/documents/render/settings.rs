@@ -266,6 +266,7 @@ pub fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
     for plugin in lacking {
         warnings.push(format!("Kubernetes {version} has no admission plugin {plugin}: left out"));
     }
+    warnings.extend(super::patching::without_effect(inputs));
     warnings
 }
 

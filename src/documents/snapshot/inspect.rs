@@ -3,7 +3,6 @@
 //! Whoever made it is believed nothing: the profile goes through the same checks as any other, and so do names, paths and
 //! sizes. That it is well formed makes it no less powerful: see [`Contents::beyond`]. Pure.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -174,7 +173,7 @@ fn ports(profile: &Profile) -> Vec<String> {
     let api = format!("{}: the API server", networking.api_server_address());
     let groups = profile.spec.node_groups();
     let published = groups.iter().flat_map(|group| &group.ports).map(|port| {
-        let address = port.listen_address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let address = port.listen_address.unwrap_or_else(|| profile.spec.networking.listen_address());
         let host = if port.host_port == 0 { "a free port".to_owned() } else { format!("port {}", port.host_port) };
         format!("{address}, {host}: port {} of a node", port.container_port)
     });
@@ -214,7 +213,12 @@ fn beyond(profile: &Profile, base: &Path) -> Vec<String> {
             beyond.extend(kms_beyond(kms, base));
         }
     }
-    if !spec.containerd_config_patches.is_empty() {
+    if spec.patches_kubeadm() {
+        beyond.push(
+            "patches kubeadm's configuration, and with it the flags and volumes of what its nodes run".to_owned(),
+        );
+    }
+    if !spec.containerd_config_patches.is_empty() || !spec.containerd_config_patches_json6902.is_empty() {
         beyond.push("patches the configuration of its nodes' containerd".to_owned());
     }
     beyond

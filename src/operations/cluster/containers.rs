@@ -2,13 +2,13 @@
 //!
 //! Pure: the engine is asked by whoever calls.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use ipnet::IpNet;
 
 use crate::adapters::engine::{ContainerSpec, PublishedPort, Restart};
-use crate::documents::profile::{Profile, Protocol, Role};
+use crate::documents::profile::{Profile, Propagation, Protocol, Role};
 use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
 use super::{
@@ -67,6 +67,15 @@ impl Frame<'_> {
     /// A node's container.
     pub(super) fn node(&self, plan: &NodePlan, fixed: Fixed) -> ContainerSpec {
         let mut env = self.proxies.to_vec();
+        // The image's entrypoint writes it into the node's resolv.conf.
+        env.extend(
+            self.profile
+                .spec
+                .networking
+                .dns_search
+                .as_ref()
+                .map(|search| format!("KIND_DNS_SEARCH={}", search.join(" "))),
+        );
         let mut ports: Vec<PublishedPort> = plan
             .ports
             .iter()
@@ -77,7 +86,7 @@ impl Frame<'_> {
                     Protocol::Udp => "udp",
                     Protocol::Sctp => "sctp",
                 },
-                address: port.listen_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                address: port.listen_address.unwrap_or_else(|| self.profile.spec.networking.listen_address()),
                 host: port.host_port,
             })
             .collect();
@@ -94,8 +103,20 @@ impl Frame<'_> {
         }
         binds.extend(plan.mounts.iter().map(|mount| {
             let host = self.base.join(&mount.host_path);
-            let mode = if mount.read_only { ":ro" } else { "" };
-            format!("{}:{}{mode}", host.display(), mount.container_path)
+            let options: Vec<&str> = [
+                mount.read_only.then_some("ro"),
+                mount.selinux_relabel.then_some("Z"),
+                match mount.propagation {
+                    Propagation::None => None,
+                    Propagation::HostToContainer => Some("rslave"),
+                    Propagation::Bidirectional => Some("rshared"),
+                },
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let options = if options.is_empty() { String::new() } else { format!(":{}", options.join(",")) };
+            format!("{}:{}{options}", host.display(), mount.container_path)
         }));
         ContainerSpec {
             name: plan.name.clone(),
@@ -164,6 +185,8 @@ pub(super) fn proxies(
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use crate::documents::render::plan_nodes;
 
     use super::*;
@@ -173,7 +196,10 @@ mod tests {
             "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
             "spec": {"nodes": [
                 {"role": "control-plane", "ports": [{"containerPort": 80, "hostPort": 8080}]},
-                {"role": "worker", "mounts": [{"hostPath": "data", "containerPath": "/data", "readOnly": true}]}
+                {"role": "worker", "mounts": [
+                    {"hostPath": "data", "containerPath": "/data", "readOnly": true},
+                    {"hostPath": "/m", "containerPath": "/m", "selinuxRelabel": true, "propagation": "Bidirectional"}
+                ]}
             ]}
         }))
         .unwrap()
@@ -213,7 +239,7 @@ mod tests {
         let nodes = plan_nodes(&profile, "c");
         let spec = frame(&profile).node(&nodes[1], Fixed::default());
         assert!(spec.ports.is_empty());
-        assert_eq!(spec.binds, ["/lib/modules:/lib/modules:ro", "/home/me/data:/data:ro"]);
+        assert_eq!(spec.binds, ["/lib/modules:/lib/modules:ro", "/home/me/data:/data:ro", "/m:/m:Z,rshared"]);
         assert!(spec.privileged);
     }
 

@@ -46,6 +46,10 @@ pub(super) enum Way {
 impl Way {
     /// The way that a profile asks for.
     pub(super) fn of(profile: &Profile) -> Self {
+        // What patches of its configuration ask for is kubeadm's to know.
+        if profile.spec.patches_kubeadm() {
+            return Self::Kubeadm;
+        }
         // Further control planes join by kubeadm's own protocol.
         match profile.spec.bootstrap {
             Bootstrap::Auto | Bootstrap::Phased if profile.spec.count(Role::ControlPlane) == 1 => Self::Phased,

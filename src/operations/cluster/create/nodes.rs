@@ -77,7 +77,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         if plan.role == Role::ControlPlane {
             node.put_files(files).await?;
         }
-        patch_containerd(&node, &record.profile.spec.containerd_config_patches).await?;
+        patch_containerd(&node, &record.profile.spec).await?;
         Ok::<_, ClusterError>(Member { plan: plan.clone(), node })
     }))
     .await?;

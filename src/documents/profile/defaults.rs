@@ -44,6 +44,16 @@ impl Spec {
             || self.nodes.iter().any(|node| own(&node.kubeadm_config_patches, &node.kubeadm_config_patches_json6902))
     }
 
+    /// Takes away all patches of kubeadm's configuration.
+    pub(crate) fn without_kubeadm_patches(&mut self) {
+        self.kubeadm_config_patches.clear();
+        self.kubeadm_config_patches_json6902.clear();
+        for node in &mut self.nodes {
+            node.kubeadm_config_patches.clear();
+            node.kubeadm_config_patches_json6902.clear();
+        }
+    }
+
     /// How many nodes have `role`.
     #[must_use]
     pub fn count(&self, role: Role) -> u32 {

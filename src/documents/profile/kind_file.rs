@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use super::error::Finding;
 use super::shape::{Required, Shape};
 use super::tree::{Entry, Node, Span, Value};
-use super::{API_VERSION, IpFamily, KubeProxyMode, PatchJson6902, Propagation, Protocol, Role};
+use super::{API_VERSION, IpFamily, KubeProxyMode, PatchJson6902, Propagation, Protocol, Role, schema};
 
 /// The name of a cluster whose file has none.
 const DEFAULT_NAME: &str = "kind";
@@ -108,7 +108,7 @@ pub(super) fn translate(tree: Node, text: &str, findings: &mut Vec<Finding>) -> 
     without_empty_items(&mut tree);
     Reading { text }.cluster(&mut tree);
     let before = findings.len();
-    Shape::of_kind_files().check(&tree, Required::Everything, findings);
+    Shape::of(schema::of::<Cluster>()).check(&tree, Required::Everything, findings);
     if findings.len() > before {
         return None;
     }

@@ -2,6 +2,12 @@
 //!
 //! Owns the list, which is for hints alone: a field that is not here is handed on all the same.
 
+/// Whether some version's kubelet knows a field of its configuration by this name.
+#[must_use]
+pub fn is_kubelet_field(name: &str) -> bool {
+    FIELDS.contains(&name)
+}
+
 /// The top-level fields of `kubelet.config.k8s.io/v1beta1` KubeletConfiguration, from Kubernetes 1.20 on.
 pub(super) const FIELDS: &[&str] = &[
     "address",

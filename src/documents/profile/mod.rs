@@ -34,6 +34,7 @@ use crate::documents::keys::ProviderKind;
 pub use defaults::DEFAULT_IMAGE;
 pub use error::{Problem, ProblemEntry, ProfileError, Warning};
 pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, SecretSource, VaultAuth, VaultKms};
+pub use kubelet::is_kubelet_field;
 pub use load::{Loaded, check, load, load_layers, to_yaml};
 pub use names::{check_cluster_name, check_image};
 pub use read::check_stream;

@@ -68,12 +68,12 @@ impl Expected<'_> {
 
 impl Shape {
     pub(super) fn new() -> Self {
-        Self { root: super::schema::json_schema() }
+        Self::of(super::schema::json_schema())
     }
 
-    /// The shape of kind's own files.
-    pub(super) fn of_kind_files() -> Self {
-        Self { root: super::schema::of::<super::kind_file::Cluster>() }
+    /// The shape of documents with this schema.
+    pub(super) fn of(schema: Json) -> Self {
+        Self { root: schema }
     }
 
     /// Adds everything to `findings` that is wrong with the fields and types of `node`, a whole profile.

@@ -24,7 +24,7 @@ use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, ENCRYPTION_FOLDER};
 use super::{Inputs, RenderError, admission_configuration, audit_policy, probes, secrets, templates};
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
-const PLACEHOLDER: NodeAddresses =
+pub(super) const PLACEHOLDER: NodeAddresses =
     NodeAddresses { v4: Some(Ipv4Addr::new(192, 0, 2, 1)), v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)) };
 
 /// A document of a bundle.

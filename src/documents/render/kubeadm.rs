@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::documents::profile::{IpFamily, KubeProxyMode, Role, Taint, TaintEffect};
 
-use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan};
+use super::nodes::{API_SERVER_PORT, NodeAddresses, NodePlan, NodeStart};
 use super::probes::PATCHES_FOLDER;
 use super::version::KubernetesVersion;
 use super::{Inputs, RenderError, patching, settings, templates};
@@ -21,30 +21,6 @@ pub const PLACEHOLDER_TOKEN: &str = "abcdef.0123456789abcdef";
 
 /// How long a bootstrap token is good for, should whoever made it be killed before deleting it.
 const TOKEN_TTL: &str = "15m0s";
-
-/// How a node comes to be part of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeStart {
-    /// It is the first control plane.
-    Init,
-    /// It is a further control plane.
-    JoinControlPlane,
-    /// It is a worker.
-    JoinWorker,
-}
-
-impl NodePlan {
-    /// How this node starts: the first control plane makes the cluster, the others join.
-    #[must_use]
-    pub fn start(&self) -> NodeStart {
-        match (self.role, self.index) {
-            (Role::ControlPlane, 1) => NodeStart::Init,
-            (Role::ControlPlane, _) => NodeStart::JoinControlPlane,
-            (Role::Worker, _) => NodeStart::JoinWorker,
-        }
-    }
-}
 
 /// What the kubeadm and the kind templates both get.
 #[derive(Serialize)]

@@ -7,6 +7,7 @@
 
 mod balancer;
 mod digest;
+mod effects;
 mod joining;
 mod kind;
 mod kindnet;
@@ -35,6 +36,7 @@ use crate::documents::profile::Profile;
 
 pub use balancer::{LoadBalancer, load_balancer_config};
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
+pub use effects::{PatchedSettings, patched_settings, warnings};
 pub use joining::joining_manifest;
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kindnet::{KINDNET_FILE, kindnet_config};
@@ -42,14 +44,14 @@ pub use kms::{
     KMS_SERVER_PORT, PLUGIN_FOLDER, PLUGIN_KEYS, PLUGIN_SOCKET_FOLDER, PLUGIN_START, kms_files, kms_key_file,
     kms_protocol, kms_server_config, kms_server_name,
 };
-pub use kubeadm::{NodeStart, PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
+pub use kubeadm::{PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
 pub use nodes::{
-    API_SERVER_PORT, NodeAddresses, NodePlan, control_plane_endpoint, load_balancer_name, needs_load_balancer,
-    plan_nodes, role_name,
+    API_SERVER_PORT, NodeAddresses, NodePlan, NodeStart, control_plane_endpoint, load_balancer_name,
+    needs_load_balancer, plan_nodes, role_name,
 };
 pub use settings::{
     ADMISSION_FILE, ADMISSION_FOLDER, AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE,
-    ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume, StaticPod, api_server, cert_sans, warnings,
+    ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume, StaticPod, api_server, cert_sans,
 };
 pub use templates::{OverridesError, TemplateError, Templates};
 pub use version::{EXCLUDE_FROM_LOAD_BALANCERS, KubeadmApi, KubernetesVersion, SeccompDefault, VersionError};

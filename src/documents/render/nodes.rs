@@ -13,6 +13,30 @@ use super::RenderError;
 /// The API server's port inside a node (and of the load balancer).
 pub const API_SERVER_PORT: u16 = 6443;
 
+/// How a node comes to be part of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeStart {
+    /// It is the first control plane.
+    Init,
+    /// It is a further control plane.
+    JoinControlPlane,
+    /// It is a worker.
+    JoinWorker,
+}
+
+impl NodePlan {
+    /// How this node starts: the first control plane makes the cluster, the others join.
+    #[must_use]
+    pub fn start(&self) -> NodeStart {
+        match (self.role, self.index) {
+            (Role::ControlPlane, 1) => NodeStart::Init,
+            (Role::ControlPlane, _) => NodeStart::JoinControlPlane,
+            (Role::Worker, _) => NodeStart::JoinWorker,
+        }
+    }
+}
+
 /// One node, before it has an address.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodePlan {

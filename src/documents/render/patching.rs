@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 use crate::documents::patches::{self, Patch, PatchError, Target};
 use crate::documents::profile::{KubeProxyMode, PatchJson6902, Spec};
 
-use super::kubeadm::NodeStart;
-use super::nodes::{NodePlan, plan_nodes};
+use super::nodes::{NodePlan, NodeStart, plan_nodes};
 use super::settings::HostVolume;
 use super::{Inputs, RenderError};
 

@@ -245,8 +245,7 @@ pub(super) fn kube_proxy_mode(inputs: &Inputs<'_>) -> Result<Option<KubeProxyMod
 }
 
 /// What the profile asks for that this version leaves out, a line each; and whether the version is newer than known.
-#[must_use]
-pub fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
+pub(super) fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
     let version = inputs.version;
     let mut warnings = Vec::new();
     if version.is_untested() {
@@ -266,7 +265,6 @@ pub fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
     for plugin in lacking {
         warnings.push(format!("Kubernetes {version} has no admission plugin {plugin}: left out"));
     }
-    warnings.extend(super::patching::without_effect(inputs));
     warnings
 }
 

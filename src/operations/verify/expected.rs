@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::adapters::etcd::ROOT;
 use crate::adapters::node::Node;
 use crate::documents::encryption::{Config, GroupResource, KeyId, PLUGIN_SOCKET};
-use crate::documents::profile::{FileModes, Role};
+use crate::documents::profile::{FileModes, Role, is_kubelet_field};
 use crate::documents::render::{self, Inputs, SeccompDefault};
 use crate::documents::static_pod::flag_of;
 
@@ -72,12 +72,33 @@ impl Expected {
 
     fn from_inputs(inputs: &Inputs<'_>) -> Result<Self, VerifyError> {
         let spec = &inputs.profile.spec;
-        let components = [
+        let mut flags: BTreeMap<&'static str, BTreeMap<String, String>> = [
             ("kube-apiserver", render::api_server(inputs)?.args),
             ("kube-controller-manager", spec.controller_manager.extra_args.clone()),
             ("kube-scheduler", spec.scheduler.extra_args.clone()),
             ("etcd", spec.etcd.extra_args.clone()),
-        ];
+        ]
+        .into();
+        let mut kubelet = kubelet_fields(inputs);
+        // Patches come last, and so does what they ask for. Encryption is what the profile says, whatever they do.
+        let patched = render::patched_settings(inputs)?;
+        for (component, changes) in patched.flags {
+            let flags = flags.entry(component).or_default();
+            for (flag, value) in changes.into_iter().filter(|(flag, _)| !flag.starts_with("encryption-provider-config"))
+            {
+                match value {
+                    Some(value) => flags.insert(flag, value),
+                    None => flags.remove(&flag),
+                };
+            }
+        }
+        // kubeadm leaves out what no kubelet knows.
+        for (field, value) in patched.kubelet.into_iter().filter(|(field, _)| is_kubelet_field(field)) {
+            match value {
+                Some(value) => kubelet.insert(field, value),
+                None => kubelet.remove(&field),
+            };
+        }
         let resources = match (&spec.encryption, inputs.keys.and_then(|keys| keys.writer())) {
             (Some(encryption), Some((provider, key))) => {
                 let writes = KeyId::local(provider, key).stored();
@@ -87,7 +108,7 @@ impl Expected {
             _ => Vec::new(),
         };
         Ok(Self {
-            flags: components.into(),
+            flags,
             resources,
             root: ROOT.to_owned(),
             encryption_file: None,
@@ -95,7 +116,7 @@ impl Expected {
             audit: spec.audit.is_some(),
             restrictive_modes: spec.hardening.file_modes == FileModes::Restrictive,
             kubelet_serving_certificates: spec.hardening.kubelet_serving_certificates,
-            kubelet: kubelet_fields(inputs),
+            kubelet,
             pods: !spec.networking.disable_default_cni,
         })
     }

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::Serialize;
+
 use crate::documents::profile::{IpFamily, Mount, Networking, PatchJson6902, PortMapping, Profile, Role, Taint};
 
 use super::RenderError;

@@ -107,13 +107,22 @@ pub struct Rejected {
 #[derive(Debug, Clone)]
 pub struct ApiServer {
     node: Node,
+    /// Whether it is the cluster's only one.
+    alone: bool,
 }
 
 impl ApiServer {
     /// The API server on `node`, which must be a control plane.
     #[must_use]
     pub fn on(node: Node) -> Self {
-        Self { node }
+        Self { node, alone: false }
+    }
+
+    /// The API servers of all of a cluster's control planes, in their order.
+    #[must_use]
+    pub fn all(control_planes: &[Node]) -> Vec<Self> {
+        let alone = control_planes.len() == 1;
+        control_planes.iter().map(|node| Self { node: node.clone(), alone }).collect()
     }
 
     /// The node.
@@ -190,7 +199,7 @@ impl ApiServer {
         detail: impl FnMut(&str),
     ) -> Result<Result<(), Rejected>, NodeError> {
         let before = restart::observe(&self.node, &manifest.port()).await?;
-        restart::exchange(&self.node, manifest, keep_before).await?;
+        restart::exchange(&self.node, manifest, keep_before, self.alone).await?;
         let outcome = restart::watch(&self.node, manifest, &before, detail).await?;
         Ok(outcome.map_err(|Failure { reason, last_lines }| Rejected { reason, last_lines }))
     }
@@ -340,7 +349,7 @@ async fn change_each(
     control_planes: &ControlPlanes,
     change: &Change,
 ) -> Result<Vec<String>, ApiServerError> {
-    let servers: Vec<ApiServer> = control_planes.iter().cloned().map(ApiServer::on).collect();
+    let servers = ApiServer::all(control_planes);
     for server in &servers {
         let step = reporter.step(&server.node.name, "Looking for an unfinished change");
         if let Some(what) = server.recover(|detail| step.detail(detail)).await? {

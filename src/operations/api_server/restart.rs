@@ -140,15 +140,23 @@ fn parse(text: &str) -> Observation {
 }
 
 /// Exchanges the manifest and restarts the API server the fast way. The script runs to its end on the node,
-/// whatever becomes of this process.
+/// whatever becomes of this process. One that is `alone` gets no time to end what is under way.
 ///
 /// # Errors
 /// [`NodeError::Command`] if the new manifest could not be written, or the kubelet not be stopped.
-pub(super) async fn exchange(node: &Node, manifest: &StaticPod, keep_before: bool) -> Result<(), NodeError> {
+pub(super) async fn exchange(
+    node: &Node,
+    manifest: &StaticPod,
+    keep_before: bool,
+    alone: bool,
+) -> Result<(), NodeError> {
+    // One that ends politely first takes itself out of its service. Where that leaves nobody, kube-proxy refuses the
+    // service's address until it has noticed, up to a minute later, that somebody is back.
+    let looks = if alone { 0 } else { 8 };
     let before = if keep_before { BEFORE } else { "" };
     let content = Zeroizing::new(manifest.to_yaml().into_bytes());
     let script = format!(
-        "manifest='{MANIFEST}' before='{before}' size={size}\n{STATIC_POD}\n{END_STATIC_POD}\n{EXCHANGE}",
+        "manifest='{MANIFEST}' before='{before}' looks={looks} size={size}\n{STATIC_POD}\n{END_STATIC_POD}\n{EXCHANGE}",
         size = content.len(),
     );
     node.feed("restarting the API server", &script, content).await.map(|_| ())

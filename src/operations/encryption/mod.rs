@@ -441,7 +441,7 @@ impl Subject<'_> {
         &self,
         work: impl AsyncFnOnce(&Walker<'_, ApiServer, Stores<'_>, Record<'_>>) -> Result<T, EncryptionError>,
     ) -> Result<T, EncryptionError> {
-        let machines: Vec<ApiServer> = self.control_planes.iter().cloned().map(ApiServer::on).collect();
+        let machines = ApiServer::all(self.control_planes);
         let members = self.control_planes.iter().map(|node| (node.name.clone(), Etcd::on(node.clone()))).collect();
         let etcd = Etcd::on(self.control_planes.first().clone());
         let storage = Stores { etcd, members, client: self.client };

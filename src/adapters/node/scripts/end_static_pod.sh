@@ -4,10 +4,13 @@
 #
 # Defines a function for the scripts that it is put before; needs static_pod.sh.
 
-# end_static_pod COMPONENT [LOOKS]: it has LOOKS times 50 ms, 8 if nothing is said.
+# end_static_pod COMPONENT [LOOKS]: it has LOOKS times 50 ms, 8 if nothing is said; with 0, it is not even asked.
 end_static_pod() {
   old=$(static_pod_pids "$1") || old=
-  for pid in $old; do kill -TERM "$pid" 2>/dev/null || true; done
+  left=$old
+  if [ "${2:-8}" -gt 0 ]; then
+    for pid in $old; do kill -TERM "$pid" 2>/dev/null || true; done
+  fi
   n=0
   while [ $n -lt "${2:-8}" ]; do
     left=

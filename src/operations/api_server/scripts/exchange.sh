@@ -2,7 +2,8 @@
 # Exchanges the API server's manifest for what is read, and restarts it. Runs to its end whatever becomes of who sent it.
 # What could fail, on a full disk say, is done before anything is stopped.
 #
-# Needs static_pod.sh and end_static_pod.sh; $manifest, $size of the new one, and $before: where the old one is kept, or nothing.
+# Needs static_pod.sh and end_static_pod.sh; $manifest, $size of the new one, $looks that the old process has to end by
+# itself, and $before: where the old manifest is kept, or nothing.
 
 trap '' HUP PIPE TERM
 umask 077
@@ -24,4 +25,4 @@ sync "$new"
 systemctl stop kubelet
 mv -f "$new" "$manifest"
 sync "$folder"
-end_static_pod kube-apiserver
+end_static_pod kube-apiserver "${looks:?}"

@@ -21,7 +21,7 @@ pub use apply::{apply, await_namespace, complete_worker, probe_name_server_often
 pub use bootstrap_tokens::delete_bootstrap_tokens;
 pub use certificates::{approve_serving_certificates, client_groups};
 pub use controllers::make_service_accounts;
-pub use network::pod_subnets;
+pub use network::{own_service, pod_subnets};
 pub use probes::hasten_probes;
 pub use stored::{change, layout, touch};
 

@@ -2,6 +2,7 @@
 //!
 //! Owns what makes that quick. What the nodes need before their API server answers is its callers' affair.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -25,6 +26,13 @@ const API: Duration = Duration::from_secs(120);
 
 /// How often it is asked.
 const ASK: Duration = Duration::from_millis(50);
+
+/// How long the API's own service may lead elsewhere: an API server's entry there expires after 15 s, and is looked for every ten
+/// (`pkg/controlplane/reconcilers`).
+const SERVICE_LEADS: Duration = Duration::from_secs(40);
+
+/// How often it is looked at.
+const SERVICE: Duration = Duration::from_millis(500);
 
 /// How long a kubelet that was there before the API server may take to notice it.
 const NOTICE: Duration = Duration::from_secs(2);
@@ -130,7 +138,26 @@ impl Again<'_> {
             }
             Ok(())
         };
-        tokio::try_join!(proof.await_ready(), connect)?;
+        tokio::try_join!(proof.await_ready(), connect, self.await_own_service())?;
+        Ok(())
+    }
+
+    /// Waits until the API's own service leads to the control planes and nowhere else. Where they have other addresses than
+    /// before, it leads to those from before, too, until what etcd has of them expires; not for long.
+    async fn await_own_service(&self) -> Result<(), ClusterError> {
+        let roles = self.nodes.iter().zip(self.addresses).filter(|(node, _)| node.role == Role::ControlPlane);
+        let own: Vec<IpAddr> =
+            roles.flat_map(|(_, at)| [at.ipv4.map(IpAddr::from), at.ipv6.map(IpAddr::from)]).flatten().collect();
+        let leads = async {
+            while !kubernetes::own_service(self.client)
+                .await
+                .is_ok_and(|to| !to.is_empty() && to.iter().all(|to| own.contains(to)))
+            {
+                tokio::time::sleep(SERVICE).await;
+            }
+        };
+        // `verify` tells what is wrong then.
+        let _ = tokio::time::timeout(SERVICE_LEADS, leads).await;
         Ok(())
     }
 

@@ -138,10 +138,7 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
             try_join_all(members.iter().map(|member| world.start_one(member))).await?;
             return Ok(());
         }
-        for member in world.by_address(members)? {
-            world.start_one(&member).await?;
-        }
-        Ok(())
+        world.start_in_order(members).await
     }
 
     async fn take_over(&self, generation: u64) -> Result<Outcome, ClusterError> {

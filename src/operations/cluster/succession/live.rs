@@ -1,5 +1,6 @@
 //! Generations on a real engine, by the record on this host.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,7 +22,9 @@ use super::super::error::{LogFolder, Now};
 use super::super::interrupt::interrupted;
 use super::super::owner::is_own;
 use super::super::reach::client_of;
-use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs};
+use super::super::{
+    ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, NETWORK, Outcome, Whose, delete, logs,
+};
 use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
 
 /// How long addresses and ports of a container that has just been killed may stay taken.
@@ -74,6 +77,26 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Starts containers whose addresses the engine chooses, so that it most likely chooses those that the record knows:
+    /// one after the other, and not before all are free. One that has just been killed may have its own for a moment more.
+    pub(in super::super) async fn start_in_order(&self, members: &[Member]) -> Result<(), ClusterError> {
+        let own: BTreeSet<String> = self.members().await?.into_iter().map(|member| member.id).collect();
+        let starting: BTreeSet<&str> = members.iter().map(|member| member.id.as_str()).collect();
+        let deadline = tokio::time::Instant::now() + RELEASE;
+        loop {
+            let used = self.context.engine.addresses_in_use(NETWORK).await?;
+            let lingers = |id: &String| own.contains(id) && !starting.contains(id.as_str());
+            if !used.values().any(lingers) || tokio::time::Instant::now() > deadline {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        for member in self.by_address(members)? {
+            self.start_one(&member).await?;
+        }
+        Ok(())
+    }
+
     /// The members in the order of the addresses that the record knows. An engine gives out the lowest that is free: in
     /// this order, most often the same ones again.
     pub(in super::super) fn by_address(&self, members: &[Member]) -> Result<Vec<Member>, ClusterError> {
@@ -115,10 +138,7 @@ impl World for Live<'_> {
     }
 
     async fn start(&self, members: &[Member]) -> Result<(), ClusterError> {
-        for member in self.by_address(members)? {
-            self.start_one(&member).await?;
-        }
-        Ok(())
+        self.start_in_order(members).await
     }
 
     async fn remove(&self, member: &Member) -> Result<(), ClusterError> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use test_support::{Run, Sandbox};
 
+use super::thief::{Loot, assert_nowhere_on};
 use super::{KPROV, make_secret, stored};
 
 /// The server beside the sandbox's cluster.
@@ -47,6 +48,10 @@ fn reads(sandbox: &Sandbox, name: &str) -> bool {
     read.code == Some(0) && read.stdout.contains("bXlwYXNzd29yZA==")
 }
 
+fn writes(sandbox: &Sandbox, name: &str) -> Run {
+    kubectl(sandbox, &["create", "secret", "generic", name, "--from-literal=password=mypassword"])
+}
+
 #[test]
 #[ignore = "needs an engine: cargo xtask test"]
 fn a_key_in_a_kms_is_not_on_the_host() {
@@ -73,21 +78,23 @@ fn a_key_in_a_kms_is_not_on_the_host() {
     let record = std::fs::read_to_string(sandbox.data().join("clusters").join(&sandbox.cluster).join("cluster.json"));
     assert!(!record.unwrap().contains(&secret));
 
-    // Stolen: all of the host but the server. The API server itself, with every file that it has, reads nothing.
+    // Stolen: all of the host but the server, which is a container of its own. The login is among the loot, and no key.
     engine.docker(&["stop", &server(&sandbox)]).done();
-    restart_api_server(&sandbox);
+    engine.docker(&["stop", &sandbox.node("control-plane")]).done();
+    let loot = Loot::of(&sandbox);
+    assert!(!loot.holding(&secret).is_empty());
+    assert_eq!(loot.holding("mypassword"), [""; 0], "in the clear");
+    assert_nowhere_on(&sandbox.node("control-plane"), "mypassword");
+    assert_eq!(loot.decrypt(&key), None, "a key to it lies on the host");
+
+    // The API server itself, with every file that it has, reads nothing, and writes nothing in the clear.
+    engine.docker(&["start", &sandbox.node("control-plane")]).done();
     until("the API server answers", || kubectl(&sandbox, &["get", "--raw=/version"]).code == Some(0));
     assert!(!reads(&sandbox, "before"));
-    let refused =
-        kubectl(&sandbox, &["create", "secret", "generic", "meanwhile", "--from-literal=password=mypassword"]);
-    assert_ne!(refused.code, Some(0), "{refused}");
+    assert_ne!(writes(&sandbox, "meanwhile").code, Some(0));
     assert_eq!(sandbox.kprov(&["etcd", "keys", "secrets/default/meanwhile", "--cluster", &sandbox.cluster]).stdout, "");
-    sandbox.kprov(&["status", &sandbox.cluster]).ok().says("ILL").done();
+    sandbox.kprov(&["status", &sandbox.cluster]).ok().says("ILL").says("-openbao:8200").done();
     verify().fails();
-    // No file of the node's and none of kprov's holds a Secret's text.
-    let files = "grep -rlaF mypassword /etc /kind /var/lib/etcd /var/lib/kubelet /run/kprov-kms || true";
-    let found = on_node(&sandbox, &["sh", "-c", files]).ok().stdout;
-    assert_eq!(found, "", "in the clear");
 
     // It comes back by itself, and nothing is lost.
     engine.docker(&["start", &server(&sandbox)]).done();
@@ -112,6 +119,135 @@ fn a_key_in_a_kms_is_not_on_the_host() {
     make_secret(&sandbox, "after");
     assert!(reads(&sandbox, "after"));
 
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+/// Runs `bao` on the server beside the cluster as who administers the key.
+fn administer(sandbox: &Sandbox, arguments: &str) -> String {
+    let script = format!(
+        "BAO_TOKEN=$(bao write -field=token auth/approle/login role_id=admin secret_id=@/kprov/openbao/admin.secret); \
+         export BAO_TOKEN; bao {arguments}"
+    );
+    sandbox.engine().docker(&["exec", &server(sandbox), "sh", "-euc", &script]).ok().stdout
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn outages_of_a_kms_are_told_and_cost_nothing() {
+    let sandbox = Sandbox::on_engine(KPROV, "kmsout");
+    sandbox.up(&["--profile", "kms-vault", "--set", "nodes=[{role: control-plane}]"]).done();
+    make_secret(&sandbox, "before");
+    let engine = sandbox.engine();
+    let kprov = |arguments: &[&str]| sandbox.kprov(arguments);
+    let told = |what: &str| {
+        kprov(&["status", &sandbox.cluster]).ok().says("ILL").says(what).done();
+        kprov(&["verify", &sandbox.cluster]).fails().says(what).says("not looked at: the KMS does not work");
+    };
+    let well = |what: &str| {
+        until(what, || reads(&sandbox, "before") && kprov(&["verify", &sandbox.cluster]).code == Some(0));
+        eprintln!("{what}: well again");
+    };
+
+    // Sealed. What it has in memory, an API server reads; nobody begins what could not be ended.
+    administer(&sandbox, "operator seal");
+    told("sealed");
+    assert!(reads(&sandbox, "before"));
+    let plain = || kprov(&["etcd", "keys", "secrets/default/meanwhile", "--cluster", &sandbox.cluster]).stdout;
+    if writes(&sandbox, "meanwhile").code != Some(0) {
+        assert_eq!(plain(), "");
+    }
+    for change in [&["migrate", "--to", "secretbox"][..], &["rotate"], &["disable"]] {
+        kprov(&[&["encryption"], change, &[&sandbox.cluster]].concat()).fails().says("sealed");
+        kprov(&["encryption", "status", &sandbox.cluster]).ok().never_says("Unfinished").done();
+    }
+    restart_api_server(&sandbox);
+    until("the API server answers", || kubectl(&sandbox, &["get", "--raw=/version"]).code == Some(0));
+    assert!(!reads(&sandbox, "before"));
+    // A state is files: it needs no KMS until somebody goes back to it.
+    let snapshot = format!("{}-sealed", sandbox.cluster);
+    kprov(&["snapshot", "save", &snapshot, "--cluster", &sandbox.cluster]).done();
+    engine.docker(&["restart", "--time", "1", &server(&sandbox)]).done();
+    well("sealed");
+
+    // Every login revoked: the plugin logs in anew.
+    let script = "list -format=json auth/token/accessors | tr -dc 'a-zA-Z0-9\\n' | while read -r one; do \
+                  if [ -n \"$one\" ]; then bao write auth/token/revoke-accessor accessor=\"$one\" || true; fi; done";
+    assert!(administer(&sandbox, script).contains("Success"));
+    writes(&sandbox, "revoked").done();
+    well("revoked");
+
+    // Another CA: nothing is sent to who cannot show the right certificate.
+    let swap = "cd /kind/kprov/kms; cp -p ca.crt /root/ca.crt; cat /etc/kubernetes/pki/ca.crt > ca.crt; \
+                systemctl restart kprov-kms";
+    on_node(&sandbox, &["sh", "-euc", swap]).done();
+    told("its certificate is not signed by the CA that the plugin was given");
+    let back = "cat /root/ca.crt > /kind/kprov/kms/ca.crt; rm /root/ca.crt; systemctl restart kprov-kms";
+    on_node(&sandbox, &["sh", "-euc", back]).done();
+    well("another CA");
+
+    // The version of the key that wrapped is given up, as if it were deleted: that cannot be read, and is told.
+    administer(&sandbox, "write -f transit/keys/kprov/rotate");
+    administer(&sandbox, "write transit/keys/kprov/config min_decryption_version=2");
+    restart_api_server(&sandbox);
+    until("the API server answers", || kubectl(&sandbox, &["get", "--raw=/version"]).code == Some(0));
+    assert!(!reads(&sandbox, "before"));
+    kubectl(&sandbox, &["get", "secret", "before"]).fails().says("too old");
+    kprov(&["verify", &sandbox.cluster]).fails().says("vault-v1-");
+    administer(&sandbox, "write transit/keys/kprov/config min_decryption_version=1");
+    until("the Secret can be read again", || reads(&sandbox, "before"));
+    kprov(&["encryption", "rotate", &sandbox.cluster]).done();
+    well("given up");
+
+    // Killed: who goes back to a state starts it.
+    engine.docker(&["kill", &server(&sandbox)]).done();
+    told("-openbao:8200");
+    kprov(&["snapshot", "restore", &snapshot]).done();
+    until("the Secret of the state can be read", || reads(&sandbox, "before"));
+    // Its values are of the key's version of then.
+    kprov(&["verify", &sandbox.cluster]).fails().says("vault-v1-");
+    kprov(&["encryption", "rotate", &sandbox.cluster]).done();
+    well("restored");
+
+    // Gone for good, and its key with it.
+    engine.docker(&["rm", "--force", "--volumes", &server(&sandbox)]).done();
+    told("-openbao:8200");
+    kprov(&["snapshot", "restore", &snapshot]).fails().says("is no more");
+    kprov(&["reset", &sandbox.cluster])
+        .ok()
+        .says("is no more")
+        .says("making the cluster again from its profile")
+        .done();
+    assert!(!reads(&sandbox, "before"));
+    make_secret(&sandbox, "before");
+    well("made again");
+    kprov(&["snapshot", "rm", &snapshot]).done();
+    kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn a_key_beside_the_data_is_stolen_with_it() {
+    let sandbox = Sandbox::on_engine(KPROV, "stolen");
+    sandbox.up(&["--profile", "secure-two-node", "--set", "nodes=[{role: control-plane}]"]).done();
+    let key = make_secret(&sandbox, "e2e");
+    let node = sandbox.node("control-plane");
+    let steal = || {
+        sandbox.engine().docker(&["stop", &node]).done();
+        let loot = Loot::of(&sandbox);
+        assert_eq!(loot.holding("mypassword"), [""; 0], "in the clear");
+        let plain = loot.decrypt(&key).expect("the thief reads it");
+        assert!(String::from_utf8_lossy(&plain).contains("mypassword"));
+    };
+    stored(&sandbox, &key, &[]).says("k8s:enc:aescbc:").never_says("mypassword").done();
+    steal();
+    sandbox.engine().docker(&["start", &node]).done();
+    until("the API server answers", || reads(&sandbox, "e2e"));
+    // A KMS whose key is a file on the node changes nothing.
+    sandbox.kprov(&["encryption", "migrate", &sandbox.cluster, "--to", "kms", "--kms", "kms-local"]).done();
+    stored(&sandbox, &key, &[]).says("k8s:enc:kms:").never_says("mypassword").done();
+    steal();
     sandbox.kprov(&["down", &sandbox.cluster]).done();
     sandbox.assert_clean();
 }

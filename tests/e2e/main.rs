@@ -11,6 +11,7 @@ mod parity;
 mod power;
 mod snapshots;
 mod ssh;
+mod thief;
 mod traces;
 
 use test_support::{Run, Sandbox};

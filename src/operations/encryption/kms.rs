@@ -18,10 +18,10 @@ use crate::operations::api_server::ApiServer;
 use crate::operations::cluster::{ControlPlanes, KmsRotation, install_kms, rotate_kms};
 
 use super::nodes::ControlPlane;
-use super::walk::under_way;
+use super::walk::{PLUGIN, under_way};
 use super::{EncryptionError, Outcome, Plugin, Rotated, Subject};
 
-/// How long a plugin may take until its KMS answers it.
+/// How long a plugin that was just brought, or whose key was just rotated, may take until its KMS answers it.
 const WORKS: Duration = Duration::from_secs(60);
 
 /// How long API servers may take until they use a new key: they ask once a minute, and some.
@@ -41,13 +41,17 @@ pub(super) async fn install(subject: &Subject<'_>, plugin: &Plugin) -> Result<()
     let nodes = subject.control_planes;
     install_kms(subject.context, subject.cluster, &plugin.kms, &plugin.base, nodes).await.map_err(Box::new)?;
     let step = subject.context.reporter.stage("Waiting until every KMS plugin works");
-    await_key(nodes, |_| true).await?;
+    await_key(nodes, WORKS, |_| true).await?;
     step.done();
     Ok(())
 }
 
 /// Waits until every plugin works and all wrap by the same key, one that `fits`.
-async fn await_key(nodes: &ControlPlanes, fits: impl Fn(&str) -> bool) -> Result<String, EncryptionError> {
+async fn await_key(
+    nodes: &ControlPlanes,
+    patience: Duration,
+    fits: impl Fn(&str) -> bool,
+) -> Result<String, EncryptionError> {
     let begun = Instant::now();
     loop {
         let (mut ids, mut problem) = (Vec::new(), None);
@@ -67,7 +71,7 @@ async fn await_key(nodes: &ControlPlanes, fits: impl Fn(&str) -> bool) -> Result
             (Some(problem), _) => problem,
             (None, ids) => (nodes.first().name.clone(), format!("it still wraps by {}", ids.join(", "))),
         };
-        if begun.elapsed() > WORKS {
+        if begun.elapsed() > patience {
             let (node, reason) = problem;
             return Err(EncryptionError::Plugin { node, reason });
         }
@@ -93,11 +97,13 @@ pub(super) async fn rotate(subject: &Subject<'_>) -> Result<Option<Outcome>, Enc
     let layout = kubernetes::layout(subject.client, &root).await?;
     let work = Work { subject, layout, rules, protocol };
 
-    let from = await_key(nodes, |_| true).await?;
+    let step = subject.context.reporter.stage("Asking every KMS plugin which key it wraps by");
+    let from = await_key(nodes, PLUGIN, |_| true).await?;
+    step.done();
     let step = subject.context.reporter.stage("Rotating the key in the KMS");
     let done = rotate_kms(subject.context, subject.cluster, nodes).await.map_err(Box::new)?;
     let (to, note) = match done {
-        KmsRotation::Rotated(note) => (await_key(nodes, |id| id != from).await?, note),
+        KmsRotation::Rotated(note) => (await_key(nodes, WORKS, |id| id != from).await?, note),
         KmsRotation::NotOurs => (
             from.clone(),
             "The KMS is not kprov's: its own tools rotate the key, and this rewrites what an older version has wrapped.".to_owned(),

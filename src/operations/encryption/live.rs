@@ -4,9 +4,9 @@ use kube::Client;
 use zeroize::Zeroizing;
 
 use crate::adapters::etcd::Etcd;
-use crate::adapters::kubernetes;
 use crate::adapters::node::{NodeError, STATIC_POD};
 use crate::adapters::records::Store;
+use crate::adapters::{kms_plugin, kubernetes};
 use crate::documents::encryption::{Config, Layout, Located};
 use crate::documents::keys::{KeyRing, ProviderKind};
 use crate::documents::names::ClusterName;
@@ -105,6 +105,13 @@ done"#
                       | grep -i 'encryption config' | tail -n 3 | cut -d ' ' -f 4-";
         let text = self.node().script("reading the API server's log", script).await.unwrap_or_default();
         crate::adapters::node::last_lines(&text, 3)
+    }
+
+    async fn kms_problem(&self) -> Result<Option<String>, NodeError> {
+        Ok(match kms_plugin::report(self.node()).await? {
+            Ok(report) => report.problem,
+            Err(silent) => Some(silent),
+        })
     }
 }
 

@@ -208,7 +208,6 @@ impl<M: Machine> ControlPlane<M> {
             self.write_config(fallback).await?;
         }
         if !restart {
-            self.config = wanted.fallback.cloned();
             return Ok(());
         }
         // Before and after: the rejected one may have written until it was ended.
@@ -221,11 +220,10 @@ impl<M: Machine> ControlPlane<M> {
                 return Ok(());
             }
         }
-        let manifest = if had_none { tried.clone() } else { self.manifest.clone() };
-        self.come_back(&manifest, &detail).await?;
-        self.config = wanted.fallback.cloned();
-        self.manifest = manifest;
-        Ok(())
+        if had_none {
+            self.manifest = tried.clone();
+        }
+        self.come_back(&self.manifest, &detail).await
     }
 
     async fn come_back(&self, manifest: &StaticPod, detail: impl Fn(&str)) -> Result<(), EncryptionError> {
@@ -252,8 +250,11 @@ impl<M: Machine> ControlPlane<M> {
         }
     }
 
-    async fn write_config(&self, config: &Config) -> Result<(), NodeError> {
-        self.server.write(&self.file, config.to_yaml().as_bytes()).await
+    async fn write_config(&mut self, config: &Config) -> Result<(), NodeError> {
+        self.server.write(&self.file, config.to_yaml().as_bytes()).await?;
+        // Whatever becomes of the API server: whoever turns back starts from what is there.
+        self.config = Some(config.clone());
+        Ok(())
     }
 
     /// Writes the journal.

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::adapters::kubernetes::ApiError;
 use crate::adapters::node::NodeError;
-use crate::documents::encryption::{Config, GroupResource, KeyId, Layout, Located, Phase, PlanError, Served, Verb};
+use crate::documents::encryption::{
+    Config, GroupResource, KeyId, Kms, Layout, Located, Material, PLUGIN_SOCKET, Phase, PlanError, Served, Verb,
+};
 use crate::documents::keys::KeyRing;
-use crate::documents::keys::ProviderKind;
+use crate::documents::keys::{KmsProtocol, ProviderKind};
 use crate::documents::static_pod::StaticPod;
 use crate::operations::api_server::Rejected;
 use crate::progress::Reporter;
@@ -20,7 +23,7 @@ use super::nodes::JOURNAL;
 use super::reload::Loaded;
 use super::walk::Walker;
 use super::world::{Books, Machine, Storage};
-use super::{EncryptionError, Outcome, Request, Scrubbed};
+use super::{EncryptionError, Outcome, Plugin, Request, Scrubbed};
 
 const MANIFEST: &str = "\
 spec:
@@ -63,6 +66,8 @@ struct State {
     scrubbed: Vec<String>,
     /// Whether the log of each control plane's etcd holds the marker.
     logged: Vec<bool>,
+    /// Whether the KMS works.
+    kms: bool,
 }
 
 struct World {
@@ -75,6 +80,8 @@ struct World {
     steps: Cell<usize>,
     /// The API server that comes up with nothing that has two keys, if there is to be one.
     picky: Option<usize>,
+    /// The step before which the KMS goes away, if it does.
+    kms_goes: Cell<Option<usize>>,
 }
 
 impl World {
@@ -114,6 +121,7 @@ impl World {
             marker: None,
             scrubbed: Vec::new(),
             logged: vec![false; planes],
+            kms: true,
         };
         let world = Self {
             state: RefCell::new(state),
@@ -122,6 +130,7 @@ impl World {
             half_done: false,
             steps: Cell::new(0),
             picky: None,
+            kms_goes: Cell::new(None),
         };
         for name in ["secrets", "configmaps", "deployments", "gateway.networking.k8s.io/gateways"] {
             for number in 0..2 {
@@ -139,12 +148,16 @@ impl World {
             half_done,
             steps: Cell::new(0),
             picky: self.picky,
+            kms_goes: Cell::new(None),
         })
     }
 
     /// A step that changes something. The last one of a process that is killed may take effect or not; nothing comes
     /// after it.
     async fn step<T>(&self, effect: impl FnOnce(&mut State) -> T) -> T {
+        if self.kms_goes.get() == Some(self.steps.get()) {
+            self.state.borrow_mut().kms = false;
+        }
         self.steps.set(self.steps.get() + 1);
         let dies = self.left.get() == Some(0);
         if dies && !self.half_done {
@@ -161,16 +174,22 @@ impl World {
 }
 
 impl State {
-    /// An API server writes an object with the key that it writes with.
-    fn write(&mut self, layout: &Layout, plane: usize, key: &str) {
+    /// An API server writes an object with the key that it writes with; gives whether it could.
+    fn write(&mut self, layout: &Layout, plane: usize, key: &str) -> bool {
         let name = &layout.owner(key).unwrap().name;
         let deciding = self.planes[plane].running.1.deciding(name);
         let writer = deciding.first().and_then(|group| group.writer()).unwrap_or_else(KeyId::identity);
+        // What is rewritten is read first.
+        let wrapped = self.etcd.get(key).is_some_and(|(stored, _)| stored.starts_with("k8s:enc:kms:"));
+        if !self.kms && (wrapped || writer.provider == ProviderKind::Kms) {
+            return false;
+        }
         let print = deciding.first().and_then(|group| group.material(&writer)).and_then(|material| match material {
-            crate::documents::encryption::Material::Key(key) => Some(key.fingerprint()),
-            crate::documents::encryption::Material::Kms(_) => None,
+            Material::Key(key) => Some(key.fingerprint()),
+            Material::Kms(_) => None,
         });
         self.etcd.insert(key.to_owned(), (writer.stored(), print));
+        true
     }
 
     /// Clients at work: every API server reads every value, and would also do so if it were started anew; then
@@ -217,8 +236,10 @@ impl FakeMachine {
 
     async fn exchange(&self, to: &StaticPod, keep: bool) -> Result<Result<(), Rejected>, NodeError> {
         let picky = self.world.picky == Some(self.index);
-        let outcome = self
-            .change(|plane| {
+        let (world, index) = (&self.world, self.index);
+        let outcome = world
+            .step(|state| {
+                let (kms, plane) = (state.kms, &mut state.planes[index]);
                 if keep {
                     plane.before = Some(plane.manifest.clone());
                 }
@@ -228,6 +249,9 @@ impl FakeMachine {
                     return Err(Rejected { reason: "it does not like it".to_owned(), last_lines: String::new() });
                 }
                 plane.running = (to.command(), config);
+                if !kms && plane.running.1.asks(PLUGIN_SOCKET) {
+                    return Err(Rejected { reason: "it is not ready".to_owned(), last_lines: String::new() });
+                }
                 Ok(())
             })
             .await;
@@ -303,13 +327,20 @@ impl Machine for FakeMachine {
     }
 
     async fn look(&self, _: &str, _: &str) -> Result<Loaded, NodeError> {
-        // The minute comes around.
-        self.change(|plane| {
-            let config = plane.on_disk(&plane.manifest).expect("its configuration is there");
-            plane.running.1 = config;
-        })
-        .await;
-        Ok(Loaded::Yes)
+        // The minute comes around. A configuration whose KMS does not work is refused.
+        let (world, index) = (&self.world, self.index);
+        let loaded = world
+            .step(|state| {
+                let (kms, plane) = (state.kms, &mut state.planes[index]);
+                let config = plane.on_disk(&plane.manifest).expect("its configuration is there");
+                if !kms && config.asks(PLUGIN_SOCKET) && config != plane.running.1 {
+                    return Loaded::Refused;
+                }
+                plane.running.1 = config;
+                Loaded::Yes
+            })
+            .await;
+        Ok(loaded)
     }
 
     async fn started_after(&self, _: &str) -> Result<bool, NodeError> {
@@ -318,6 +349,10 @@ impl Machine for FakeMachine {
 
     async fn words(&self) -> String {
         String::new()
+    }
+
+    async fn kms_problem(&self) -> Result<Option<String>, NodeError> {
+        Ok((!self.world.state.borrow().kms).then(|| "the server is sealed".to_owned()))
     }
 }
 
@@ -337,8 +372,10 @@ impl Storage for World {
     }
 
     async fn touch(&self, _: &Located, key: &str) -> Result<(), EncryptionError> {
-        self.step(|state| state.write(&self.layout, 0, key)).await;
-        Ok(())
+        match self.step(|state| state.write(&self.layout, 0, key)).await {
+            true => Ok(()),
+            false => Err(ApiError::NotReady { seconds: 0, pending: vec!["the KMS is away".to_owned()] }.into()),
+        }
     }
 
     async fn plant(&self, text: &str) -> Result<(), EncryptionError> {
@@ -487,11 +524,7 @@ fn config(rules: &[(&str, ProviderKind, &str)]) -> Config {
     let mut config = Config::default();
     for (rule, provider, key) in rules.iter().rev() {
         let (rule, key) = (vec![(*rule).to_owned()], KeyId::local(*provider, key));
-        config.add(
-            &rule,
-            &key,
-            Some(crate::documents::encryption::Material::Key(crate::documents::keys::KeyMaterial::generate().unwrap())),
-        );
+        config.add(&rule, &key, Some(Material::Key(crate::documents::keys::KeyMaterial::generate().unwrap())));
         config.promote(&rule, &key);
         config.keep_only(&rule, &key);
     }
@@ -556,10 +589,14 @@ fn finish(world: &Rc<World>, command: &Command, first: &Command, what: &str) {
     }
     // Whatever it has come to, the next change finds its way.
     let next = world.again(None, false);
-    let on = next.state.borrow().record.is_none();
-    let verb = if on { Verb::Enable } else { Verb::Rotate };
-    let provider = on.then_some(ProviderKind::Aesgcm);
-    run(&next, &Command::Run(request(verb, provider, &["secrets"]))).unwrap().unwrap();
+    let writer = next.state.borrow().record.as_ref().and_then(|config| config.groups.first()?.writer());
+    let (verb, provider, resources) = match writer {
+        None => (Verb::Enable, Some(ProviderKind::Aesgcm), &["secrets"][..]),
+        // Its own rotation is no walk.
+        Some(writer) if writer.provider == ProviderKind::Kms => (Verb::Migrate, Some(ProviderKind::Aesgcm), &[][..]),
+        Some(_) => (Verb::Rotate, None, &["secrets"][..]),
+    };
+    run(&next, &Command::Run(request(verb, provider, resources))).unwrap().unwrap();
     assert_whole(&next, &format!("{what}, and one more"));
 }
 
@@ -655,4 +692,87 @@ fn an_api_server_that_rejects_a_configuration_gets_the_one_before() {
     assert!(matches!(error, EncryptionError::Failed { .. }), "{error}");
     assert_whole(&world, "turned back");
     assert_eq!(world.state.borrow().record, Some(start));
+}
+
+/// A configuration by which a KMS encrypts Secrets, as this version asks it.
+fn kms_config(version: &str) -> Config {
+    let protocol = if version == OLD { KmsProtocol::V1 } else { KmsProtocol::V2 };
+    let kms = Kms::new(protocol, "kprov", &format!("unix://{PLUGIN_SOCKET}"), 3);
+    let (rule, id) = (vec!["secrets".to_owned()], kms.id());
+    let mut config = Config::default();
+    config.add(&rule, &id, Some(Material::Kms(kms)));
+    config.promote(&rule, &id);
+    config.keep_only(&rule, &id);
+    config
+}
+
+fn to_kms(verb: Verb) -> Request {
+    let kms = serde_json::from_value(serde_json::json!({"local": {}})).unwrap();
+    let plugin = Plugin { kms, base: std::path::PathBuf::new() };
+    Request { kms: Some(Box::new(plugin)), ..request(verb, Some(ProviderKind::Kms), &["secrets"]) }
+}
+
+/// Every change to a KMS and away from it: where it starts, and what is asked for.
+fn changes_of_a_kms(version: &str) -> Vec<(Option<Config>, Request)> {
+    let aescbc = config(&[("secrets", ProviderKind::Aescbc, "key1")]);
+    vec![
+        (None, to_kms(Verb::Enable)),
+        (Some(aescbc), Request { resources: Vec::new(), ..to_kms(Verb::Migrate) }),
+        (Some(kms_config(version)), request(Verb::Migrate, Some(ProviderKind::Secretbox), &[])),
+        (Some(kms_config(version)), request(Verb::Disable, None, &[])),
+    ]
+}
+
+#[test]
+fn changes_of_a_kms_die_at_every_step() {
+    for (start, request) in changes_of_a_kms(NEW).into_iter().skip(1).take(2) {
+        dies_everywhere(1, NEW, start.as_ref(), request);
+    }
+}
+
+/// The KMS goes away before each step, and kprov goes on as long as it can, or is killed there, too. Once the KMS is back,
+/// whoever goes on or turns back finds every value; as long as it is not, nobody makes anything worse.
+#[test]
+fn a_kms_that_goes_away_at_any_step_costs_nothing() {
+    for (planes, version) in [(1, OLD), (1, NEW), (3, OLD), (3, NEW)] {
+        for (start, request) in changes_of_a_kms(version) {
+            let world = World::start(planes, version, start.as_ref());
+            let first = Command::Run(request.clone());
+            let whole = world.again(None, false);
+            run(&whole, &first).unwrap().unwrap();
+            assert_whole(&whole, "with a KMS that works");
+            let steps = whole.steps.get();
+            let mut failed = 0;
+            for step in 0..steps {
+                for killed in [false, true] {
+                    let what = format!("{planes} {version} {}: the KMS goes at step {step}, {killed}", request.verb);
+                    let gone = world.again(killed.then_some(step), step % 2 == 0);
+                    gone.kms_goes.set(Some(step));
+                    failed += usize::from(run(&gone, &first).is_some_and(|outcome| outcome.is_err()));
+                    let all = [Command::Resume, Command::Undo, first.clone()];
+                    // With several control planes there are many more moments: each takes its turn.
+                    let turn = std::slice::from_ref(&all[(step + usize::from(killed)) % 3]);
+                    for next in if planes == 1 { &all[..] } else { turn } {
+                        // While it is away, and then when it is back.
+                        let meanwhile = gone.again(None, false);
+                        let _ = run(&meanwhile, next).expect("nobody kills it");
+                        let back = meanwhile.again(None, false);
+                        back.state.borrow_mut().kms = true;
+                        finish(&back, next, &first, &what);
+                    }
+                }
+            }
+            assert!(failed > 0, "{planes} {version} {}: the KMS was never missed", request.verb);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_touched_while_the_kms_is_away() {
+    let world = World::start(1, NEW, Some(&kms_config(NEW)));
+    world.state.borrow_mut().kms = false;
+    let migrate = request(Verb::Migrate, Some(ProviderKind::Secretbox), &[]);
+    let error = run(&world, &Command::Run(migrate)).unwrap().unwrap_err();
+    assert!(matches!(&error, EncryptionError::Plugin { reason, .. } if reason.contains("sealed")), "{error}");
+    assert_eq!(world.steps.get(), 0);
 }

@@ -3,9 +3,10 @@
 //! Before the first step of a phase, the phase is written down on every control plane; each step may be repeated. What
 //! it works on is behind the seam of `world`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
+use tokio::time::Instant;
 
 use crate::adapters::node::NodeError;
 use crate::documents::encryption::{
@@ -21,6 +22,10 @@ use crate::progress::Reporter;
 use super::nodes::{ControlPlane, Wanted};
 use super::world::{Books, Machine, Storage};
 use super::{EncryptionError, Outcome, Proof, Request, Scrubbed, lower, rewrite};
+
+/// How long a KMS plugin may take until it works, before anything is touched; and how often it is asked.
+pub(super) const PLUGIN: Duration = Duration::from_secs(10);
+const ASK: Duration = Duration::from_millis(500);
 
 /// What walks.
 pub(super) struct Walker<'a, M, S, B> {
@@ -80,6 +85,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
     pub(super) async fn run(&self, request: &Request) -> Result<Outcome, EncryptionError> {
         let mut planes = self.read().await?;
         if let Some(journal) = under_way(&planes) {
+            self.check_kms(&planes).await?;
             self.reporter.info(&format!("Going on with an unfinished {journal}"));
             let same = !journal.undoing && journal.verb == request.verb && fits(&journal, request);
             let outcome = self.walk(&mut planes, journal, NewKeys::default()).await?;
@@ -99,6 +105,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             self.record(&planes, None)?;
             return Ok(Outcome::default());
         }
+        self.check_kms(&planes).await?;
         let restarts = planes.iter().any(|plane| !plane.reloads()) || self.restart;
         let journal = Journal {
             id: format!("{:016x}", getrandom::u64().unwrap_or_default()),
@@ -137,12 +144,14 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
     pub(super) async fn resume(&self) -> Result<Outcome, EncryptionError> {
         let mut planes = self.read().await?;
         let journal = under_way(&planes).ok_or(EncryptionError::NothingUnderWay)?;
+        self.check_kms(&planes).await?;
         self.walk(&mut planes, journal, NewKeys::default()).await
     }
 
     pub(super) async fn undo(&self) -> Result<Outcome, EncryptionError> {
         let mut planes = self.read().await?;
         let journal = under_way(&planes).ok_or(EncryptionError::NothingUnderWay)?;
+        self.check_kms(&planes).await?;
         let back = if journal.undoing { Some(journal.clone()) } else { self.way_back(&planes, &journal).await? };
         let back = back.ok_or(EncryptionError::TooLate(journal.verb))?;
         self.write_journals(&planes, &back).await?;
@@ -211,6 +220,34 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 Err(EncryptionError::Unreadable { node: node.to_owned(), resource, stored, count })
             }
         }
+    }
+
+    /// Holds that what a KMS has wrapped can be unwrapped: otherwise nothing could be rewritten, and an API server that is
+    /// restarted would not come up.
+    async fn check_kms(&self, planes: &[ControlPlane<M>]) -> Result<(), EncryptionError> {
+        let asks = |plane: &&ControlPlane<M>| plane.config.as_ref().is_some_and(|config| config.asks(PLUGIN_SOCKET));
+        let asking: Vec<_> = planes.iter().filter(asks).collect();
+        if asking.is_empty() || !self.is_any_wrapped(&root(planes)).await? {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        for plane in asking {
+            while let Some(reason) = plane.server.kms_problem().await? {
+                // One that has just been started needs a moment.
+                if begun.elapsed() > PLUGIN {
+                    return Err(EncryptionError::Plugin { node: plane.name().to_owned(), reason });
+                }
+                tokio::time::sleep(ASK).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything at all needs a KMS to be read.
+    async fn is_any_wrapped(&self, root: &str) -> Result<bool, EncryptionError> {
+        let mut found = false;
+        self.storage.scan(root, |_, stored| found |= stored.starts_with("k8s:enc:kms:")).await?;
+        Ok(found)
     }
 
     /// The plugin of a KMS, as these API servers are to ask it.

@@ -44,6 +44,8 @@ pub(super) trait Machine: Clone {
     async fn started_after(&self, file: &str) -> Result<bool, NodeError>;
     /// The API server's own last lines on its configuration.
     async fn words(&self) -> String;
+    /// What is wrong with kprov's KMS plugin there, or with its KMS; `None` if they work.
+    async fn kms_problem(&self) -> Result<Option<String>, NodeError>;
 }
 
 /// What is stored, seen raw and through the API.

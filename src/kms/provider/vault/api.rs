@@ -98,6 +98,11 @@ impl Api {
         })
     }
 
+    /// The server, as it is told.
+    fn address(&self) -> &str {
+        self.base.trim_end_matches("/v1")
+    }
+
     /// One call, within its time.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
@@ -106,7 +111,7 @@ impl Api {
         token: Option<&str>,
         body: Option<&[u8]>,
     ) -> Result<T, ApiError> {
-        let late = |_| ApiError::Unreachable(format!("nothing within {:?}", self.patience));
+        let late = |_| ApiError::Unreachable(format!("{}: it says nothing within {:?}", self.address(), self.patience));
         let (status, answer) =
             tokio::time::timeout(self.patience, self.exchange(method, path, token, body)).await.map_err(late)??;
         if !status.is_success() {
@@ -142,7 +147,11 @@ impl Api {
         }
         let body = Bytes::copy_from_slice(body.unwrap_or_default());
         let request = request.body(Full::new(body)).map_err(|error| ApiError::Other(error.to_string()))?;
-        let response = self.client.request(request).await.map_err(|error| ApiError::Unreachable(innermost(&error)))?;
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| ApiError::Unreachable(format!("{}: {}", self.address(), innermost(&error))))?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), MAX_ANSWER)
             .collect()
@@ -199,5 +208,31 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
+    // What an I/O error wraps, it does not name as its source.
+    let mut within = Some(error);
+    while let Some(wrapped) = within {
+        if let Some(text) = wrapped.downcast_ref::<rustls::Error>().and_then(distrust) {
+            return text.to_owned();
+        }
+        let inner = wrapped.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        within = inner.map(|inner| inner as &(dyn std::error::Error + 'static));
+    }
     error.to_string()
+}
+
+/// Why the server is not trusted, in words for who runs it.
+fn distrust(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Certificate;
+    let rustls::Error::InvalidCertificate(certificate) = error else { return None };
+    Some(match certificate {
+        Certificate::UnknownIssuer => "its certificate is not signed by the CA that the plugin was given",
+        Certificate::Expired | Certificate::ExpiredContext { .. } => "its certificate has expired, by the clock here",
+        Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, by the clock here"
+        }
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+            "its certificate is another server's"
+        }
+        _ => return None,
+    })
 }

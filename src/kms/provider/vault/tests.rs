@@ -67,13 +67,16 @@ impl Server {
     }
 
     async fn start_at(address: SocketAddr) -> Self {
+        Self::start_with(address, |_| {}).await
+    }
+
+    async fn start_with(address: SocketAddr, alter: impl FnOnce(&mut CertificateParams)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ca = authority("test CA");
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
-            .unwrap()
-            .signed_by(&key, &ca)
-            .unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        alter(&mut params);
+        let certificate = params.signed_by(&key, &ca).unwrap();
         std::fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
         std::fs::write(folder.path().join("other-ca.pem"), authority("another CA").pem()).unwrap();
         let client_key = KeyPair::generate().unwrap();
@@ -369,8 +372,24 @@ async fn a_server_with_another_ca_is_not_trusted() {
     let server = Server::start().await;
     let vault = Vault::start(&server.config_with(APP_ROLE, "other-ca.pem", "")).unwrap();
     let error = vault.encrypt(DATA_KEY).await.unwrap_err();
-    assert!(matches!(&error, ProviderError::Unavailable(text) if text.contains("certificate")), "{error}");
+    assert!(matches!(&error, ProviderError::Unavailable(text) if text.contains("not signed by the CA")), "{error}");
+    assert!(error.to_string().contains(&format!("https://{}: its", server.address)), "{error}");
     assert_eq!(server.knows().logins, 0, "no secret was sent");
+}
+
+/// The clock of this host, or the server's, was moved.
+#[tokio::test]
+async fn a_certificate_of_another_time_is_told() {
+    for (from, until, said) in [(1999, 2001, "has expired, by the clock here"), (2999, 3001, "is not valid yet")] {
+        let server = Server::start_with("127.0.0.1:0".parse().unwrap(), |params| {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        })
+        .await;
+        let error = server.vault().encrypt(DATA_KEY).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(server.knows().logins, 0, "no secret was sent");
+    }
 }
 
 #[tokio::test]
@@ -381,7 +400,7 @@ async fn the_name_in_the_certificate_can_be_told() {
     good.key_id().await.unwrap();
     assert!(server.knows().namespaces.contains("team/a"));
     let bad = Vault::start(&server.config_with(APP_ROLE, "ca.pem", ", serverName: elsewhere")).unwrap();
-    assert!(bad.key_id().await.unwrap_err().to_string().contains("certificate"));
+    assert!(bad.key_id().await.unwrap_err().to_string().contains("its certificate is another server's"));
 }
 
 #[tokio::test]

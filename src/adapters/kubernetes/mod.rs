@@ -33,14 +33,13 @@ pub enum ApiError {
     #[diagnostic(code(kprov::api::kubeconfig))]
     Kubeconfig(String),
     /// A request failed.
-    #[error("{doing} failed: {}", crate::adapters::kubernetes::reason(source))]
+    #[error("{doing} failed: {}", crate::adapters::kubernetes::reason(answer))]
     #[diagnostic(code(kprov::api::request))]
     Request {
         /// What was tried.
         doing: String,
-        /// What came of it.
-        #[source]
-        source: Box<kube::Error>,
+        /// What came of it. Not a source: the message says all of it, and kube's own text would repeat it in Rust's form.
+        answer: Box<kube::Error>,
     },
     /// A manifest is none.
     #[error("the manifest {name}: {reason}")]
@@ -68,7 +67,7 @@ pub enum ApiError {
 impl ApiError {
     pub(crate) fn request(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let doing = doing.into();
-        move |source| Self::Request { doing, source: Box::new(source) }
+        move |answer| Self::Request { doing, answer: Box::new(answer) }
     }
 }
 

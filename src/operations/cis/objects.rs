@@ -49,7 +49,7 @@ async fn names(client: &Client, path: &str) -> Result<Vec<Object>, ApiError> {
 /// A list of something that not every version serves.
 async fn if_served<T>(list: impl Future<Output = Result<Vec<T>, ApiError>>) -> Result<Vec<T>, ApiError> {
     match list.await {
-        Err(ApiError::Request { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 404) => {
+        Err(ApiError::Request { answer, .. }) if matches!(&*answer, kube::Error::Api(status) if status.code == 404) => {
             Ok(Vec::new())
         }
         other => other,

@@ -119,7 +119,11 @@ fn essence(object: &Value) -> (String, String) {
             );
         }
         "Node" => {
-            value.push(object["spec"]["taints"].to_string());
+            // Those that tell a condition come and go: the node lifecycle controller is some seconds behind.
+            let passes =
+                |taint: &&Value| taint["key"].as_str().is_some_and(|key| key.starts_with("node.kubernetes.io/"));
+            let taints = object["spec"]["taints"].as_array().into_iter().flatten();
+            value.extend(taints.filter(|taint| !passes(taint)).map(Value::to_string));
             value.push(object["spec"]["providerID"].to_string());
         }
         "Secret" => value.push(object["type"].to_string()),

@@ -79,7 +79,7 @@ pub enum Command {
         /// The cluster; may be left out if there is but one
         cluster: Option<ClusterName>,
     },
-    /// Go on with a cluster that was stopped, by hand or by a reboot; done when all of it is Ready again
+    /// Go on with a cluster that was stopped, by kprov or by docker; done when all of it is Ready again
     Start {
         /// The cluster; may be left out if there is but one
         cluster: Option<ClusterName>,

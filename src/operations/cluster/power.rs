@@ -1,7 +1,7 @@
 //! Stopping a cluster, and starting it again as it was.
 //!
-//! Owns the order: servers that others ask come up first and go down last. The nodes keep their addresses, since kprov has
-//! given them; where the engine chose them, nodes are started in the order in which it most likely chooses the same ones.
+//! Owns the order: servers that others ask come up first and go down last. Nodes that kprov has given addresses keep them; where
+//! the engine chose them, nodes are started in the order in which it most likely chooses the same ones.
 
 use std::net::SocketAddr;
 

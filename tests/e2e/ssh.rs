@@ -108,4 +108,18 @@ fn an_engine_is_reached_by_ssh() {
     use_key(folder, "user");
     ssh.kprov(&sandbox, folder, &["down", &sandbox.cluster]).done();
     sandbox.assert_clean();
+    // No ssh outlives its kprov for long.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while is_mentioned(folder) {
+        assert!(Instant::now() < deadline, "an ssh command of kprov's is left");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Whether the command line of an ssh command mentions the client's configuration in the folder.
+fn is_mentioned(folder: &Path) -> bool {
+    let client = folder.join("client").display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| String::from_utf8_lossy(&command).contains(&client))
 }

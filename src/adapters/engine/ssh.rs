@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,13 +18,16 @@ use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use openssh::{Child, ChildStdin, ChildStdout, Error, Session, SessionBuilder, Stdio};
+use openssh::{Child, ChildStdin, ChildStdout, ControlPersist, Error, Session, SessionBuilder, Stdio};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
 /// How many log in at a time: half of what a server takes of everybody.
 const AT_ONCE: usize = 5;
+
+/// For how many seconds ssh stays that nobody uses. It is a process of its own, and outlives one that ends without closing it.
+const IDLE: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
 /// How often a connection is tried, and how long it is waited before the second time; twice as long before each one after.
 const TRIES: u32 = 6;
@@ -72,7 +76,8 @@ impl Service<Uri> for Connector {
 }
 
 async fn log_in(host: String) -> Result<Session, Error> {
-    let builder = SessionBuilder::default();
+    let mut builder = SessionBuilder::default();
+    builder.control_persist(ControlPersist::IdleFor(IDLE));
     let (builder, destination) = builder.resolve(&host);
     Ok(Session::new_process_mux(builder.launch_master(destination).await?))
 }

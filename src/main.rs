@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use kprov::adapters::host;
 use kprov::commands;
 use kprov::commands::grammar::Cli;
 
 fn main() -> ExitCode {
     host::keep_memory_private();
-    let cli = Cli::parse();
+    let cli = Cli::typed();
     let output = cli.global.output;
     match commands::run(cli) {
         Ok(code) => code,

@@ -1,8 +1,9 @@
 //! The command line: what can be typed, and what it means. Does nothing.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::documents::cis::Benchmark;
 use crate::documents::names::{ClusterName, SnapshotName};
@@ -18,6 +19,32 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
+}
+
+impl Cli {
+    /// What was typed, understood; ends the program with a word of help where it cannot be.
+    #[must_use]
+    pub fn typed() -> Self {
+        Self::parse_from(undashed(std::env::args_os().collect()))
+    }
+}
+
+/// `apiserver set|unset` takes the API server's flags as people copy them, with dashes: those that are no option of kprov's
+/// lose them, so that options may stand anywhere.
+fn undashed(mut words: Vec<OsString>) -> Vec<OsString> {
+    let begin = words.windows(2).position(|pair| pair[0] == "apiserver" && (pair[1] == "set" || pair[1] == "unset"));
+    let Some(begin) = begin else { return words };
+    let valued = words[begin + 1] == "set";
+    let command = Cli::command();
+    let own = |name: &str| name == "help" || command.get_arguments().any(|option| option.get_long() == Some(name));
+    for word in words[begin + 2..].iter_mut().take_while(|word| **word != "--") {
+        let Some(flag) = word.to_str().and_then(|word| word.strip_prefix("--")) else { continue };
+        let name = flag.split_once('=').map_or(flag, |(name, _)| name);
+        if !own(name) && flag.contains('=') == valued {
+            *word = flag.into();
+        }
+    }
+    words
 }
 
 /// Options of every command.
@@ -316,13 +343,13 @@ pub enum ApiServerCommand {
     /// Set flags
     Set {
         /// The cluster, which may be left out if there is but one; then flags, with or without dashes
-        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG=VALUE", allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG=VALUE")]
         words: Vec<String>,
     },
     /// Take flags away
     Unset {
         /// The cluster, which may be left out if there is but one; then flags, with or without dashes
-        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG", allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG")]
         words: Vec<String>,
     },
 }
@@ -546,7 +573,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -555,5 +581,26 @@ mod tests {
         let cli = Cli::try_parse_from(["kprov", "etcd", "get", "secrets/a/b", "--cluster", "c", "-o", "json"]).unwrap();
         assert_eq!(cli.global.output, Output::Json);
         assert!(matches!(cli.command, Command::Etcd { cluster: Some(name), .. } if name == "c"));
+    }
+
+    #[test]
+    fn flags_of_the_api_server_may_have_dashes_and_options_may_follow_them() {
+        let parse = |line: &str| {
+            let words = line.split(' ').map(Into::into).collect();
+            let cli = Cli::try_parse_from(undashed(words)).map_err(|error| error.kind())?;
+            let Command::ApiServer { command: ApiServerCommand::Set { words } | ApiServerCommand::Unset { words } } =
+                cli.command
+            else {
+                panic!("{line}")
+            };
+            Ok((words.join(" "), cli.global.output))
+        };
+        let json = |words: &str| Ok((words.to_owned(), Output::Json));
+        assert_eq!(parse("kprov apiserver set lab --profiling=false v=4 -o json"), json("lab profiling=false v=4"));
+        assert_eq!(parse("kprov -o json apiserver set --v=4"), json("v=4"));
+        assert_eq!(parse("kprov apiserver set --output=json lab v=4"), json("lab v=4"));
+        assert_eq!(parse("kprov apiserver unset lab --profiling --output json"), json("lab profiling"));
+        assert_eq!(parse("kprov apiserver set lab --nonesuch"), Err(clap::error::ErrorKind::UnknownArgument));
+        assert_eq!(parse("kprov apiserver set --help"), Err(clap::error::ErrorKind::DisplayHelp));
     }
 }

@@ -6,16 +6,7 @@ use std::time::{Duration, Instant};
 use test_support::{Job, Sandbox};
 
 use crate::table::Row;
-use crate::{Bench, time};
-
-/// kind's plain cluster of the same nodes.
-const KIND: &str = "\
-kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-nodes:
-- role: control-plane
-- role: worker
-";
+use crate::{Bench, plain, time};
 
 #[derive(Default)]
 struct Times {
@@ -31,7 +22,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let sandbox = bench.sandbox();
     let (kprov, kind) = (RefCell::new(Times::default()), RefCell::new(Times::default()));
     let memory = RefCell::new(Vec::new());
-    sandbox.write("kind.yaml", KIND);
+    sandbox.write("kind.yaml", plain::file(1));
     bench.in_turn(
         || {
             let mut times = kprov.borrow_mut();

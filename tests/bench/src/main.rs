@@ -6,6 +6,7 @@ mod by_hand;
 mod change;
 mod cluster;
 mod exercise;
+mod plain;
 mod program;
 mod several;
 mod table;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use test_support::Sandbox;
 
 use crate::table::Row;
-use crate::{Bench, time};
+use crate::{Bench, plain, time};
 
 const CLUSTERS: usize = 4;
 
@@ -16,6 +16,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let (kprov, kind): (RefCell<Vec<_>>, RefCell<Vec<_>>) = Default::default();
     let memory = RefCell::new(Vec::new());
     let image = Sandbox::image();
+    sandbox.write("kind.yaml", plain::file(0));
     let remove = || {
         for name in &names {
             sandbox.kprov(&["down", name]).done();
@@ -32,7 +33,9 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
         || {
             let took = time("four in a row by kind", || {
                 for name in &names {
-                    sandbox.kind(&["create", "cluster", "--name", name, "--image", &image]).done();
+                    sandbox
+                        .kind(&["create", "cluster", "--name", name, "--image", &image, "--config", "kind.yaml"])
+                        .done();
                 }
                 for name in &names {
                     sandbox.kprov(&["wait", name]).done();

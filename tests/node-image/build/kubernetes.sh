@@ -18,8 +18,8 @@ export GOROOT="$goroot" GOPATH="$work/gopath" GOCACHE="$work/gocache" HOME="$wor
 export GO111MODULE=off GOTOOLCHAIN=local CGO_ENABLED=0
 # The same for both builds, so that the second finds what the first has compiled. Nobody debugs these programs.
 export GOFLAGS="-trimpath -gcflags=all=-dwarf=false"
-# The compiler spends a quarter of its time on collecting garbage, of which each process has but some hundred megabytes.
-export GOGC=400
+# The compiler would spend a quarter of its time on collecting garbage, of which each process has but some hundred megabytes.
+export GOGC=off GOMEMLIMIT=1GiB
 export PATH="$goroot/bin:$PATH"
 
 cd "$work/gopath/src/k8s.io/kubernetes"

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use zeroize::Zeroizing;
 
 use crate::adapters::engine::{Engine, EngineError, ExecOutput, ExecSpec};
@@ -193,7 +194,11 @@ impl Node {
     /// [`NodeError::Command`] if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in time,
     /// [`NodeError::Engine`] if it could not be run, as in a container that does not run.
     pub async fn output(&self, command: &[&str], stdin: Option<Zeroizing<Vec<u8>>>) -> Result<ExecOutput, NodeError> {
-        let output = self.try_output(command, stdin).await?;
+        self.succeeded(command, self.try_output(command, stdin).await?)
+    }
+
+    /// The output of a command that has ended with 0.
+    fn succeeded(&self, command: &[&str], output: ExecOutput) -> Result<ExecOutput, NodeError> {
         if output.code == 0 {
             return Ok(output);
         }
@@ -216,7 +221,16 @@ impl Node {
         stdin: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<ExecOutput, NodeError> {
         let spec = ExecSpec { command: command.iter().map(|&word| word.to_owned()).collect(), env: Vec::new(), stdin };
-        match tokio::time::timeout(self.deadline, self.engine.exec(&self.name, spec)).await {
+        self.in_time(command, self.engine.exec(&self.name, spec)).await
+    }
+
+    /// What comes of a command, if it comes in time.
+    async fn in_time(
+        &self,
+        command: &[&str],
+        output: impl Future<Output = Result<ExecOutput, EngineError>>,
+    ) -> Result<ExecOutput, NodeError> {
+        match tokio::time::timeout(self.deadline, output).await {
             Ok(output) => Ok(output?),
             Err(_) => Err(NodeError::TimedOut {
                 node: self.name.clone(),
@@ -227,9 +241,9 @@ impl Node {
         }
     }
 
-    /// Runs a command that errors call `what`: the text of a script says nothing to a reader.
-    async fn named(&self, what: &str, command: &[&str], input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
-        match self.output(command, Some(input)).await {
+    /// The text that a command has printed, which errors call `what`: the text of a script says nothing to a reader.
+    fn named(&self, what: &str, output: Result<ExecOutput, NodeError>) -> Result<String, NodeError> {
+        match output {
             Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(NodeError::Command { node, code, last_lines, .. }) => {
                 Err(NodeError::Command { node, command: what.to_owned(), code, last_lines })
@@ -247,7 +261,8 @@ impl Node {
     /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
     /// time, [`NodeError::Engine`] if it could not be run.
     pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
-        self.named(what, &["sh", "-eu"], Zeroizing::new(script.as_bytes().to_vec())).await
+        let input = Zeroizing::new(script.as_bytes().to_vec());
+        self.named(what, self.output(&["sh", "-eu"], Some(input)).await)
     }
 
     /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
@@ -256,7 +271,24 @@ impl Node {
     /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
     /// time, [`NodeError::Engine`] if it could not be run.
     pub async fn feed(&self, what: &str, script: &str, input: Zeroizing<Vec<u8>>) -> Result<String, NodeError> {
-        self.named(what, &["sh", "-euc", script], input).await
+        self.named(what, self.output(&["sh", "-euc", script], Some(input)).await)
+    }
+
+    /// The same, where the input comes in pieces. They are dropped once the script reads no more.
+    ///
+    /// # Errors
+    /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
+    /// time, [`NodeError::Engine`] if it could not be run.
+    pub async fn feed_pieces(
+        &self,
+        what: &str,
+        script: &str,
+        input: impl Stream<Item = Bytes>,
+    ) -> Result<String, NodeError> {
+        let command = ["sh", "-euc", script];
+        let words = command.iter().map(|&word| word.to_owned()).collect();
+        let output = self.in_time(&command, self.engine.exec_fed(&self.name, words, input)).await;
+        self.named(what, output.and_then(|output| self.succeeded(&command, output)))
     }
 
     /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.
@@ -350,10 +382,14 @@ impl Node {
                             return Err(NodeError::Boot { node: self.name.clone(), reason, last_lines });
                         }
                         // It ended under the script's feet, and the engine starts it anew.
-                        Err(NodeError::Command { .. } | NodeError::Engine(EngineError::Conflict { .. }))
-                            if tokio::time::Instant::now() < deadline =>
-                        {
-                            tokio::time::sleep(AGAIN).await;
+                        Err(error) if has_ended(&error) => {
+                            if tokio::time::Instant::now() < deadline {
+                                tokio::time::sleep(AGAIN).await;
+                                continue;
+                            }
+                            let log = self.engine.last_logs(&self.name, LAST_LINES).await?;
+                            let (node, reason) = (self.name.clone(), "it ends again and again".to_owned());
+                            return Err(NodeError::Boot { node, reason, last_lines: last_lines(&log, LAST_LINES) });
                         }
                         Err(other) => return Err(other),
                     }
@@ -424,6 +460,15 @@ impl Node {
             code: output.code,
             last_lines: last_lines(&talk, LAST_LINES),
         })
+    }
+}
+
+/// Whether a command has failed because its container has ended; an engine forgets what ran in it.
+fn has_ended(error: &NodeError) -> bool {
+    match error {
+        NodeError::Command { .. } | NodeError::Engine(EngineError::Conflict { .. }) => true,
+        NodeError::Engine(EngineError::NotFound { reason, .. }) => reason.contains("exec instance"),
+        _ => false,
     }
 }
 

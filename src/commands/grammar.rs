@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -53,6 +54,9 @@ pub struct Global {
     /// How results and progress are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
     pub output: Output,
+    /// Show nothing of what is under way; errors are shown all the same
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
     /// The kubeconfig file to change, instead of $KUBECONFIG or ~/.kube/config
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -110,6 +114,12 @@ pub enum Command {
     Start {
         /// The cluster; may be left out if there is but one
         cluster: Option<ClusterName>,
+    },
+    /// Bring images into nodes, to all of them at once, and only what each of them lacks
+    Load {
+        /// What to bring.
+        #[command(subcommand)]
+        command: LoadCommand,
     },
     /// Keep states of clusters, and go back to them
     Snapshot {
@@ -178,6 +188,23 @@ pub enum Command {
         /// A profile's name, or a file
         name: Option<String>,
     },
+    /// List a cluster's containers: its nodes, and the load balancer if it has one
+    Nodes {
+        /// The cluster; may be left out if there is but one
+        cluster: Option<ClusterName>,
+        /// Those of all clusters
+        #[arg(short = 'A', long, conflicts_with = "cluster")]
+        all_clusters: bool,
+    },
+    /// Gather the logs of a cluster's nodes and pods, with what kprov knows of it; keys and tokens are masked
+    Logs {
+        /// The folder to write to, which must be empty or not exist; a new one below the folder for temporary files if it is
+        /// left out
+        folder: Option<PathBuf>,
+        /// The cluster; may be left out if there is but one
+        #[arg(short = 'n', long, visible_alias = "name", value_name = "CLUSTER")]
+        cluster: Option<ClusterName>,
+    },
     /// Print a cluster's kubeconfig
     Kubeconfig {
         /// The cluster; may be left out if there is but one
@@ -185,6 +212,9 @@ pub enum Command {
         /// Merge it into your own instead
         #[arg(long)]
         merge: bool,
+        /// With the address that other containers on the cluster's network reach it by
+        #[arg(long, conflicts_with = "merge")]
+        internal: bool,
     },
     /// Run a command on a node
     Exec {
@@ -217,6 +247,9 @@ pub struct Up {
     /// Make that many clusters side by side, called CLUSTER-1 to CLUSTER-N; fixed host ports are counted up
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200), conflicts_with = "from")]
     pub count: Option<u16>,
+    /// For how long nodes and pods are waited for until all are Ready, such as 90s or 10m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub wait: Duration,
     /// Start from a snapshot instead of a profile
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
     pub from: Option<SnapshotName>,
@@ -352,6 +385,42 @@ pub enum ApiServerCommand {
         #[arg(required = true, num_args = 1.., value_name = "[CLUSTER] FLAG")]
         words: Vec<String>,
     },
+}
+
+/// `kprov load`.
+#[derive(Debug, Subcommand)]
+pub enum LoadCommand {
+    /// Images of the engine, by name
+    #[command(visible_alias = "image")]
+    DockerImage {
+        /// The images
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Where to.
+        #[command(flatten)]
+        target: LoadTarget,
+    },
+    /// Archives of images, as `docker save` writes them
+    #[command(visible_alias = "archive")]
+    ImageArchive {
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where to.
+        #[command(flatten)]
+        target: LoadTarget,
+    },
+}
+
+/// Where images are brought to.
+#[derive(Debug, Args)]
+pub struct LoadTarget {
+    /// The cluster; may be left out if there is but one
+    #[arg(short = 'n', long, visible_alias = "name", value_name = "CLUSTER")]
+    pub cluster: Option<ClusterName>,
+    /// Only to these nodes
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub nodes: Vec<String>,
 }
 
 /// `kprov encryption`.
@@ -567,9 +636,43 @@ pub enum EtcdCommand {
     },
 }
 
+/// A duration as kind takes it, such as 90s, 5m or 1h30m; a bare number is of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, behind) = rest.split_at(digits);
+        let letters = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(letters);
+        let one = match unit {
+            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_secs(60),
+            "s" | "" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return Err(format!("{unit:?} is no unit: h, m, s and ms are")),
+        };
+        let number: u32 = number.parse().map_err(|_| "such as 90s, 5m or 1h30m".to_owned())?;
+        total = one.checked_mul(number).and_then(|part| total.checked_add(part)).ok_or("too long")?;
+        rest = behind;
+    }
+    // kind's 0 is not to wait at all; here, there is nothing to prove before all is Ready.
+    if total.is_zero() { Err("nodes are always waited for; such as 90s, 5m or 1h30m".to_owned()) } else { Ok(total) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_kinds() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("120", 120), ("2000ms", 2)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "0", "0s", "5 m", "5d", "m", "-5m", "1.5h", "9999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_definition_is_sound() {

@@ -7,13 +7,26 @@ use serde_json::json;
 use crate::adapters::kubeconfig;
 use crate::commands::grammar::Global;
 use crate::documents::names::ClusterName;
+use crate::operations::cluster::ClusterError;
 
 use super::target::open;
 use super::{Result, context, present};
 
-pub(super) async fn kubeconfig(global: &Global, cluster: Option<&ClusterName>, merge: bool) -> Result<ExitCode> {
+pub(super) async fn kubeconfig(
+    global: &Global,
+    cluster: Option<&ClusterName>,
+    merge: bool,
+    internal: bool,
+) -> Result<ExitCode> {
     let context = context(global).await?;
     let opened = open(&context, cluster).await?;
+    if internal {
+        let found = &opened.found;
+        let server =
+            found.api_server_inside().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
+        present::print(kubeconfig::for_cluster(&opened.kubeconfig, &found.name, &server)?.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
     if merge {
         let file = context.kubeconfig.merge(&opened.kubeconfig)?;
         let entry = kubeconfig::entry_name(&opened.found.name);

@@ -14,7 +14,10 @@ pub mod grammar;
 #[cfg(target_os = "linux")]
 mod kms;
 mod kubeconfig;
+mod load;
+mod logs;
 mod ls;
+mod nodes;
 mod power;
 mod present;
 mod profiles;
@@ -36,7 +39,7 @@ use crate::adapters::kubeconfig::{Environment, Files};
 use crate::adapters::paths::Paths;
 use crate::commands::grammar::{Cli, Command, Global, Output};
 use crate::documents::render::Templates;
-use crate::operations::cluster::Context;
+use crate::operations::cluster::{Context, PATIENCE};
 use crate::progress::{Format, Reporter, Surroundings};
 
 pub use present::{CommandError, print_error};
@@ -91,6 +94,9 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Cis(arguments) => cis::cis(global, &arguments).await,
         Command::Stop { cluster } => power::stop(global, cluster.as_ref()).await,
         Command::Start { cluster } => power::start(global, cluster.as_ref()).await,
+        Command::Load { command } => load::load(global, &command).await,
+        Command::Nodes { cluster, all_clusters } => nodes::nodes(global, cluster.as_ref(), all_clusters).await,
+        Command::Logs { folder, cluster } => logs::logs(global, folder, cluster.as_ref()).await,
         Command::Verify { cluster } => verify::verify(global, cluster.as_ref()).await,
         Command::Wait { cluster, nodes, timeout } => {
             let timeout = std::time::Duration::from_secs(timeout);
@@ -99,7 +105,9 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Etcd { command, cluster } => etcd::etcd(global, cluster.as_ref(), command).await,
         Command::ApiServer { command } => api_server::api_server(global, command).await,
         Command::Encryption { command } => encryption::encryption(global, command).await,
-        Command::Kubeconfig { cluster, merge } => kubeconfig::kubeconfig(global, cluster.as_ref(), merge).await,
+        Command::Kubeconfig { cluster, merge, internal } => {
+            kubeconfig::kubeconfig(global, cluster.as_ref(), merge, internal).await
+        }
         Command::Exec { node, command } => exec::exec(&node, command).await,
         Command::Doctor => doctor::doctor(global).await,
         #[cfg(target_os = "linux")]
@@ -119,10 +127,14 @@ async fn context(global: &Global) -> Result<Context> {
         templates: Arc::new(templates(global, &paths)?),
         kubeconfig: Files::choose(global.kubeconfig.as_deref(), &Environment::from_process())?,
         paths,
+        patience: PATIENCE,
     })
 }
 
 fn reporter(global: &Global) -> Reporter {
+    if global.quiet {
+        return Reporter::silent();
+    }
     Reporter::new(Format::choose(global.output == Output::Json, Surroundings::from_process()))
 }
 

@@ -12,6 +12,7 @@ use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, Loaded, SearchPath};
 use crate::documents::render::{self, Inputs, KubernetesVersion};
 
+use super::target::chosen;
 use super::{Result, present, reporter, templates};
 
 /// What is wrong with the arguments of a rendering.
@@ -48,9 +49,10 @@ pub(super) fn profiles(global: &Global, name: Option<&str>) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cluster's name: what was typed, or the profile's.
+/// The cluster's name: what was typed, or kind's variable says, or the profile's.
 pub(super) fn cluster_name(source: &grammar::Source, loaded: &Loaded) -> Result<ClusterName> {
-    let name = source.name.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
+    let chosen = chosen(source.name.as_ref())?;
+    let name = chosen.as_deref().unwrap_or_else(|| loaded.profile.cluster_name());
     let name = profile::check_cluster_name(name, &loaded.profile.spec)?;
     if let Some(image) = &source.image {
         profile::check_image(image).map_err(ArgumentError::Image)?;

@@ -17,7 +17,7 @@ use crate::documents::profile::{Kms, Role};
 use crate::documents::record::{Record, RecordStatus};
 use crate::operations::cluster::{self, Context, Found};
 
-use super::target::open;
+use super::target::{chosen, open};
 use super::{Result, context, present};
 
 /// How long the API server has to say which nodes are Ready.
@@ -70,7 +70,7 @@ struct NodeStatus {
 
 pub(super) async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
-    let found = cluster::find(&context.engine, cluster).await?;
+    let found = cluster::find(&context.engine, chosen(cluster)?.as_ref()).await?;
     let record = context.store().load(&found.name)?;
     let has_plugin = record.as_ref().and_then(|record| record.profile.kms()).is_some_and(Kms::is_own);
     let (ready, kms) = tokio::join!(ready_nodes(&context, &found.name), async {
@@ -118,6 +118,9 @@ impl KmsStatus {
 impl Status {
     fn of(found: &Found, record: Option<&Record>, ready: &BTreeMap<String, bool>, kms: Vec<KmsStatus>) -> Self {
         let encryption = record.and_then(|record| record.profile.spec.encryption.as_ref());
+        let first = found.containers.first().and_then(|container| container.addresses.keys().next());
+        // Of a cluster that kprov has no record of, its nodes' only one.
+        let network = record.map(Record::network).or(first.map(String::as_str)).unwrap_or_default();
         Self {
             cluster: found.name.clone(),
             profile: found.profile().map(str::to_owned),
@@ -131,7 +134,7 @@ impl Status {
                 resources: encryption.resources.clone(),
             }),
             kms,
-            nodes: found.containers.iter().map(|container| NodeStatus::of(container, ready)).collect(),
+            nodes: found.containers.iter().map(|container| NodeStatus::of(container, network, ready)).collect(),
         }
     }
 
@@ -160,8 +163,8 @@ impl Status {
 }
 
 impl NodeStatus {
-    fn of(container: &Container, ready: &BTreeMap<String, bool>) -> Self {
-        let (ipv4, ipv6) = container.addresses.get(cluster::NETWORK).copied().unwrap_or_default();
+    fn of(container: &Container, network: &str, ready: &BTreeMap<String, bool>) -> Self {
+        let (ipv4, ipv6) = container.addresses.get(network).copied().unwrap_or_default();
         Self {
             name: container.name.clone(),
             role: container.labels.get(cluster::LABEL_ROLE).cloned(),

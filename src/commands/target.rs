@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use crate::adapters::node::Node;
 use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::keys::KeyRing;
-use crate::documents::names::ClusterName;
+use crate::documents::names::{ClusterName, NameError};
 use crate::documents::record::Record;
 use crate::documents::render::KubernetesVersion;
 use crate::operations::cluster::{self, ClusterError, Context, Found};
@@ -14,10 +14,36 @@ use crate::operations::verify;
 
 use super::Result;
 
+/// The variable of kind's that names the cluster where the command line does not.
+const NAME: &str = "KIND_CLUSTER_NAME";
+
+/// What kind's variable names cannot be a cluster.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{NAME} is set to {value:?}, which is no cluster's name: {error}")]
+#[diagnostic(code(kprov::cluster::name_variable))]
+struct BadVariable {
+    value: String,
+    error: NameError,
+}
+
+/// The name that was given, or the one that `KIND_CLUSTER_NAME` says, as with kind.
+pub(super) fn chosen(given: Option<&ClusterName>) -> Result<Option<ClusterName>> {
+    if given.is_some() {
+        return Ok(given.cloned());
+    }
+    match std::env::var(NAME) {
+        Ok(value) if !value.is_empty() => match value.parse() {
+            Ok(name) => Ok(Some(name)),
+            Err(error) => Err(BadVariable { value, error }.into()),
+        },
+        _ => Ok(None),
+    }
+}
+
 /// The name that was given, or that of the only cluster there is: on the engine, or half made in kprov's records.
 pub(super) async fn name(context: &Context, given: Option<&ClusterName>) -> Result<ClusterName> {
-    if let Some(given) = given {
-        return Ok(given.clone());
+    if let Some(chosen) = chosen(given)? {
+        return Ok(chosen);
     }
     match cluster::find(&context.engine, None).await {
         Ok(found) => Ok(found.name),
@@ -67,7 +93,7 @@ impl Opened {
 
 /// Finds a cluster, and its kubeconfig on its first control plane.
 pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Result<Opened> {
-    let mut found = cluster::find(&context.engine, cluster).await?;
+    let mut found = cluster::find(&context.engine, chosen(cluster)?.as_ref()).await?;
     if cluster::recover_unless_whole(context, &found).await? {
         found = cluster::find(&context.engine, Some(&found.name)).await?;
     }

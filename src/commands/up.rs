@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::adapters::kubeconfig;
 use crate::commands::grammar::{self, Global};
 use crate::documents::names::ClusterName;
-use crate::documents::profile::{self, SearchPath};
+use crate::documents::profile::{self, Profile, SearchPath};
 use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
+use crate::operations::load;
 use crate::progress::counted;
 
 use super::{Result, context, present, target, verify};
@@ -18,15 +19,14 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
     let start = Instant::now();
     let source = &arguments.source;
     if let Some(snapshot) = &arguments.from {
-        let context = context(global).await?;
+        let context = Context { patience: arguments.wait, ..context(global).await? };
         let outcome = cluster::create_from(&context, snapshot, source.name.as_ref(), arguments.retain).await;
-        context.reporter.close();
-        show(global, &outcome?, start);
-        return Ok(ExitCode::SUCCESS);
+        return complete(global, &context, outcome, start).await;
     }
-    let loaded = profile::load_layers(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    let mut loaded = profile::load_layers(&source.profile, &source.set, &SearchPath::of_this_process())?;
+    choose_network(&mut loaded.profile)?;
     let name = super::profiles::cluster_name(source, &loaded)?;
-    let context = context(global).await?;
+    let context = Context { patience: arguments.wait, ..context(global).await? };
     for warning in &loaded.warnings {
         context.reporter.warn(&warning.to_string());
     }
@@ -38,13 +38,50 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
         load_balancer_image: arguments.load_balancer_image.clone(),
         retain: arguments.retain,
     };
+    // Before anything is made.
+    load::fetch(&context, &request.profile.spec.preload).await?;
     if let Some(count) = arguments.count {
         return several(global, &context, &request, count, start).await;
     }
     let outcome = cluster::create(&context, &request).await;
+    complete(global, &context, outcome, start).await
+}
+
+/// Completes what has made a cluster, anew or again, and shows it.
+pub(super) async fn complete(
+    global: &Global,
+    context: &Context,
+    outcome: std::result::Result<Outcome, ClusterError>,
+    start: Instant,
+) -> Result<ExitCode> {
+    let loaded = match &outcome {
+        Ok(outcome) => load::preload(context, &outcome.record).await,
+        Err(_) => Ok(()),
+    };
     context.reporter.close();
     show(global, &outcome?, start);
+    loaded?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The variable of kind's that names the engine's network where the profile does not.
+const NETWORK: &str = "KIND_EXPERIMENTAL_DOCKER_NETWORK";
+
+/// What kind's variable names cannot be a network.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{NETWORK} cannot be used: {0}")]
+#[diagnostic(code(kprov::cluster::network_variable))]
+struct BadNetwork(String);
+
+/// Puts the nodes on the network that kind's variable names, unless the profile names one.
+fn choose_network(profile: &mut Profile) -> Result<()> {
+    let named = std::env::var(NETWORK).ok().filter(|name| !name.is_empty());
+    let network = &mut profile.spec.networking.docker_network;
+    if let (None, Some(name)) = (&network, named) {
+        profile::check_docker_network(&name).map_err(BadNetwork)?;
+        *network = Some(name);
+    }
+    Ok(())
 }
 
 /// Some of several clusters could not be made.
@@ -73,6 +110,11 @@ async fn several(
         profile::check_cluster_name(&request.name, &request.profile.spec)?;
     }
     let results = cluster::create_all(context, &requests).await;
+    if let Ok(results) = &results {
+        for outcome in results.iter().flatten() {
+            load::preload(context, &outcome.record).await?;
+        }
+    }
     context.reporter.close();
     let results = results?;
     let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
@@ -102,12 +144,10 @@ pub(super) async fn reset(global: &Global, cluster: Option<&ClusterName>, retain
     let context = context(global).await?;
     let name = target::name(&context, cluster).await?;
     let outcome = cluster::reset(&context, &name, retain).await;
-    context.reporter.close();
-    show(global, &outcome?, start);
-    Ok(ExitCode::SUCCESS)
+    complete(global, &context, outcome, start).await
 }
 
-pub(super) fn show(global: &Global, outcome: &Outcome, start: Instant) {
+fn show(global: &Global, outcome: &Outcome, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     let record = &outcome.record;
     let entry = kubeconfig::entry_name(&record.name);

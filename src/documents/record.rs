@@ -67,6 +67,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// The engine's network that its nodes are on.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        self.profile.spec.networking.docker_network()
+    }
+
     /// What the documents of this cluster are rendered from. `version` is the record's own, parsed.
     #[must_use]
     pub fn inputs<'a>(

@@ -8,4 +8,6 @@ pub mod carry;
 pub mod cis;
 pub mod cluster;
 pub mod encryption;
+pub mod load;
+pub mod logs;
 pub mod verify;

@@ -78,6 +78,15 @@ trait Sink: Send + Sync {
     fn close(&self);
 }
 
+/// Nobody looks.
+struct Silent;
+
+impl Sink for Silent {
+    fn step(&self, _: &Subject, _: &State) {}
+    fn message(&self, _: Level, _: &str) {}
+    fn close(&self) {}
+}
+
 /// How to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -158,6 +167,12 @@ impl Reporter {
             Format::Plain => Self::to(plain::Plain::new(std::io::stderr(), plain::LONG)),
             Format::Json => Self::to(json::Json::new(std::io::stderr())),
         }
+    }
+
+    /// Reports to nobody.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self::to(Silent)
     }
 
     /// Reports to nobody but the recorder, for tests.

@@ -1,6 +1,7 @@
 //! Whole clusters on a real engine, as their users meet them. Nothing in here is simulated.
 
 mod cis;
+mod day;
 mod failing;
 mod kills;
 mod kind;

@@ -6,6 +6,7 @@ mod harm;
 mod kills;
 mod kind;
 mod load;
+mod restarts;
 mod several;
 
 use std::hash::{BuildHasher, RandomState};

@@ -15,6 +15,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::jiff::Timestamp;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::{Engine, EngineError};
 
@@ -61,6 +62,8 @@ pub struct ContainerSpec {
     pub volumes: Vec<String>,
     /// Kernel settings of the container's own namespaces.
     pub sysctls: Vec<(String, String)>,
+    /// Names that it knows by itself, `NAME:ADDRESS`.
+    pub hosts: Vec<String>,
     /// Whether it gets all capabilities and devices.
     pub privileged: bool,
 }
@@ -318,6 +321,32 @@ impl Engine {
             .boxed()
     }
 
+    /// All that the engine knows of a container, as `docker inspect` shows it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn inspect(&self, name: &str) -> Result<String, EngineError> {
+        let details = self.docker.inspect_container(name, None::<InspectContainerOptions>).await;
+        let details = details.map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        Ok(serde_json::to_string_pretty(&[details]).unwrap_or_default())
+    }
+
+    /// Writes all that a container has printed.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Failed`] if its log cannot be read, or written.
+    pub async fn logs_into(&self, name: &str, mut to: impl AsyncWrite + Unpin) -> Result<(), EngineError> {
+        let doing = format!("reading the log of {name}");
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
+        let mut log = std::pin::pin!(self.docker.logs(name, Some(options)));
+        while let Some(chunk) = log.next().await {
+            let bytes = chunk.map_err(|error| self.error(doing.clone(), error))?.into_bytes();
+            let written = to.write_all(&bytes).await;
+            written.map_err(|error| EngineError::Failed { doing: doing.clone(), reason: error.to_string() })?;
+        }
+        Ok(())
+    }
+
     /// The last `lines` lines that a container has printed.
     ///
     /// # Errors
@@ -375,6 +404,7 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
             binds: Some(spec.binds),
             tmpfs: Some(spec.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
             sysctls: Some(spec.sysctls.into_iter().collect()),
+            extra_hosts: Some(spec.hosts),
             restart_policy: Some(match spec.restart {
                 Restart::Once => {
                     RestartPolicy { name: Some(RestartPolicyNameEnum::ON_FAILURE), maximum_retry_count: Some(1) }

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use bollard::container::LogOutput;
 use bollard::errors::Error as BollardError;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
-use futures_util::{Stream, StreamExt};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
@@ -51,11 +52,36 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] if it could not be run; a command that fails is no error here.
     pub async fn exec(&self, container: &str, spec: ExecSpec) -> Result<ExecOutput, EngineError> {
-        let doing = format!("running {} in {container}", spec.command.first().map_or("", String::as_str));
+        let input = spec.stdin.map(|bytes| stream::iter([bytes]));
+        self.exec_reading(container, spec.command, spec.env, input).await
+    }
+
+    /// Runs a command in a container and waits for its end; what it reads comes in pieces. They are dropped once it reads
+    /// no more.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it could not be run; a command that fails is no error here.
+    pub async fn exec_fed(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        input: impl Stream<Item = Bytes>,
+    ) -> Result<ExecOutput, EngineError> {
+        self.exec_reading(container, command, Vec::new(), Some(input)).await
+    }
+
+    async fn exec_reading<B: AsRef<[u8]>>(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        env: Vec<String>,
+        from: Option<impl Stream<Item = B>>,
+    ) -> Result<ExecOutput, EngineError> {
+        let doing = format!("running {} in {container}", command.first().map_or("", String::as_str));
         let options = CreateExecOptions {
-            cmd: Some(spec.command),
-            env: Some(spec.env),
-            attach_stdin: Some(spec.stdin.is_some()),
+            cmd: Some(command),
+            env: Some(env),
+            attach_stdin: Some(from.is_some()),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             ..Default::default()
@@ -65,10 +91,15 @@ impl Engine {
         let started = self.docker.start_exec(&id, None).await.map_err(fail)?;
         let (mut stdout, mut stderr) = (Zeroizing::new(Vec::new()), Vec::new());
         if let StartExecResults::Attached { mut output, mut input } = started {
-            let feed = async {
-                if let Some(bytes) = &spec.stdin {
-                    // A command may end without reading all of its input: no error.
-                    let _ = input.write_all(bytes).await;
+            let feed = async move {
+                if let Some(from) = from {
+                    let mut from = std::pin::pin!(from);
+                    while let Some(bytes) = from.next().await {
+                        // A command may end without reading all of its input: no error.
+                        if input.write_all(bytes.as_ref()).await.is_err() {
+                            break;
+                        }
+                    }
                     let _ = input.flush().await;
                 }
                 let _ = input.shutdown().await;

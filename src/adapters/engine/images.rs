@@ -1,9 +1,15 @@
-//! Images: looking them up and pulling them.
+//! Images: looking them up, pulling them, and taking them out.
+
+use std::time::Duration;
 
 use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, TryStreamExt};
 
 use super::{Engine, EngineError};
+
+/// How long an engine may take to begin with an archive: it gathers all layers first.
+const GATHERING: Duration = Duration::from_secs(1800);
 
 /// An image on the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,16 @@ impl Engine {
                 error => Err(error),
             },
         }
+    }
+
+    /// An archive of images with their layers, as `docker save` writes it, in pieces. Layers that several have are in it once.
+    pub fn export(&self, references: &[&str]) -> impl Stream<Item = Result<Bytes, EngineError>> + use<> {
+        let (this, doing) = (self.clone(), format!("reading {}", references.join(", ")));
+        let docker = self.docker.clone().with_timeout(GATHERING);
+        docker
+            .export_images(references)
+            .map(move |piece| piece.map_err(|error| this.error(doing.clone(), error)))
+            .boxed()
     }
 
     /// Pulls an image; `progress` gets a line for each change of state.

@@ -101,6 +101,15 @@ impl Engine {
         })
     }
 
+    /// All that the engine says of itself and its host, as `docker info` does.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it does not answer.
+    pub async fn describe(&self) -> Result<String, EngineError> {
+        let info = self.docker.info().await.map_err(|error| self.error("asking the engine about itself", error))?;
+        Ok(serde_json::to_string_pretty(&info).unwrap_or_default())
+    }
+
     /// The time by the engine's clock, which is that of all its containers, and need not be this host's. Whatever is
     /// compared with times that nodes or containers have noted is taken from here.
     ///

@@ -36,21 +36,34 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] if the engine does not answer.
     pub async fn network(&self, name: &str) -> Result<Option<Network>, EngineError> {
-        let filters = [("name".to_owned(), vec![format!("^{name}$")])].into();
+        let found = self.find_networks("name", format!("^{name}$"), format!("looking up the network {name}")).await?;
+        // A full stop in the name would stand for any character.
+        Ok(found.into_iter().find(|network| network.name == name))
+    }
+
+    /// The networks with that label.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn networks(&self, label: &str, value: &str) -> Result<Vec<Network>, EngineError> {
+        let found = self.find_networks("label", format!("{label}={value}"), "looking up networks".to_owned()).await?;
+        // Not every engine heeds the filter.
+        Ok(found.into_iter().filter(|network| network.labels.get(label).is_some_and(|found| found == value)).collect())
+    }
+
+    /// The networks that a filter of the engine's finds, the oldest first.
+    async fn find_networks(&self, filter: &str, value: String, doing: String) -> Result<Vec<Network>, EngineError> {
+        let filters = [(filter.to_owned(), vec![value])].into();
         let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
-        let mut found = self
-            .docker
-            .list_networks(Some(options))
-            .await
-            .map_err(|error| self.error(format!("looking up the network {name}"), error))?;
-        found.retain(|network| network.name.as_deref() == Some(name));
+        let mut found = self.docker.list_networks(Some(options)).await.map_err(|error| self.error(doing, error))?;
         found.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
-        Ok(found.into_iter().next().map(|network| Network {
+        let networks = found.into_iter().map(|network| Network {
             id: network.id.unwrap_or_default(),
-            name: name.to_owned(),
+            name: network.name.unwrap_or_default(),
             subnets: subnets(network.ipam),
             labels: network.labels.unwrap_or_default(),
-        }))
+        });
+        Ok(networks.collect())
     }
 
     /// Makes a bridge network with masquerading, IPv6 in `ipv6` and IPv4 addresses that the engine

@@ -11,6 +11,9 @@ use super::{IpFamily, Networking, NodeGroup, PatchJson6902, Profile, Role, Spec}
 pub const DEFAULT_IMAGE: &str =
     "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
 
+/// The network that all clusters share unless they say otherwise, as in kind.
+const DEFAULT_NETWORK: &str = "kind";
+
 impl Profile {
     /// The cluster's name: `spec.clusterName`, or else the profile's own.
     #[must_use]
@@ -98,6 +101,12 @@ impl Networking {
             IpFamily::Ipv6 => "fd00:10:96::/112",
             IpFamily::Dual => "10.96.0.0/16,fd00:10:96::/112",
         })
+    }
+
+    /// The engine's network that the nodes are on.
+    #[must_use]
+    pub fn docker_network(&self) -> &str {
+        self.docker_network.as_deref().unwrap_or(DEFAULT_NETWORK)
     }
 
     /// The host address that nodes' ports are published on unless they name one.

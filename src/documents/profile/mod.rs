@@ -36,7 +36,7 @@ pub use error::{Problem, ProblemEntry, ProfileError, Warning};
 pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, SecretSource, VaultAuth, VaultKms};
 pub use kubelet::is_kubelet_field;
 pub use load::{Loaded, check, load, load_layers, to_yaml};
-pub use names::{check_cluster_name, check_image};
+pub use names::{check_cluster_name, check_docker_network, check_image};
 pub use read::check_stream;
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
@@ -149,6 +149,9 @@ pub struct Spec {
     /// JSON 6902 patches of kubeadm's configuration on every node, as in kind.
     #[serde(rename = "kubeadmConfigPatchesJSON6902", skip_serializing_if = "Vec::is_empty")]
     pub kubeadm_config_patches_json6902: Vec<PatchJson6902>,
+    /// Images of the engine that are brought into all nodes once the cluster is up; pulled first if the engine lacks them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preload: Vec<String>,
     /// Manifests that are applied once the cluster is up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<Manifest>,
@@ -349,6 +352,12 @@ pub struct Networking {
     /// Where nodes look for names without a domain; the host's own domains unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_search: Option<Vec<String>>,
+    /// The engine's network that the nodes are on; made if it is not there. Default: kind, as with kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker_network: Option<String>,
+    /// Names that nodes know by themselves, with their addresses: those of registries, say. Pods do not.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, std::net::IpAddr>,
 }
 
 /// Address families of a cluster.

@@ -30,6 +30,24 @@ pub fn check_cluster_name(name: &str, spec: &Spec) -> Result<ClusterName, NameEr
     Ok(name)
 }
 
+/// Checks the name of a network of the engine that nodes could be on.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_docker_network(name: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    // On the engine's own ones, containers do not find each other by name.
+    if matches!(name, "bridge" | "host" | "none" | "default") {
+        return Err(format!("nodes cannot be on the engine's own network `{name}`"));
+    }
+    if name.bytes().all(inner) && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && name.len() <= 63 {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} is no name of a network: it has letters, digits, `_`, `.` and `-`, and begins with one of the first two"
+    ))
+}
+
 /// What the longest of the nodes' names has behind the cluster's.
 fn longest_suffix(spec: &Spec) -> String {
     let numbered = |role: &str, count: u32| match count {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use crate::documents::cis::benchmark::{self, Benchmark};
+use crate::documents::images::whole_name;
 use crate::documents::keys::KeyMaterial;
 use crate::documents::names::NameError;
 use crate::documents::patches::{self, PatchError};
@@ -85,6 +86,14 @@ pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut 
     let spec = &profile.spec;
     checks.cluster_name(profile);
     checks.image(spec.image.as_deref(), &at!["image"]);
+    for (index, image) in spec.preload.iter().enumerate() {
+        let path = at!["preload", index];
+        checks.image(Some(image), &path);
+        if whole_name(image).is_none() {
+            let message = format!("`{image}` is no name that a pod could ask for");
+            checks.error("profile::image", message, &path, "give it a name and a tag");
+        }
+    }
     checks.nodes(&spec.nodes, &spec.networking);
     checks.networking(profile);
     for gate in spec.feature_gates.keys().filter(|gate| !names::is_feature_gate(gate)) {
@@ -337,6 +346,18 @@ impl Checks<'_, '_> {
 
     fn networking(&mut self, profile: &Profile) {
         let networking = &profile.spec.networking;
+        if let Some(Err(reason)) = networking.docker_network.as_deref().map(names::check_docker_network) {
+            self.error("profile::network", reason, &at!["networking", "dockerNetwork"], "no such network");
+        }
+        for name in networking.hosts.keys().filter(|name| !names::is_dns_name(name)) {
+            let message = format!("`{name}` is no name of a host");
+            self.key_error(
+                "profile::name",
+                message,
+                &at!["networking", "hosts", name],
+                "such as `registry.example.org`",
+            );
+        }
         let mask_is_set = |family: &str| {
             let spec = &profile.spec;
             // A CNI of one's own may cut otherwise, and what a patch asks for is not read here.

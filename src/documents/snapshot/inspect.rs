@@ -199,6 +199,12 @@ fn beyond(profile: &Profile, base: &Path) -> Vec<String> {
     if !spec.networking.api_server_address().is_loopback() {
         beyond.push(format!("publishes the API server at {}", spec.networking.api_server_address()));
     }
+    if let Some(network) = &spec.networking.docker_network {
+        beyond.push(format!("puts its nodes on the engine's network {network}"));
+    }
+    let hosts = spec.networking.hosts.iter();
+    beyond.extend(hosts.map(|(name, address)| format!("tells its nodes that {name} is at {address}")));
+    beyond.extend(spec.preload.iter().map(|image| format!("brings the engine's image {image} into its nodes")));
     for image in spec.node_groups().iter().filter_map(|group| group.image.as_ref()) {
         beyond.push(format!("runs nodes of another image, {image}"));
     }

@@ -18,7 +18,7 @@ use crate::documents::snapshot::Held;
 use crate::operations::verify::Report;
 
 use super::interim_network::{connect_pods, lay, slower, stand_ins};
-use super::prove::{Proof, READY};
+use super::prove::Proof;
 use super::{ClusterError, Context};
 
 /// How long an API server may take to answer.
@@ -119,7 +119,7 @@ impl Again<'_> {
             addresses: self.addresses,
             inputs: &inputs,
             since,
-            patience: READY,
+            patience: context.patience,
             held: self.held.clone(),
         };
         work(&proof).await
@@ -169,7 +169,7 @@ impl Again<'_> {
             // One that started before the API server may sit in a long pause; a new one does not.
             let control_planes = self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
             try_join_all(control_planes.map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
-            ready::wait(self.client, expected, READY, show).await?;
+            ready::wait(self.client, expected, self.context.patience, show).await?;
         }
         step.done();
         Ok(())

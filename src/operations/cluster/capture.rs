@@ -17,7 +17,7 @@ use crate::documents::snapshot::{
     Blob, Draft, FILES, LARGEST, NodeState, StateManifest, VOLUMES, pack, pack_canonical,
 };
 
-use super::{ClusterError, Context, NETWORK};
+use super::{ClusterError, Context};
 
 /// How long reading a node's files or images may take: they may be many gigabytes.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -42,7 +42,7 @@ pub(super) async fn capture(
     keys: Option<&KeyRing>,
     nodes: &[Node],
 ) -> Result<Draft, ClusterError> {
-    let network = context.engine.network(NETWORK).await?;
+    let network = context.engine.network(record.network()).await?;
     let archives = read_nodes(nodes).await?;
     let mut blobs = Vec::new();
     let mut states = Vec::new();

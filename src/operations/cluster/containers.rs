@@ -12,7 +12,7 @@ use crate::documents::profile::{Profile, Propagation, Protocol, Role};
 use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
 
 use super::{
-    LABEL_CLUSTER, LABEL_DIGEST, LABEL_GENERATION, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, NETWORK, ROLE_LOAD_BALANCER,
+    LABEL_CLUSTER, LABEL_DIGEST, LABEL_GENERATION, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER,
 };
 
 /// All that the containers of one cluster have in common.
@@ -129,7 +129,7 @@ impl Frame<'_> {
             restart: Restart::UnlessStopped,
             labels: self.labels(role_name(plan.role)),
             env,
-            network: NETWORK.to_owned(),
+            network: self.profile.spec.networking.docker_network().to_owned(),
             ipv4: fixed.ipv4,
             ipv6: fixed.ipv6,
             ports,
@@ -137,6 +137,7 @@ impl Frame<'_> {
             tmpfs: vec!["/tmp".to_owned(), "/run".to_owned()],
             volumes: vec!["/var".to_owned()],
             sysctls: Vec::new(),
+            hosts: self.profile.spec.networking.hosts.iter().map(|(name, at)| format!("{name}:{at}")).collect(),
             privileged: true,
         }
     }
@@ -148,7 +149,7 @@ impl Frame<'_> {
             image: image.to_owned(),
             restart: Restart::UnlessStopped,
             labels: self.labels(ROLE_LOAD_BALANCER),
-            network: NETWORK.to_owned(),
+            network: self.profile.spec.networking.docker_network().to_owned(),
             ipv4: fixed.ipv4,
             ipv6: fixed.ipv6,
             ports: vec![self.api_server()],

@@ -7,7 +7,7 @@ use crate::adapters::states::States;
 use crate::documents::names::ClusterName;
 
 use super::owner::is_own;
-use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER, NETWORK};
+use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER};
 
 /// How old a passing container can be, in seconds, while whoever made it is still at work on it.
 const PASSING: i64 = 60;
@@ -120,7 +120,7 @@ impl Estate for Live<'_> {
 /// part of it cannot be removed; what is left is known, so that the next try removes it.
 pub async fn delete(context: &Context, cluster: &ClusterName, whose: Whose) -> Result<Removed, ClusterError> {
     let removed = dissolve(&Live { context, cluster, whose }).await?;
-    remove_network(context).await?;
+    remove_networks(context).await?;
     Ok(removed)
 }
 
@@ -151,7 +151,7 @@ pub async fn delete_leftovers(context: &Context) -> Result<usize, ClusterError> 
             removed += 1;
         }
     }
-    remove_network(context).await?;
+    remove_networks(context).await?;
     Ok(removed)
 }
 
@@ -160,29 +160,35 @@ fn is_alive(process: i32) -> bool {
     rustix::process::Pid::from_raw(process).is_some_and(test)
 }
 
-/// Removes the clusters' network if kprov made it and no container belongs to it, not even a stopped one.
-pub(super) async fn remove_network(context: &Context) -> Result<(), ClusterError> {
+/// Removes the networks that kprov made and no container belongs to, not even a stopped one.
+pub(super) async fn remove_networks(context: &Context) -> Result<(), ClusterError> {
     let engine = &context.engine;
-    if left_over_network(engine).await?.is_none() {
+    if left_over_networks(engine).await?.is_empty() {
         return Ok(());
     }
     // Whoever makes nodes holds it from looking for the network until they belong to it.
     let _lock = context.store().network_lock().await?;
-    let Some(network) = left_over_network(engine).await? else { return Ok(()) };
-    match engine.remove_network(&network.id).await {
-        Ok(()) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        // Somebody has begun to use it this very moment: then it is not left over.
-        Err(_) if engine.network_is_used(NETWORK).await? => Ok(()),
-        Err(error) => Err(error.into()),
+    for network in left_over_networks(engine).await? {
+        match engine.remove_network(&network.id).await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => {}
+            // Somebody has begun to use it this very moment: then it is not left over.
+            Err(_) if engine.network_is_used(&network.name).await? => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
 
-/// The clusters' network, if kprov made it and nobody uses it.
-async fn left_over_network(engine: &Engine) -> Result<Option<Network>, ClusterError> {
-    let Some(network) = engine.network(NETWORK).await? else { return Ok(None) };
-    let is_ours = network.labels.get(LABEL_OWNER).is_some_and(|owner| owner == "kprov");
-    Ok(if is_ours && !engine.network_is_used(NETWORK).await? { Some(network) } else { None })
+/// The networks that kprov made and nobody uses.
+async fn left_over_networks(engine: &Engine) -> Result<Vec<Network>, ClusterError> {
+    let mut networks = Vec::new();
+    for network in engine.networks(LABEL_OWNER, "kprov").await? {
+        if !engine.network_is_used(&network.name).await? {
+            networks.push(network);
+        }
+    }
+    Ok(networks)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::adapters::node::Node;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
-use crate::documents::render;
+use crate::documents::render::{self, API_SERVER_PORT};
 
 use super::succession::is_beside;
 use super::{ClusterError, LABEL_CLUSTER, LABEL_DIGEST, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER};
@@ -108,10 +108,23 @@ impl Found {
     /// The host address and port at which the API server is published.
     #[must_use]
     pub fn api_server(&self) -> Option<(IpAddr, u16)> {
-        let role = |container: &&Container| container.labels.get(LABEL_ROLE).cloned().unwrap_or_default();
-        let balancer = self.containers.iter().find(|container| role(container) == ROLE_LOAD_BALANCER);
-        let front = balancer.or_else(|| self.containers.iter().find(|container| role(container) == "control-plane"))?;
-        front.ports.iter().find(|(inside, _, _)| *inside == 6443).map(|&(_, address, port)| (address, port))
+        let published = self.front()?.ports.iter().find(|(inside, _, _)| *inside == API_SERVER_PORT);
+        published.map(|&(_, address, port)| (address, port))
+    }
+
+    /// The API server's address for other containers on the clusters' network, as kubeadm was told it.
+    #[must_use]
+    pub fn api_server_inside(&self) -> Option<String> {
+        Some(format!("https://{}:{API_SERVER_PORT}", self.front()?.name))
+    }
+
+    /// The container that publishes the API server.
+    fn front(&self) -> Option<&Container> {
+        let of = |role: &str| {
+            let is = |container: &&Container| container.labels.get(LABEL_ROLE).is_some_and(|label| label == role);
+            self.containers.iter().find(is)
+        };
+        of(ROLE_LOAD_BALANCER).or_else(|| of("control-plane"))
     }
 
     /// The digest that the cluster was made with, if kprov made it.

@@ -21,7 +21,7 @@ use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
 
 use super::image::have_image;
-use super::{ClusterError, Context, ControlPlanes, LABEL_SERVER, NETWORK};
+use super::{ClusterError, Context, ControlPlanes, LABEL_SERVER};
 
 /// The image of OpenBao.
 const OPENBAO: &str = "docker.io/openbao/openbao:2.7.2";
@@ -144,16 +144,17 @@ pub(super) async fn require(context: &Context, record: &Record) -> Result<(), Cl
 /// # Errors
 /// [`ClusterError::Server`] if it does not come up.
 pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), ClusterError> {
-    if has_server(record) { ensure(context, &record.name, "", &Server::There).await } else { Ok(()) }
+    if has_server(record) { ensure(context, &record.name, record.network(), "", &Server::There).await } else { Ok(()) }
 }
 
-/// Makes a server, or starts one that is there, and waits until it works. The clusters' network has to be there.
+/// Makes a server, or starts one that is there, and waits until it works. The network has to be there.
 ///
 /// # Errors
 /// [`ClusterError::Server`] with its last lines if it does not come up.
 pub(super) async fn ensure(
     context: &Context,
     cluster: &ClusterName,
+    network: &str,
     node_image: &str,
     server: &Server,
 ) -> Result<(), ClusterError> {
@@ -165,7 +166,7 @@ pub(super) async fn ensure(
             Some(reference) => have_image(context, reference).await?.id,
             None => node_image.to_owned(),
         };
-        let made = context.engine.create_container(spec(cluster, &name, image)).await?;
+        let made = context.engine.create_container(spec(cluster, network, &name, image)).await?;
         context.engine.put_archive(&made, pack(&new.files)).await?;
     }
     context.engine.start_container(&name).await?;
@@ -227,7 +228,7 @@ async fn remove(engine: &Engine, cluster: &ClusterName) -> Result<usize, Cluster
 }
 
 /// It has no label of kind's, whose tools would take it for a node.
-fn spec(cluster: &ClusterName, name: &str, image: String) -> ContainerSpec {
+fn spec(cluster: &ClusterName, network: &str, name: &str, image: String) -> ContainerSpec {
     ContainerSpec {
         name: name.to_owned(),
         image,
@@ -238,7 +239,7 @@ fn spec(cluster: &ClusterName, name: &str, image: String) -> ContainerSpec {
             "BAO_CACERT=/kprov/openbao/ca.crt".to_owned(),
         ],
         user: Some("0".to_owned()),
-        network: NETWORK.to_owned(),
+        network: network.to_owned(),
         volumes: vec![format!("{FOLDER}/data")],
         restart: Restart::UnlessStopped,
         ..ContainerSpec::default()
@@ -283,7 +284,7 @@ pub async fn install_kms(
         store.save_keys(cluster, ring)?;
     }
     if let Some(server) = &server {
-        ensure(context, cluster, &record.image_id, server).await?;
+        ensure(context, cluster, record.network(), &record.image_id, server).await?;
     }
     let version = record.version.parse()?;
     let inputs = record.inputs(&version, keys.as_ref(), &context.templates, false);

@@ -29,6 +29,7 @@ mod snapshots;
 mod succession;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::adapters::engine::Engine;
 use crate::adapters::kubeconfig;
@@ -51,9 +52,6 @@ pub use preflight::checks as host_checks;
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
 pub use succession::{lock, recover_unless_whole};
-
-/// The network that all clusters share, as in kind.
-pub const NETWORK: &str = "kind";
 
 /// The label that names a container's cluster; kind's tools find clusters by it.
 pub const LABEL_CLUSTER: &str = "io.x-k8s.kind.cluster";
@@ -82,6 +80,9 @@ const LABEL_PROCESS: &str = "dev.kprov.process";
 /// The role of the container in front of several control planes.
 pub const ROLE_LOAD_BALANCER: &str = "external-load-balancer";
 
+/// How long nodes and pods may take to be Ready where nobody says.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 /// What every operation on clusters needs.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -95,6 +96,8 @@ pub struct Context {
     pub templates: Arc<Templates>,
     /// The user's kubeconfig files.
     pub kubeconfig: kubeconfig::Files,
+    /// How long nodes and pods may take to be Ready once all have joined.
+    pub patience: Duration,
 }
 
 impl Context {

@@ -22,9 +22,8 @@ use crate::documents::snapshot::Held;
 use super::again::Again;
 use super::discover::find;
 use super::owner::record_here;
-use super::prove::READY;
 use super::succession::{Live, Member, recover};
-use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, NETWORK, kms, resolve_image};
+use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, resolve_image};
 
 /// How long a container may take to end by itself, in seconds: systemd ends pods that do not heed it after ten.
 const GRACE: i32 = 30;
@@ -138,7 +137,7 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
         None => {
             let step = context.reporter.stage("Waiting until every node and system pod is Ready");
             let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
-            ready::wait(&client, &expectation(&nodes, since), READY, show).await?;
+            ready::wait(&client, &expectation(&nodes, since), context.patience, show).await?;
             step.done();
             Vec::new()
         }
@@ -193,8 +192,9 @@ impl Woken<'_> {
     /// Waits until it is what it was. What was not ready before it was stopped is not waited for: gives that.
     async fn come_back(mut self) -> Result<Vec<String>, ClusterError> {
         let Self { context, nodes, client, .. } = self;
+        let network = self.record.network().to_owned();
         let addresses = try_join_all(nodes.iter().map(async |node| {
-            let (ipv4, ipv6) = node.addresses(NETWORK).await?;
+            let (ipv4, ipv6) = node.addresses(&network).await?;
             Ok::<_, NodeError>(NodeRecord { name: node.name.clone(), ipv4, ipv6 })
         }))
         .await?;

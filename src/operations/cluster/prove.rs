@@ -18,9 +18,6 @@ use crate::operations::verify;
 use super::interim_network::{stand_ins, take_away};
 use super::{ClusterError, Context, logs};
 
-/// How long nodes and pods may take to be ready once all have joined.
-pub(super) const READY: Duration = Duration::from_secs(300);
-
 /// A cluster whose API server answers and whose nodes have all been started.
 pub(super) struct Proof<'a> {
     pub(super) context: &'a Context,
@@ -32,7 +29,7 @@ pub(super) struct Proof<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     /// If given, only evidence younger than this counts.
     pub(super) since: ready::Since,
-    /// How long the nodes may take to be Ready; pods may take as long as [`READY`].
+    /// How long the nodes may take to be Ready; pods may take as long as the context says.
     pub(super) patience: Duration,
     /// What it has to show: all of it, or as much as it did before.
     pub(super) held: Held,
@@ -63,20 +60,21 @@ impl Proof<'_> {
     pub(super) async fn await_ready(&self) -> Result<(), ClusterError> {
         let spec = &self.inputs.profile.spec;
         let expected = self.expectation();
+        let longest = self.context.patience;
         let step = self.context.reporter.stage("Waiting until every node and system pod is Ready");
         let wait = async {
             if !expected.pods {
                 return Ok(());
             }
             let ready = async {
-                if self.patience < READY {
+                if self.patience < longest {
                     let nodes_only = ready::Expectation { pods: false, ..expected.clone() };
                     ready::wait(self.client, &nodes_only, self.patience, |pending| {
                         step.detail(pending.first().map_or("", String::as_str));
                     })
                     .await?;
                 }
-                ready::wait(self.client, &expected, READY, |pending| {
+                ready::wait(self.client, &expected, longest, |pending| {
                     if let Some(first) = pending.first() {
                         step.detail(&format!("{first} ({} in all)", pending.len()));
                     }
@@ -93,14 +91,14 @@ impl Proof<'_> {
         let addresses: Vec<NodeRecord> = self.addresses.iter().filter(is_ready).cloned().collect();
         let approve = async {
             if spec.hardening.kubelet_serving_certificates {
-                kubernetes::approve_serving_certificates(self.client, &addresses, READY).await?;
+                kubernetes::approve_serving_certificates(self.client, &addresses, longest).await?;
             }
             Ok::<_, kubernetes::ApiError>(())
         };
         let routes_services = spec.networking.kube_proxy_mode != KubeProxyMode::None && held.unseen.is_none();
         let routes = |node: &&Node| routes_services && !held.failed.contains(&verify::kube_proxy_check(&node.name));
         let routing: Vec<Node> = self.nodes.iter().filter(routes).cloned().collect();
-        let proxies = async { Ok::<_, ClusterError>(verify::await_kube_proxy(&routing, READY).await?) };
+        let proxies = async { Ok::<_, ClusterError>(verify::await_kube_proxy(&routing, longest).await?) };
         let (wait, approve) = (wait.map_err(ClusterError::from), approve.map_err(ClusterError::from));
         tokio::select! {
             ready = async { tokio::try_join!(wait, approve, proxies) } => ready.map(|_| ())?,

@@ -16,7 +16,7 @@ use crate::documents::snapshot::{Blob, Held, StateManifest};
 use crate::operations::verify;
 
 use super::owner::{record_here, require_own};
-use super::prove::{Proof, READY};
+use super::prove::Proof;
 use super::reach::client_of;
 use super::succession::recover;
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
@@ -119,7 +119,7 @@ async fn what_holds(
         addresses: &record.nodes,
         inputs: &inputs,
         since: ready::Since::Ever,
-        patience: READY,
+        patience: context.patience,
         held: Held::default(),
     };
     let not_ready = ready::not_ready(&proof.expectation(), &ready::observe(&client).await?);

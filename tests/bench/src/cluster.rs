@@ -66,7 +66,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     ]
 }
 
-fn create(sandbox: &Sandbox) {
+pub(crate) fn create(sandbox: &Sandbox) {
     let image = Sandbox::image();
     sandbox.kind(&["create", "cluster", "--name", &sandbox.cluster, "--image", &image, "--config", "kind.yaml"]).done();
 }

@@ -6,7 +6,9 @@ mod by_hand;
 mod change;
 mod cluster;
 mod exercise;
+mod load;
 mod plain;
+mod power;
 mod program;
 mod several;
 mod table;
@@ -35,10 +37,12 @@ struct Options {
 /// Something that can be measured: its name, what it is, and how.
 type Section = (&'static str, &'static str, fn(&Bench) -> Vec<Row>);
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 8] = [
     ("program", "start, rendering, size", program::measure),
     ("cluster", "a hardened cluster of two nodes: up, reset, memory", cluster::measure),
     ("several", "four clusters of one node", several::measure),
+    ("power", "a cluster that was put aside", power::measure),
+    ("load", "an image of 200 MB into three nodes", load::measure),
     ("change", "a flag of a running API server", change::flag),
     ("rewrite", "5,000 Secrets written anew", change::rewrite),
     ("exercise", "encryption at rest, from nothing to proof", exercise::measure),

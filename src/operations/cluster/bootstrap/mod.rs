@@ -21,7 +21,7 @@ use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart}
 
 use super::image::ImageFacts;
 use super::interim_network::{connect_pods, lay, slower, stand_ins};
-use super::{ClusterError, Context, NETWORK, logs};
+use super::{ClusterError, Context, logs};
 
 /// How long kubeadm may take: it waits itself, for several minutes each, for several things.
 const KUBEADM: Duration = Duration::from_secs(1200);
@@ -156,7 +156,7 @@ impl Build<'_> {
         let step = self.context.reporter.step(&member.plan.name, "Booting");
         let booted = async {
             self.context.engine.start_container(&member.plan.name).await?;
-            let (v4, v6) = member.node.addresses(NETWORK).await?;
+            let (v4, v6) = member.node.addresses(self.network()).await?;
             let addresses = NodeAddresses { v4, v6 };
             let start = member.plan.start();
             let config =
@@ -187,10 +187,14 @@ impl Build<'_> {
         Ok(Up { kubeconfig, client })
     }
 
+    fn network(&self) -> &str {
+        self.inputs.profile.spec.networking.docker_network()
+    }
+
     /// The nodes' addresses on the clusters' network.
     pub(super) async fn addresses(&self) -> Result<Vec<NodeRecord>, ClusterError> {
         try_join_all(self.nodes.iter().map(async |member| {
-            let (ipv4, ipv6) = member.node.addresses(NETWORK).await?;
+            let (ipv4, ipv6) = member.node.addresses(self.network()).await?;
             Ok(NodeRecord { name: member.plan.name.clone(), ipv4, ipv6 })
         }))
         .await

@@ -26,7 +26,7 @@ use super::bootstrap::{self, Build, Way};
 use super::delete::{Whose, delete};
 use super::image::{CNI_FILE, ImageFacts};
 use super::owner::{record_here, require_own, this_engine};
-use super::prove::{Proof, READY};
+use super::prove::Proof;
 use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
 use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, preflight, resolve_image};
@@ -180,7 +180,7 @@ async fn raise<'a>(
     // By now its network is there. Nothing asks for it before the API server is about to be ready, which waits for it.
     let server = async {
         match parts.server {
-            Some(server) => kms::ensure(context, &record.name, &parts.image.id, server).await,
+            Some(server) => kms::ensure(context, &record.name, record.network(), &parts.image.id, server).await,
             None => Ok(()),
         }
     };
@@ -197,7 +197,7 @@ fn proof_of<'a>(
     nodes: &'a [Node],
     addresses: &'a [NodeRecord],
 ) -> Proof<'a> {
-    let patience = if build.way.can_fall_back(build.inputs.profile) { GOOD_TIME } else { READY };
+    let patience = if build.way.can_fall_back(build.inputs.profile) { GOOD_TIME } else { build.context.patience };
     Proof {
         context: build.context,
         client: &up.client,

@@ -1,4 +1,4 @@
-//! The network that all clusters share.
+//! The network that a cluster's nodes are on: most often one that all clusters share.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,26 +9,27 @@ use crate::adapters::records::RecordError;
 use crate::documents::profile::{IpFamily, Profile};
 
 use super::super::containers::Fixed;
-use super::super::{ClusterError, LABEL_OWNER, NETWORK};
+use super::super::{ClusterError, LABEL_OWNER};
 
-/// The clusters' network; made if it is not there yet.
+/// The network of a profile's nodes; made if it is not there yet.
 pub(in super::super) async fn ensure_network(
     engine: &Engine,
     cluster: &str,
     profile: &Profile,
 ) -> Result<Network, ClusterError> {
-    if let Some(network) = engine.network(NETWORK).await? {
+    let name = profile.spec.networking.docker_network();
+    if let Some(network) = engine.network(name).await? {
         return Ok(network);
     }
     let label = (LABEL_OWNER, "kprov");
-    match engine.create_network(NETWORK, Some(unique_local_subnet(cluster)?), label).await {
+    match engine.create_network(name, Some(unique_local_subnet(cluster)?), label).await {
         // A host without IPv6 does for clusters that do not ask for it.
         Err(EngineError::Failed { .. }) if profile.spec.networking.ip_family == IpFamily::Ipv4 => {
-            Ok(engine.create_network(NETWORK, None, label).await?)
+            Ok(engine.create_network(name, None, label).await?)
         }
         // Another tool was faster.
         Err(EngineError::Conflict { doing, reason }) => {
-            Ok(engine.network(NETWORK).await?.ok_or(EngineError::Conflict { doing, reason })?)
+            Ok(engine.network(name).await?.ok_or(EngineError::Conflict { doing, reason })?)
         }
         other => Ok(other?),
     }
@@ -85,7 +86,7 @@ mod tests {
     fn network(subnets: &[&str], owner: &str) -> Network {
         Network {
             id: String::new(),
-            name: NETWORK.to_owned(),
+            name: "kind".to_owned(),
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
             labels: [(LABEL_OWNER.to_owned(), owner.to_owned())].into(),
         }

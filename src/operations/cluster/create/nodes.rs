@@ -13,7 +13,7 @@ use super::super::balancer::Balancer;
 use super::super::bootstrap::Member;
 use super::super::containers::{Frame, proxies};
 use super::super::kms::Server;
-use super::super::{ClusterError, Context, NETWORK};
+use super::super::{ClusterError, Context};
 use super::containerd::patch_containerd;
 use super::network::{ensure_network, free_addresses};
 
@@ -47,7 +47,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
     // Held until the containers are there: an empty network is one that `down` removes.
     let _network_lock = context.store().network_lock().await?;
     let network = ensure_network(engine, &record.name, &record.profile).await?;
-    let taken = engine.addresses_in_use(NETWORK).await?;
+    let taken = engine.addresses_in_use(&network.name).await?;
     let free = free_addresses(&network, |address| taken.contains_key(&address), plan.len() + 1).unwrap_or_default();
     let mut free = free.into_iter();
     let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, plan, &network.subnets);

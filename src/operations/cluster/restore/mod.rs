@@ -23,7 +23,7 @@ use crate::documents::snapshot::{Held, StateManifest, unpack};
 
 use super::owner::this_engine;
 use super::succession::{Live, Member, Successor, commit, follow};
-use super::{ClusterError, Context, NETWORK, Outcome, kms, resolve_image};
+use super::{ClusterError, Context, Outcome, kms, resolve_image};
 
 use nodes::Addresses;
 
@@ -146,7 +146,7 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
         let engine = this_engine(context).await?;
         let mut record = Record { engine, generation, ..state.record.clone() };
         record.nodes = try_join_all(state.nodes.iter().map(|(plan, _)| async {
-            let (ipv4, ipv6) = context.engine.addresses(&plan.name, NETWORK).await?;
+            let (ipv4, ipv6) = context.engine.addresses(&plan.name, state.record.network()).await?;
             Ok::<_, ClusterError>(NodeRecord { name: plan.name.clone(), ipv4, ipv6 })
         }))
         .await?;

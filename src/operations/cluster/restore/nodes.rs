@@ -17,7 +17,7 @@ use crate::documents::snapshot::{Edit, edit, file};
 use super::super::containers::{Fixed, Frame, proxies};
 use super::super::create::{ensure_network, free_addresses, takes_addresses};
 use super::super::succession::next_name;
-use super::super::{ClusterError, Context, LABEL_CLUSTER, NETWORK, kms};
+use super::super::{ClusterError, Context, LABEL_CLUSTER, kms};
 use super::Prepared;
 
 /// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
@@ -33,7 +33,7 @@ const LATE_PODS: [&str; 2] =
 async fn addresses_for(context: &Context, record: &Record, network: &Network) -> Result<Vec<Fixed>, ClusterError> {
     let own: BTreeSet<String> =
         context.engine.containers(LABEL_CLUSTER, Some(&record.name)).await?.into_iter().map(|own| own.id).collect();
-    let mut taken = context.engine.addresses_in_use(NETWORK).await?;
+    let mut taken = context.engine.addresses_in_use(&network.name).await?;
     taken.retain(|_, id| !own.contains(id));
     let is_taken = |node: &NodeRecord| {
         let addresses = [node.ipv4.map(IpAddr::from), node.ipv6.map(IpAddr::from)];

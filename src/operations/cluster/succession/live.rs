@@ -17,14 +17,12 @@ use crate::documents::profile::Role;
 use crate::documents::record::{Record, RecordStatus};
 use crate::documents::render;
 
-use super::super::delete::remove_network;
+use super::super::delete::remove_networks;
 use super::super::error::{LogFolder, Now};
 use super::super::interrupt::interrupted;
 use super::super::owner::is_own;
 use super::super::reach::client_of;
-use super::super::{
-    ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, NETWORK, Outcome, Whose, delete, logs,
-};
+use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs};
 use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
 
 /// How long addresses and ports of a container that has just been killed may stay taken.
@@ -83,8 +81,9 @@ impl<'a> Live<'a> {
         let own: BTreeSet<String> = self.members().await?.into_iter().map(|member| member.id).collect();
         let starting: BTreeSet<&str> = members.iter().map(|member| member.id.as_str()).collect();
         let deadline = tokio::time::Instant::now() + RELEASE;
-        loop {
-            let used = self.context.engine.addresses_in_use(NETWORK).await?;
+        let record = self.context.store().load(self.name)?;
+        while let Some(record) = &record {
+            let used = self.context.engine.addresses_in_use(record.network()).await?;
             let lingers = |id: &String| own.contains(id) && !starting.contains(id.as_str());
             if !used.values().any(lingers) || tokio::time::Instant::now() > deadline {
                 break;
@@ -257,7 +256,7 @@ pub(in super::super) async fn follow<'a, S: Successor<Live<'a>, Outcome = Outcom
 
 /// Removes what there is of a cluster whose nodes have not come about; what was known of it before stays.
 async fn clean_up(context: &Context, name: &ClusterName, known: bool) -> Result<(), ClusterError> {
-    if known { remove_network(context).await } else { delete(context, name, Whose::Own).await.map(|_| ()) }
+    if known { remove_networks(context).await } else { delete(context, name, Whose::Own).await.map(|_| ()) }
 }
 
 /// Puts right what a kprov has left that was killed while one generation followed another. The caller holds the

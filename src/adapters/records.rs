@@ -15,12 +15,16 @@ use crate::adapters::paths::{self, Paths, PathsError};
 use crate::documents::keys::{KeyError, KeyRing, StoredKeys};
 use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
+use crate::documents::timings::Timings;
 
 /// The file of a record.
 const RECORD: &str = "cluster.json";
 
 /// The file of what goes with a record.
 const SUCCESSION: &str = "succession.json";
+
+/// The file of what the steps took by which a cluster was last made.
+const TIMINGS: &str = "timings.json";
 
 /// Why a record could not be had or kept.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -200,6 +204,14 @@ impl Store {
         stored.map(KeyRing::try_from).transpose().map_err(RecordError::Key)
     }
 
+    /// What the steps took by which a cluster was last made; `None` if that is not known.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`] if they cannot be read.
+    pub fn timings(&self, cluster: &ClusterName) -> Result<Option<Timings>, RecordError> {
+        self.read_json(cluster, TIMINGS)
+    }
+
     fn read_json<T: serde::de::DeserializeOwned>(
         &self,
         cluster: &ClusterName,
@@ -227,6 +239,14 @@ impl Store {
     pub fn save_keys(&self, cluster: &ClusterName, keys: &KeyRing) -> Result<(), RecordError> {
         let bytes = json(&StoredKeys::from(keys));
         Ok(paths::write_private(&self.path(cluster).join("keys.json"), &bytes)?)
+    }
+
+    /// Writes what the steps took by which a cluster was made.
+    ///
+    /// # Errors
+    /// [`RecordError::Paths`] if they could not be written; those of before are still there then.
+    pub fn save_timings(&self, cluster: &ClusterName, timings: &Timings) -> Result<(), RecordError> {
+        Ok(paths::write_private(&self.path(cluster).join(TIMINGS), &json(timings))?)
     }
 
     /// Writes what goes with a record, before the record itself is written.
@@ -368,6 +388,18 @@ mod tests {
         store.forget_staged(&a).unwrap();
         store.forget_staged(&a).unwrap();
         assert!(store.staged(&a).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_steps_took_is_read_back_and_forgotten_with_the_cluster() {
+        let (_folder, store) = store();
+        let a = name("a");
+        assert_eq!(store.timings(&a).unwrap(), None);
+        let timings = Timings { command: "up".to_owned(), total_ms: 5, ..Timings::default() };
+        store.save_timings(&a, &timings).unwrap();
+        assert_eq!(store.timings(&a).unwrap(), Some(timings));
+        store.forget(&a).unwrap();
+        assert_eq!(store.timings(&a).unwrap(), None);
     }
 
     #[test]

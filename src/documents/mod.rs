@@ -20,4 +20,5 @@ pub mod report;
 pub mod snapshot;
 pub mod static_pod;
 pub mod stored;
+pub mod timings;
 pub mod yaml;

@@ -1,8 +1,8 @@
 //! What a user sees of a command while it works.
 //!
 //! Owns the [`Reporter`], which the code that does the work tells about its steps,
-//! and the front ends that show them: a terminal, plain lines, JSON lines, a
-//! recorder for tests. Leaves results (standard output) and the final error to the
+//! the front ends that show them: a terminal, plain lines, JSON lines, a
+//! recorder for tests; and the [`Timeline`] of what they took. Leaves results (standard output) and the final error to the
 //! command. Everything here goes to standard error.
 
 mod json;
@@ -10,6 +10,7 @@ mod plain;
 mod printable;
 mod recorder;
 mod terminal;
+mod timeline;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -21,6 +22,7 @@ use console::Term;
 
 pub use printable::{counted, printable, printable_in_place, printable_json};
 pub use recorder::{Event, Recorder};
+pub use timeline::{Ended, Timed, Timeline};
 
 use printable::one_line;
 
@@ -150,6 +152,8 @@ pub struct Reporter {
     next: Arc<AtomicU64>,
     /// What stages are about, where several things are under way.
     scope: Option<Arc<str>>,
+    /// Where it is noted how long steps take.
+    timeline: Option<Timeline>,
 }
 
 impl fmt::Debug for Reporter {
@@ -183,13 +187,20 @@ impl Reporter {
     }
 
     fn to(sink: impl Sink + 'static) -> Self {
-        Self { sink: Arc::new(sink), next: Arc::default(), scope: None }
+        Self { sink: Arc::new(sink), next: Arc::default(), scope: None, timeline: None }
     }
 
     /// A reporter to the same place whose stages are about `scope`, for one of several things that are under way.
     #[must_use]
     pub fn scoped(&self, scope: &str) -> Self {
         Self { scope: Some(scope.into()), ..self.clone() }
+    }
+
+    /// A reporter to the same place whose steps are timed from now on, by all its clones.
+    #[must_use]
+    pub fn timed(&self) -> (Self, Timeline) {
+        let timeline = Timeline::begin();
+        (Self { timeline: Some(timeline.clone()), ..self.clone() }, timeline)
     }
 
     /// Begins a step on `node`. Any number of steps may run at a time.
@@ -206,7 +217,13 @@ impl Reporter {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let subject = Subject { id, node: node.map(one_line), name: one_line(name) };
         self.sink.step(&subject, &State::Started);
-        Step { sink: Arc::clone(&self.sink), subject, began: Instant::now(), ended: false }
+        Step {
+            sink: Arc::clone(&self.sink),
+            timeline: self.timeline.clone(),
+            subject,
+            began: Instant::now(),
+            ended: false,
+        }
     }
 
     /// Shows a message.
@@ -230,6 +247,7 @@ impl Reporter {
 #[must_use = "a step that is dropped counts as aborted"]
 pub struct Step {
     sink: Arc<dyn Sink>,
+    timeline: Option<Timeline>,
     subject: Subject,
     began: Instant,
     ended: bool,
@@ -259,6 +277,9 @@ impl Step {
 
     fn end(&mut self, state: State) {
         self.ended = true;
+        if let Some(timeline) = &self.timeline {
+            timeline.note(&self.subject, self.began, &state);
+        }
         self.sink.step(&self.subject, &state);
     }
 }

@@ -27,6 +27,7 @@ mod reset;
 mod restore;
 mod snapshots;
 mod succession;
+mod timed;
 
 use std::sync::Arc;
 use std::time::Duration;

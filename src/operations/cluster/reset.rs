@@ -9,6 +9,7 @@ use crate::documents::render;
 use super::create::{Before, make_again};
 use super::owner::{record_here, require_own};
 use super::succession::recover;
+use super::timed::Timed;
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, Request, resolve_image, restore};
 
 /// Brings a cluster back to its golden state: what it was when its making had been proven. Whatever was done to
@@ -22,6 +23,8 @@ use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, Request, resolve_imag
 /// is on another engine; then it is left alone. Nodes go only once the state, or the
 /// image, the keys and the templates that they are made of again, have been found fit.
 pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Result<Outcome, ClusterError> {
+    let timed = Timed::begin(context, "reset");
+    let context = &timed.context;
     let since = context.engine.now().await?;
     let store = context.store();
     let lock = store.lock(cluster)?;
@@ -38,7 +41,8 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
     };
     match state.await {
         Ok(Some(state)) => {
-            return restore::restore(context, &state, since, retain).await;
+            let outcome = restore::restore(context, &state, since, retain).await?;
+            return Ok(timed.end(outcome));
         }
         Ok(None) => context.reporter.info("There is no golden state: making the cluster again from its profile."),
         Err(error) if !error.is_unfit_state() => return Err(error),
@@ -59,7 +63,8 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
         retain,
     };
     check(context, &record, keys.as_ref()).await?;
-    make_again(context, &request, &Before { record, keys }, &lock).await
+    let outcome = make_again(context, &request, &Before { record, keys }, &lock).await?;
+    Ok(timed.end(outcome))
 }
 
 /// Finds out whatever would keep a cluster from being made again, before its nodes go: the image and every document.

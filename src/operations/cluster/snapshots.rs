@@ -19,6 +19,7 @@ use super::owner::{record_here, require_own};
 use super::prove::Proof;
 use super::reach::client_of;
 use super::succession::recover;
+use super::timed::Timed;
 use super::{ClusterError, Context, LABEL_CLUSTER, Outcome, capture, find, image, restore};
 
 /// How long an API server may take to answer before a cluster is saved as one whose API server does not.
@@ -156,6 +157,8 @@ pub async fn restore_snapshot(
     cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
+    let timed = Timed::begin(context, "snapshot restore");
+    let context = &timed.context;
     let since = context.engine.now().await?;
     let states = States::at(&context.paths);
     let (id, mut manifest) = open(&states, name, cluster)?;
@@ -180,7 +183,7 @@ pub async fn restore_snapshot(
     if !matches!(states.golden(&found), Ok(Some(_))) {
         states.set_golden(&found, &id)?;
     }
-    Ok(outcome)
+    Ok(timed.end(outcome))
 }
 
 /// Makes the cluster of a snapshot, which must not be there. A later `reset` goes back to the snapshot.
@@ -193,6 +196,8 @@ pub async fn create_from(
     cluster: Option<&ClusterName>,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
+    let timed = Timed::begin(context, "up --from");
+    let context = &timed.context;
     let since = context.engine.now().await?;
     let states = States::at(&context.paths);
     let (id, mut manifest) = open(&states, name, cluster)?;
@@ -204,5 +209,6 @@ pub async fn create_from(
     let state = restore::prepare(context, manifest).await?;
     // Before there is a cluster: one that comes about has what `reset` goes back to, one that does not takes it along.
     states.set_golden(&found, &id)?;
-    restore::restore(context, &state, since, retain).await
+    let outcome = restore::restore(context, &state, since, retain).await?;
+    Ok(timed.end(outcome))
 }

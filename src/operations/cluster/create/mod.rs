@@ -20,6 +20,7 @@ use crate::documents::profile::{DEFAULT_IMAGE, Profile};
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
 use crate::documents::render::{self, Inputs, NodePlan};
 use crate::documents::snapshot::Held;
+use crate::documents::timings::Timings;
 use crate::operations::verify;
 
 use super::bootstrap::{self, Build, Way};
@@ -29,6 +30,7 @@ use super::owner::{record_here, require_own, this_engine};
 use super::prove::Proof;
 use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
+use super::timed::Timed;
 use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, preflight, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
@@ -80,6 +82,8 @@ pub struct Outcome {
     pub kubeconfig: PathBuf,
     /// What the Kubernetes version could not do of what the profile asks for.
     pub warnings: Vec<String>,
+    /// What its steps took.
+    pub timings: Timings,
 }
 
 /// Makes a cluster. One that a killed kprov left half made under the same name is removed first.
@@ -87,9 +91,11 @@ pub struct Outcome {
 /// # Errors
 /// [`ClusterError::Exists`] and whatever goes wrong; then nothing is left, unless `retain` says otherwise.
 pub async fn create(context: &Context, request: &Request) -> Result<Outcome, ClusterError> {
+    let timed = Timed::begin(context, "up");
     let lock = context.store().lock(&request.name)?;
-    make_way(context, &request.name).await?;
-    make(context, request, &lock).await
+    make_way(&timed.context, &request.name).await?;
+    let outcome = make(&timed.context, request, &lock).await?;
+    Ok(timed.end(outcome))
 }
 
 /// Makes sure that a name is free. What a killed kprov left half made under it is removed.
@@ -337,5 +343,5 @@ async fn attempt(
     let report = proof.prove().await?;
     let kubeconfig = commit(context, &mut record, keys.as_ref(), &up.kubeconfig)?;
     golden::keep(&build, &record, keys.as_ref()).await;
-    Ok(Outcome { record, report, kubeconfig, warnings })
+    Ok(Outcome { record, report, kubeconfig, warnings, timings: Timings::default() })
 }

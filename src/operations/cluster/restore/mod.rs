@@ -20,6 +20,7 @@ use crate::documents::keys::{KeyRing, StoredKeys};
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
 use crate::documents::render::{self, KubernetesVersion, NodePlan};
 use crate::documents::snapshot::{Held, StateManifest, unpack};
+use crate::documents::timings::Timings;
 
 use super::owner::this_engine;
 use super::succession::{Live, Member, Successor, commit, follow};
@@ -155,6 +156,7 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
         }
         let back = bring_back::bring_back(context, state, &record.nodes, since).await?;
         let kubeconfig = commit(context, &mut record, state.keys.as_ref(), &back.kubeconfig)?;
-        Ok(Outcome { record, report: back.report, kubeconfig, warnings: back.warnings })
+        let (report, warnings) = (back.report, back.warnings);
+        Ok(Outcome { record, report, kubeconfig, warnings, timings: Timings::default() })
     }
 }

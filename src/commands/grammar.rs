@@ -306,9 +306,15 @@ pub struct Break {
 pub struct Report {
     /// The clusters; may be left out if there is but one
     pub clusters: Vec<ClusterName>,
-    /// The file to write; a page tells what has changed since the one that it replaces
+    /// The file to write; without --since, a page tells what has changed since the one that it replaces
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// A report from before, a page or JSON; what each control was then stands beside what it is (pages only)
+    #[arg(long, value_name = "FILE")]
+    pub since: Option<PathBuf>,
+    /// A report of another cluster, such as a plain one of kind's, to stand beside it as well (pages only)
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
     /// Its form, if its ending (.html, .json, .xml, .sarif) does not tell
     #[arg(long = "as", value_enum, value_name = "FORM")]
     pub form: Option<ReportForm>,

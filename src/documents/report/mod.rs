@@ -2,6 +2,7 @@
 //!
 //! Owns the data and its forms; asks no cluster.
 
+mod compare;
 mod junit;
 mod page;
 mod sarif;
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::documents::cis::results::{numbers, remedy, section, section_title};
 use crate::documents::cis::{Finding, Kind};
+use crate::documents::timings::Timings;
 
 pub use junit::junit;
-pub use page::{earlier, page};
+pub use page::{Beside, earlier, page};
 pub use sarif::sarif;
 
 /// Everything that is told.
@@ -47,6 +49,9 @@ pub struct Cluster {
     pub evidence: Vec<Evidence>,
     /// How a Secret is stored in etcd.
     pub secret: Option<Secret>,
+    /// What the steps took by which it was last made, if kprov made it.
+    #[serde(default)]
+    pub timings: Option<Timings>,
     /// What came of the benchmark.
     pub sections: Vec<Section>,
 }
@@ -158,6 +163,7 @@ impl Cluster {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::documents::timings::{Ended, Step};
 
     /// A report of a cluster whose texts mean harm.
     pub(super) fn hostile() -> Report {
@@ -185,6 +191,18 @@ pub(super) mod tests {
                 nodes: vec![NodeLine { name: "n".to_owned(), role: "control-plane".to_owned() }],
                 evidence: vec![Evidence { name: "e".to_owned(), ok: true, evidence: "<img src=x>".to_owned() }],
                 secret: Some(Secret { stored: "k8s:enc".to_owned(), first_bytes: "00000000  6b |k<s|\n".to_owned() }),
+                timings: Some(Timings {
+                    command: "up</script>".to_owned(),
+                    began: "<img src=x>".to_owned(),
+                    total_ms: 2000,
+                    steps: vec![Step {
+                        node: Some("<b>n".to_owned()),
+                        name: "</script><script>alert(1)</script>".to_owned(),
+                        start_ms: 500,
+                        length_ms: 1000,
+                        ended: Ended::Done,
+                    }],
+                }),
                 sections: vec![Section { id: "1.1".to_owned(), title: "Files".to_owned(), rows }],
             }],
         }

@@ -3,12 +3,23 @@
 use serde::Serialize;
 
 use crate::documents::render::{RenderError, Templates};
+use crate::documents::timings::{Ended, Timings};
 
-use super::Report;
+use super::compare::{baseline, same, status};
+use super::{Cluster, Report, Row};
 
 /// The element of the page that holds its data.
 const START: &str = "<script type=\"application/json\" id=\"kprov-report\">";
 const END: &str = "</script>";
+
+/// What a report is shown beside.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The report before.
+    pub since: Option<&'a Report>,
+    /// A report of another cluster, such as a plain one.
+    pub baseline: Option<&'a Report>,
+}
 
 /// A control whose status is another one than in the report before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,58 +35,177 @@ struct Change {
 #[derive(Serialize)]
 struct Values<'a> {
     report: &'a Report,
-    clusters: Vec<Counted<'a>>,
+    clusters: Vec<Shown<'a>>,
     /// The report before: when, and what has changed.
     before: Option<&'a str>,
     changes: Vec<Change>,
-    data: &'a Report,
 }
 
-/// A cluster with how many of its controls are of each status.
+/// A cluster, and what is computed of it.
 #[derive(Serialize)]
-struct Counted<'a> {
-    cluster: &'a super::Cluster,
+struct Shown<'a> {
+    cluster: &'a Cluster,
+    /// What its statuses stand beside, the last one being those of now.
+    columns: Vec<Column>,
+    secrets: Vec<ShownSecret<'a>>,
+    waterfall: Option<Waterfall<'a>>,
+    sections: Vec<ShownSection<'a>>,
+}
+
+/// Statuses of one time, and how many of each there are.
+#[derive(Serialize)]
+struct Column {
+    /// In a word.
+    name: &'static str,
+    /// Of which cluster, or when.
+    of: String,
     pass: usize,
     fail: usize,
     warn: usize,
     excepted: usize,
 }
 
-/// The report as a page. `before` is the one that it replaces.
+impl Column {
+    fn new(name: &'static str, of: String, cluster: &Cluster) -> Self {
+        let count = |status: &str| cluster.rows().filter(|row| row.status == status).count();
+        let (pass, fail, warn, excepted) = (count("PASS"), count("FAIL"), count("WARN"), count("EXCEPTED"));
+        Self { name, of, pass, fail, warn, excepted }
+    }
+}
+
+/// A Secret in etcd, of one time.
+#[derive(Serialize)]
+struct ShownSecret<'a> {
+    name: &'static str,
+    secret: &'a super::Secret,
+}
+
+#[derive(Serialize)]
+struct ShownSection<'a> {
+    id: &'a str,
+    title: &'a str,
+    rows: Vec<ShownRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownRow<'a> {
+    row: &'a Row,
+    /// Its status in each of the columns but the last.
+    earlier: Vec<Option<&'a str>>,
+}
+
+/// What steps took, drawn to scale.
+#[derive(Serialize)]
+struct Waterfall<'a> {
+    command: &'a str,
+    began: &'a str,
+    seconds: String,
+    bars: Vec<Bar<'a>>,
+}
+
+#[derive(Serialize)]
+struct Bar<'a> {
+    node: Option<&'a str>,
+    name: &'a str,
+    start: String,
+    length: String,
+    /// Where it begins and how long it is, in percent of the whole.
+    left: String,
+    width: String,
+    ended: Ended,
+}
+
+impl<'a> Waterfall<'a> {
+    fn of(timings: &'a Timings) -> Self {
+        let ends = timings.steps.iter().map(|step| step.start_ms.saturating_add(step.length_ms));
+        let whole = ends.chain([timings.total_ms]).max().unwrap_or_default().max(1);
+        let percent = |part: u64| {
+            // Hundredths of a percent, in whole numbers.
+            let hundredths = u128::from(part) * 10_000 / u128::from(whole);
+            format!("{}.{:02}", hundredths / 100, hundredths % 100)
+        };
+        let bars = timings.steps.iter().map(|step| Bar {
+            node: step.node.as_deref(),
+            name: &step.name,
+            start: seconds(step.start_ms),
+            length: seconds(step.length_ms),
+            left: percent(step.start_ms),
+            width: percent(step.length_ms),
+            ended: step.ended,
+        });
+        Self {
+            command: &timings.command,
+            began: &timings.began,
+            seconds: seconds(timings.total_ms),
+            bars: bars.collect(),
+        }
+    }
+}
+
+/// Milliseconds as seconds, to a tenth.
+fn seconds(milliseconds: u64) -> String {
+    let tenths = milliseconds.saturating_add(50) / 100;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// The report as a page, with what it is shown beside.
 ///
 /// # Errors
 /// [`RenderError::Template`] if the template fails.
-pub fn page(templates: &Templates, report: &Report, before: Option<&Report>) -> Result<String, RenderError> {
-    let counted = |cluster| {
-        let count = |status: &str| super::Cluster::rows(cluster).filter(|row| row.status == status).count();
-        Counted { cluster, pass: count("PASS"), fail: count("FAIL"), warn: count("WARN"), excepted: count("EXCEPTED") }
-    };
+pub fn page(templates: &Templates, report: &Report, beside: Beside<'_>) -> Result<String, RenderError> {
     let values = Values {
         report,
-        clusters: report.clusters.iter().map(counted).collect(),
-        before: before.map(|before| before.created.as_str()),
-        changes: before.map(|before| changes(before, report)).unwrap_or_default(),
-        data: report,
+        clusters: report.clusters.iter().map(|cluster| shown(cluster, beside)).collect(),
+        before: beside.since.map(|before| before.created.as_str()),
+        changes: beside.since.map(|before| changes(before, report)).unwrap_or_default(),
     };
     templates.report(values)
+}
+
+fn shown<'a>(cluster: &'a Cluster, beside: Beside<'a>) -> Shown<'a> {
+    let plain = beside.baseline.and_then(|report| Some((report, baseline(report, cluster)?)));
+    let before = beside.since.and_then(|report| Some((report, same(report, cluster)?)));
+    let mut columns = Vec::new();
+    let mut secrets = Vec::new();
+    if let Some((_, plain)) = plain {
+        columns.push(Column::new("Baseline", format!("{}, Kubernetes {}", plain.name, plain.kubernetes), plain));
+        secrets.extend(plain.secret.as_ref().map(|secret| ShownSecret { name: "Baseline", secret }));
+    }
+    if let Some((report, before)) = before {
+        columns.push(Column::new("Before", report.created.clone(), before));
+        let stored_otherwise =
+            |secret: &&super::Secret| cluster.secret.as_ref().is_none_or(|now| now.stored != secret.stored);
+        let secret = before.secret.as_ref().filter(stored_otherwise);
+        secrets.extend(secret.map(|secret| ShownSecret { name: "Before", secret }));
+    }
+    columns.push(Column::new("Now", String::new(), cluster));
+    secrets.extend(cluster.secret.as_ref().map(|secret| ShownSecret { name: "Now", secret }));
+    let others: Vec<&Cluster> = [plain, before].into_iter().flatten().map(|(_, other)| other).collect();
+    let sections = cluster.sections.iter().map(|section| ShownSection {
+        id: &section.id,
+        title: &section.title,
+        rows: section
+            .rows
+            .iter()
+            .map(|row| ShownRow { row, earlier: others.iter().map(|other| status(other, cluster, row)).collect() })
+            .collect(),
+    });
+    let sections = sections.collect();
+    Shown { cluster, columns, secrets, waterfall: cluster.timings.as_ref().map(Waterfall::of), sections }
 }
 
 fn changes(before: &Report, after: &Report) -> Vec<Change> {
     let mut changes = Vec::new();
     for cluster in &after.clusters {
-        let Some(earlier) = before.clusters.iter().find(|earlier| earlier.name == cluster.name) else { continue };
-        if earlier.benchmark != cluster.benchmark {
-            continue;
-        }
+        let Some(earlier) = same(before, cluster) else { continue };
         for row in cluster.rows() {
-            let same = earlier.rows().find(|earlier| earlier.id == row.id && earlier.node == row.node);
-            if let Some(earlier) = same.filter(|earlier| earlier.status != row.status) {
+            if let Some(earlier) = status(earlier, cluster, row).filter(|earlier| *earlier != row.status) {
                 changes.push(Change {
                     cluster: cluster.name.clone(),
                     id: row.id.clone(),
                     title: row.title.clone(),
                     node: row.node.clone(),
-                    before: earlier.status.clone(),
+                    before: earlier.to_owned(),
                     after: row.status.clone(),
                 });
             }
@@ -98,33 +228,88 @@ pub fn earlier(text: &str) -> Option<Report> {
 mod tests {
     use super::super::tests::hostile;
     use super::*;
+    use crate::documents::timings::Step;
+
+    fn alone(report: &Report) -> String {
+        page(&Templates::built_in(), report, Beside::default()).unwrap()
+    }
 
     #[test]
     fn the_page_needs_nothing_else_and_harmful_text_stays_text() {
         let report = hostile();
-        let text = page(&Templates::built_in(), &report, None).unwrap();
-        // Its own script and its data, and no other.
-        assert_eq!(text.matches("<script").count(), 2, "{text}");
-        assert_eq!(text.matches("</script>").count(), 2);
-        for outside in ["http://", "https://", "src=", "@import", "url("] {
-            let found = text.replace("&lt;img src=x&gt;", "").replace("\\u003cimg src=x\\u003e", "");
-            assert!(!found.contains(outside), "{outside}");
+        let beside = Beside { since: Some(&report), baseline: Some(&report) };
+        for text in [alone(&report), page(&Templates::built_in(), &report, beside).unwrap()] {
+            // Its own script and its data, and no other.
+            assert_eq!(text.matches("<script").count(), 2, "{text}");
+            assert_eq!(text.matches("</script>").count(), 2);
+            for outside in ["http://", "https://", "src=", "@import", "url("] {
+                let found = text.replace("&lt;img src=x&gt;", "").replace("\\u003cimg src=x\\u003e", "");
+                assert!(!found.contains(outside), "{outside}");
+            }
+            assert!(!text.contains("<img") && !text.contains('\u{0}') && !text.contains('\u{1b}'));
         }
-        assert!(!text.contains("<img") && !text.contains('\u{0}') && !text.contains('\u{1b}'));
     }
 
     #[test]
     fn a_page_tells_the_next_one_what_has_changed() {
         let before = hostile();
-        let text = page(&Templates::built_in(), &before, None).unwrap();
+        let text = alone(&before);
         let read = earlier(&text).unwrap();
         assert_eq!(read.clusters[0].name, "c");
+        assert_eq!(read.clusters[0].timings, before.clusters[0].timings);
         let mut after = hostile();
         after.clusters[0].sections[0].rows[0].status = "FAIL".to_owned();
         let found = changes(&read, &after);
         assert_eq!((found.len(), found[0].before.as_str(), found[0].after.as_str()), (1, "PASS", "FAIL"));
-        assert!(page(&Templates::built_in(), &after, Some(&read)).unwrap().contains("1.1.1"));
+        let beside = Beside { since: Some(&read), baseline: None };
+        assert!(page(&Templates::built_in(), &after, beside).unwrap().contains("1.1.1"));
         assert!(earlier("nonsense").is_none() && earlier("").is_none());
         assert!(earlier(&serde_json::to_string(&before).unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_report_of_a_kprov_that_timed_nothing_is_read() {
+        let mut value = serde_json::to_value(hostile()).unwrap();
+        value["clusters"][0].as_object_mut().unwrap().remove("timings");
+        assert_eq!(earlier(&value.to_string()).unwrap().clusters[0].timings, None);
+    }
+
+    #[test]
+    fn a_plain_cluster_and_the_report_before_stand_beside_what_is_now() {
+        let now = hostile();
+        let mut plain = hostile();
+        plain.clusters[0].name = "plain".to_owned();
+        plain.clusters[0].secret.as_mut().unwrap().stored = "plain text".to_owned();
+        plain.clusters[0].sections[0].rows[0].status = "FAIL".to_owned();
+        let shown = shown(&now.clusters[0], Beside { since: Some(&now), baseline: Some(&plain) });
+        let names: Vec<&str> = shown.columns.iter().map(|column| column.name).collect();
+        assert_eq!(names, ["Baseline", "Before", "Now"]);
+        assert_eq!(shown.columns.iter().map(|column| column.fail).collect::<Vec<_>>(), [2, 1, 1]);
+        // What is stored as it was before is not shown twice.
+        let secrets: Vec<&str> = shown.secrets.iter().map(|shown| shown.secret.stored.as_str()).collect();
+        assert_eq!(secrets, ["plain text", "k8s:enc"]);
+        assert_eq!(shown.sections[0].rows[0].earlier, [Some("FAIL"), Some("PASS")]);
+    }
+
+    #[test]
+    fn bars_are_to_scale_and_stay_within_the_whole() {
+        let step =
+            |start_ms, length_ms| Step { node: None, name: "s".to_owned(), start_ms, length_ms, ended: Ended::Done };
+        let timings = |total_ms, steps| Timings { total_ms, steps, ..Timings::default() };
+        let bars = |timings: &Timings| -> Vec<(String, String)> {
+            Waterfall::of(timings).bars.into_iter().map(|bar| (bar.left, bar.width)).collect()
+        };
+        let pair = |left: &str, width: &str| (left.to_owned(), width.to_owned());
+        assert_eq!(
+            bars(&timings(2000, vec![step(0, 500), step(500, 1500)])),
+            [pair("0.00", "25.00"), pair("25.00", "75.00")]
+        );
+        // A step may end after what has been told of the whole.
+        assert_eq!(
+            bars(&timings(0, vec![step(0, 0), step(1000, 3000)])),
+            [pair("0.00", "0.00"), pair("25.00", "75.00")]
+        );
+        assert_eq!(bars(&timings(1, vec![step(u64::MAX, u64::MAX)])), [pair("100.00", "100.00")]);
+        assert_eq!((seconds(1249), seconds(1250), seconds(0)), ("1.2".to_owned(), "1.3".to_owned(), "0.0".to_owned()));
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::audit_policy;
+use super::evaluate::same;
 use super::facts::{EncryptionRule, Facts, NodeFacts};
 use super::flags;
 use super::rbac::some;
@@ -43,6 +44,44 @@ pub(super) fn encryption_providers(node: &NodeFacts, _: &Facts) -> Verdict {
             Verdict::fail(format!("Secrets are written by {provider}; wanted is aescbc, kms or secretbox"))
         }
         None => Verdict::fail(format!("no rule is about Secrets: {}", shown(rules))),
+    }
+}
+
+/// What tells nothing of a cluster but how it is, and what `kubeadm join` has to read before it can trust the cluster: its CA.
+const HARMLESS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/api/v1/namespaces/kube-public/configmaps/cluster-info"];
+
+/// Requests without a name are refused, or get no further than to what probes ask.
+pub(super) fn anonymous_requests(node: &NodeFacts, _: &Facts) -> Verdict {
+    if node.arguments("kube-apiserver").is_none() {
+        return Verdict::fail("kube-apiserver does not run");
+    }
+    match api_server_flag(node, "anonymous-auth") {
+        Some(value) if same(&value, "false") => return Verdict::pass(format!("--anonymous-auth={value}")),
+        Some(value) => return Verdict::fail(format!("--anonymous-auth={value}, wanted is false")),
+        None => {}
+    }
+    let Some(file) = api_server_flag(node, "authentication-config") else {
+        return Verdict::fail("--anonymous-auth is not set, wanted is false");
+    };
+    // Without that part, they are let in as without the file.
+    let anonymous = node.authentication.as_ref().and_then(|configuration| configuration.get("anonymous"));
+    let Some(anonymous) = anonymous.filter(|anonymous| anonymous.is_object()) else {
+        return Verdict::fail(format!(
+            "neither --anonymous-auth nor {file} says that requests without a name are refused"
+        ));
+    };
+    if anonymous.get("enabled") != Some(&Value::Bool(true)) {
+        return Verdict::pass(format!("{file} refuses requests without a name"));
+    }
+    let conditions = anonymous.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let paths: Vec<&str> =
+        conditions.iter().map(|one| one.get("path").and_then(Value::as_str).unwrap_or_default()).collect();
+    match paths.as_slice() {
+        [] => Verdict::fail(format!("{file} lets requests without a name in, wherever they go")),
+        paths if paths.iter().all(|path| HARMLESS.contains(path)) => {
+            Verdict::pass(format!("{file} lets requests without a name in to {} alone", paths.join(", ")))
+        }
+        paths => Verdict::fail(format!("{file} lets requests without a name in to {}", paths.join(", "))),
     }
 }
 
@@ -193,6 +232,31 @@ pub(super) fn address_deny(node: &NodeFacts, _: &Facts) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_without_a_name_get_to_what_probes_ask_or_nowhere() {
+        let judge = |line: &str, configuration: &str| {
+            let mut node = NodeFacts::default();
+            let words = std::iter::once("kube-apiserver").chain(line.split_whitespace()).map(str::to_owned).collect();
+            node.processes.insert("kube-apiserver".to_owned(), words);
+            node.authentication = serde_yaml::from_str(configuration).unwrap();
+            anonymous_requests(&node, &Facts::default()).holds
+        };
+        let by_file = |configuration: &str| judge("--authentication-config=/a", configuration);
+        assert_eq!(judge("", "null"), Some(false));
+        assert_eq!(judge("--anonymous-auth=0", "null"), Some(true));
+        assert_eq!(judge("--anonymous-auth=true", "null"), Some(false));
+        assert_eq!(by_file("null"), Some(false));
+        assert_eq!(by_file("{jwt: []}"), Some(false));
+        assert_eq!(by_file("anonymous: {enabled: false}"), Some(true));
+        assert_eq!(by_file("anonymous: {enabled: true}"), Some(false));
+        assert_eq!(by_file("anonymous: {enabled: true, conditions: []}"), Some(false));
+        assert_eq!(by_file("anonymous: {enabled: true, conditions: [{path: /livez}, {path: /readyz}]}"), Some(true));
+        assert_eq!(by_file("anonymous: {enabled: true, conditions: [{path: /livez}, {path: /api}]}"), Some(false));
+        assert_eq!(by_file("anonymous: {enabled: true, conditions: [{}]}"), Some(false));
+        // A file that the process no longer has proves nothing.
+        assert_eq!(judge("--profiling=false", "anonymous: {enabled: false}"), Some(false));
+    }
 
     #[test]
     fn durations_are_read() {

@@ -49,7 +49,7 @@ fn meets(want: Want, default_holds: bool, value: Option<&str>) -> bool {
 }
 
 /// Whether two values mean the same: `false`, `False`, `f` and `0` are one to Go, and `0s` is no time.
-fn same(value: &str, other: &str) -> bool {
+pub(super) fn same(value: &str, other: &str) -> bool {
     let truth = |text: &str| match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

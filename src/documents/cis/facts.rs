@@ -63,6 +63,8 @@ pub struct NodeFacts {
     pub encryption: Option<Result<Vec<EncryptionRule>, String>>,
     /// The plugins' configurations of the file of admission that the API server reads.
     pub admission: Option<Value>,
+    /// The configuration by which the API server authenticates requests.
+    pub authentication: Option<Value>,
     /// Checksums of files, by a name.
     pub digests: BTreeMap<String, String>,
     /// Properties of the kubelet's unit.
@@ -129,6 +131,7 @@ impl NodeFacts {
                         "kubelet" => facts.kubelet_file = Some(value),
                         "audit-policy" => facts.audit_policy = Some(value),
                         "admission" => facts.admission = Some(value),
+                        "authentication" => facts.authentication = Some(value),
                         _ => return Err(format!("unknown content: {what}")),
                     }
                 }

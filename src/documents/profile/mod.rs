@@ -512,6 +512,10 @@ pub struct ApiServer {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Map<String, serde_json::Value>>")]
     pub admission: BTreeMap<String, serde_json::Value>,
+    /// The only paths that requests without a name get to, such as `/livez`; left out, they get wherever their rights lead.
+    /// From Kubernetes 1.32. `/livez` and `/readyz` have to be among them: kubeadm's probes have no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anonymous_paths: Option<Vec<String>>,
     /// Further names and addresses in its serving certificate.
     #[serde(rename = "certSANs", skip_serializing_if = "Vec::is_empty")]
     pub cert_sans: Vec<String>,

@@ -19,8 +19,9 @@ use super::names;
 use super::read;
 use super::tree::{Node, Step};
 use super::{
-    Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking, NodeGroup,
-    PatchJson6902, PortMapping, Profile, ProviderKind, Role, SecretSource, Spec, VaultAuth, VaultKms, kubelet,
+    ApiServer, Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking,
+    NodeGroup, PatchJson6902, PortMapping, Profile, ProviderKind, Role, SecretSource, Spec, VaultAuth, VaultKms,
+    kubelet,
 };
 
 /// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
@@ -144,6 +145,7 @@ pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut 
             );
         }
     }
+    checks.anonymous(&spec.api_server);
     checks.patches(spec);
     checks.cis(&spec.cis);
     checks.manifests(&spec.manifests);
@@ -844,6 +846,38 @@ impl Checks<'_, '_> {
             let normal = bare.split('=').next().unwrap_or(bare).replace('_', "-");
             if let Some((_, instead)) = reserved.iter().find(|(name, _)| *name == normal) {
                 self.reserved(&format!("the flag `{normal}` of {component}"), instead, &path);
+            }
+        }
+    }
+
+    /// Whether the paths for requests without a name are paths, the probes' among them, and nothing else decides on such requests.
+    fn anonymous(&mut self, api_server: &ApiServer) {
+        let Some(paths) = &api_server.anonymous_paths else { return };
+        let at = at!["apiServer", "anonymousPaths"];
+        for (index, path) in paths.iter().enumerate() {
+            if !path.starts_with('/')
+                || path.contains(|c: char| c.is_whitespace() || c.is_control() || "?*#".contains(c))
+            {
+                let at = at!["apiServer", "anonymousPaths", index];
+                self.error("profile::value", format!("{path:?} is no path"), &at, "expected one such as `/livez`");
+            } else if let Some(first) = paths[..index].iter().position(|other| other == path) {
+                let (first, second) =
+                    (at!["apiServer", "anonymousPaths", first], at!["apiServer", "anonymousPaths", index]);
+                self.twice(format!("the path {path} is given twice"), &first, &second);
+            }
+        }
+        for probed in ["/livez", "/readyz"] {
+            if !paths.iter().any(|path| path == probed) {
+                let message = format!("`{probed}` is not among the paths for requests without a name");
+                self.error("profile::value", message, &at, "kubeadm's probes would find the API server dead");
+            }
+        }
+        for flag in api_server.extra_args.keys() {
+            let normal = flag.replace('_', "-");
+            if matches!(normal.as_str(), "anonymous-auth" | "authentication-config") || normal.starts_with("oidc-") {
+                let message =
+                    format!("the API server takes either the flag `{normal}` or spec.apiServer.anonymousPaths");
+                self.key_error("profile::flag", message, &at!["apiServer", "extraArgs", flag], "not together with it");
             }
         }
     }

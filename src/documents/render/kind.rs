@@ -20,8 +20,11 @@ use crate::documents::profile::{FileModes, PatchJson6902, Role};
 use super::balancer::{LoadBalancer, load_balancer_config};
 use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
-use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, ENCRYPTION_FOLDER};
-use super::{Inputs, RenderError, admission_configuration, audit_policy, probes, secrets, templates};
+use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, AUTHENTICATION_FOLDER, ENCRYPTION_FOLDER};
+use super::{
+    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, probes, secrets,
+    templates,
+};
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
 pub(super) const PLACEHOLDER: NodeAddresses =
@@ -93,7 +96,10 @@ struct KindNode<'a> {
 /// lacks what is asked for, [`RenderError::Template`] if a template fails.
 pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     let spec = &inputs.profile.spec;
-    let mounted = spec.encryption.is_some() || spec.audit.is_some() || !settings::admission_plugins(inputs).is_empty();
+    let mounted = spec.encryption.is_some()
+        || spec.audit.is_some()
+        || !settings::admission_plugins(inputs).is_empty()
+        || settings::anonymous_paths(inputs).is_some();
     let dir = dir.to_str().ok_or_else(|| RenderError::NotUnicode { path: dir.to_owned() })?;
     if mounted && dir.contains(':') {
         return Err(RenderError::Colon { path: dir.to_owned() });
@@ -112,6 +118,9 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
     }
     if let Some(configuration) = admission_configuration(inputs)? {
         documents.push(document("admission/config.yaml", configuration));
+    }
+    if let Some(configuration) = authentication_configuration(inputs)? {
+        documents.push(document("authentication/config.yaml", configuration));
     }
     if let Some(patch) = api_server_patch(inputs)? {
         documents.push(document("patches/kube-apiserver0+json.yaml", patch));
@@ -217,6 +226,11 @@ fn mounts(inputs: &Inputs<'_>, node: &NodePlan, dir: &str) -> Vec<Value> {
         if !settings::admission_plugins(inputs).is_empty() {
             mounts.push(json!({
                 "hostPath": format!("{dir}/admission"), "containerPath": ADMISSION_FOLDER, "readOnly": true,
+            }));
+        }
+        if settings::anonymous_paths(inputs).is_some() {
+            mounts.push(json!({
+                "hostPath": format!("{dir}/authentication"), "containerPath": AUTHENTICATION_FOLDER, "readOnly": true,
             }));
         }
     }

@@ -51,7 +51,8 @@ pub use nodes::{
 };
 pub use settings::{
     ADMISSION_FILE, ADMISSION_FOLDER, AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE,
-    ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume, StaticPod, api_server, cert_sans,
+    AUTHENTICATION_FILE, AUTHENTICATION_FOLDER, ENCRYPTION_FILE, ENCRYPTION_FOLDER, HostVolume, StaticPod, api_server,
+    cert_sans,
 };
 pub use templates::{OverridesError, TemplateError, Templates};
 pub use version::{EXCLUDE_FROM_LOAD_BALANCERS, KubeadmApi, KubernetesVersion, SeccompDefault, VersionError};
@@ -176,6 +177,9 @@ pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderE
     if let Some(configuration) = admission_configuration(inputs)? {
         files.push(NodeFile { path: ADMISSION_FILE, mode: 0o600, content: configuration.into() });
     }
+    if let Some(configuration) = authentication_configuration(inputs)? {
+        files.push(NodeFile { path: AUTHENTICATION_FILE, mode: 0o600, content: configuration.into() });
+    }
     Ok(files)
 }
 
@@ -207,6 +211,17 @@ pub fn admission_configuration(inputs: &Inputs<'_>) -> Result<Option<String>, Re
         return Ok(None);
     }
     Ok(Some(inputs.templates.render(templates::ADMISSION, serde_json::json!({"plugins": plugins}))?))
+}
+
+/// What can be asked for without a name; `None` if the profile does not say, or the version has no such rule.
+///
+/// # Errors
+/// [`RenderError::Template`] if the template fails.
+pub fn authentication_configuration(inputs: &Inputs<'_>) -> Result<Option<String>, RenderError> {
+    let Some(paths) = settings::anonymous_paths(inputs) else { return Ok(None) };
+    let conditions: Vec<Value> = paths.iter().map(|path| serde_json::json!({"path": path})).collect();
+    let values = serde_json::json!({"api_version": inputs.version.authentication_api(), "conditions": conditions});
+    Ok(Some(inputs.templates.render(templates::AUTHENTICATION, values)?))
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::documents::keys::KmsProtocol;
-use crate::documents::profile::{Component, IpFamily, KubeProxyMode, Profile};
+use crate::documents::profile::{Bootstrap, Component, IpFamily, KubeProxyMode, Profile, Role};
 
 use super::version::SeccompDefault;
 use super::{Inputs, RenderError};
@@ -26,6 +26,10 @@ pub const AUDIT_FOLDER: &str = "/etc/kubernetes/audit";
 pub const ADMISSION_FOLDER: &str = "/etc/kubernetes/admission";
 /// The configurations of admission plugins.
 pub const ADMISSION_FILE: &str = "/etc/kubernetes/admission/config.yaml";
+/// Where the rules lie on control planes by which requests are authenticated.
+pub const AUTHENTICATION_FOLDER: &str = "/etc/kubernetes/authentication";
+/// The rules by which requests are authenticated.
+pub const AUTHENTICATION_FILE: &str = "/etc/kubernetes/authentication/config.yaml";
 /// The audit policy on control planes.
 pub const AUDIT_POLICY_FILE: &str = "/etc/kubernetes/audit/policy.yaml";
 /// The folder on control planes that the audit log is written to.
@@ -143,6 +147,16 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
             path_type: "Directory",
         });
     }
+    if anonymous_paths(inputs).is_some() {
+        pod.args.insert("authentication-config".to_owned(), AUTHENTICATION_FILE.to_owned());
+        pod.volumes.push(HostVolume {
+            name: "kprov-authentication",
+            host_path: AUTHENTICATION_FOLDER.into(),
+            mount_path: AUTHENTICATION_FOLDER.into(),
+            read_only: true,
+            path_type: "Directory",
+        });
+    }
     if spec.hardening.kubelet_serving_certificates {
         pod.args.insert("kubelet-certificate-authority".to_owned(), "/etc/kubernetes/pki/ca.crt".to_owned());
     }
@@ -158,6 +172,22 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
 pub(super) fn admission_plugins<'a>(inputs: &Inputs<'a>) -> Vec<(&'a String, &'a serde_json::Value)> {
     let configured = inputs.profile.spec.api_server.admission.iter();
     configured.filter(|(plugin, _)| !inputs.version.lacks_admission_plugin(plugin)).collect()
+}
+
+/// What `kubeadm join` reads without a name, to know which cluster it joins; it holds the cluster's CA and address.
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+
+/// The paths that can be asked for without a name; `None` where all can, be it that the profile does not say or that this
+/// version has no such rule. Where nodes may come to join by kubeadm, what that needs is among them.
+pub(super) fn anonymous_paths<'a>(inputs: &Inputs<'a>) -> Option<Vec<&'a str>> {
+    let spec = &inputs.profile.spec;
+    let paths = spec.api_server.anonymous_paths.as_ref().filter(|_| inputs.version.limits_anonymous_paths())?;
+    let mut paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let nodes = spec.count(Role::ControlPlane).saturating_add(spec.count(Role::Worker));
+    if nodes > 1 && spec.bootstrap != Bootstrap::Phased && !paths.contains(&CLUSTER_INFO) {
+        paths.push(CLUSTER_INFO);
+    }
+    Some(paths)
 }
 
 /// Names in the API server's certificate besides kubeadm's own: what the published port is reached by.
@@ -257,6 +287,11 @@ pub(super) fn warnings(inputs: &Inputs<'_>) -> Vec<String> {
         warnings.push(format!("Kubernetes {version} has no default seccomp profile (it came in 1.22): left out"));
     }
     let spec = &inputs.profile.spec.api_server;
+    if spec.anonymous_paths.is_some() && !version.limits_anonymous_paths() {
+        warnings.push(format!(
+            "Kubernetes {version} cannot limit requests without a name to some paths (that came in 1.32): left out"
+        ));
+    }
     let enabled = spec.extra_args.get("enable-admission-plugins").into_iter().flat_map(|plugins| plugins.split(','));
     let mut lacking: Vec<&str> = enabled.map(str::trim).chain(spec.admission.keys().map(String::as_str)).collect();
     lacking.retain(|plugin| version.lacks_admission_plugin(plugin));

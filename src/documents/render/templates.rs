@@ -36,6 +36,7 @@ built_in! {
     "kube-proxy.yaml.j2";
     ADMISSION = "admission.yaml.j2";
     AUDIT_POLICY = "audit-policy.yaml.j2";
+    AUTHENTICATION = "authentication.yaml.j2";
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";
     ENVOY = "envoy.yaml.j2";

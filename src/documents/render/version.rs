@@ -262,6 +262,19 @@ impl KubernetesVersion {
         }
     }
 
+    /// Whether the API server can let requests without a name in to some paths alone (KEP-4633: on by default from 1.32).
+    #[must_use]
+    pub fn limits_anonymous_paths(&self) -> bool {
+        self.at_least(1, 32)
+    }
+
+    /// The version of the configuration that says so (v1 from 1.34, KEP-3331:
+    /// staging/src/k8s.io/apiserver/pkg/apis/apiserver).
+    #[must_use]
+    pub fn authentication_api(&self) -> &'static str {
+        if self.at_least(1, 34) { "apiserver.config.k8s.io/v1" } else { "apiserver.config.k8s.io/v1beta1" }
+    }
+
     /// Whether kubelet stops on cgroup v1 unless `failCgroupV1: false`. The field
     /// is there from 1.31, and true by default from 1.35
     /// (KEP-5573, pull request 134298; pkg/kubelet/apis/config/v1beta1/defaults.go).
@@ -438,6 +451,9 @@ mod tests {
         assert_eq!(version("1.25.0").seccomp_default(), SeccompDefault::Field);
         assert!(!version("1.20.2").control_plane_labels().contains(&EXCLUDE_FROM_LOAD_BALANCERS));
         assert_eq!(version("1.23.1").cgroup_driver(), "cgroupfs");
+        assert!(!version("1.31.9").limits_anonymous_paths() && version("1.32.0").limits_anonymous_paths());
+        assert_eq!(version("1.33.9").authentication_api(), "apiserver.config.k8s.io/v1beta1");
+        assert_eq!(version("1.34.0").authentication_api(), "apiserver.config.k8s.io/v1");
         assert!(!version("1.34.0").fails_on_cgroup_v1() && version("1.35.0").fails_on_cgroup_v1());
         assert_eq!(version("1.26.9").kms_protocol(), KmsProtocol::V1);
         assert_eq!(version("1.27.0").kms_protocol(), KmsProtocol::V2);

@@ -17,6 +17,7 @@ const PRIVATE: &str = "\
 /etc/kubernetes/encryption/*
 /etc/kubernetes/audit/*
 /etc/kubernetes/admission/*
+/etc/kubernetes/authentication/*
 /etc/cni/net.d/*
 /var/lib/kubelet/config.yaml
 /var/lib/kubelet/kubeadm-flags.env

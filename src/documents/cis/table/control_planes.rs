@@ -286,8 +286,8 @@ pub(super) const CONTROLS: &[Control] = &[
         places: &[manual(B::V1_20, B::V1_12, "1.2.1")],
         level: 1,
         title: "Requests without credentials are refused",
-        test: Test::Flags(C::ApiServer, &[flag("anonymous-auth", W::Is("false"))]),
-        remedy: Remedy::Set(&["apiServer.extraArgs.anonymous-auth=false"]),
+        test: Test::ControlPlane(control_plane::anonymous_requests),
+        remedy: Remedy::Set(&["apiServer.anonymousPaths=[/livez,/readyz,/healthz]"]),
     },
     Control {
         places: &[scored(B::V1_20, B::V1_12, "1.2.2")],

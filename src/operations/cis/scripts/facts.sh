@@ -79,6 +79,8 @@ if [ "${control_plane:?}" = yes ]; then
         if [ -n "$policy" ]; then content audit-policy "/proc/$pid/root$policy"; fi
         admission=$(flag admission-control-config-file "$pid")
         if [ -n "$admission" ]; then content admission "/proc/$pid/root$admission"; fi
+        authentication=$(flag authentication-config "$pid")
+        if [ -n "$authentication" ]; then content authentication "/proc/$pid/root$authentication"; fi
         clients=$(flag client-ca-file "$pid")
         if [ -n "$clients" ]; then digest client-ca "/proc/$pid/root$clients"; fi
         ;;

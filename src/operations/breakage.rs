@@ -1,6 +1,7 @@
 //! Breaking controls of the CIS benchmark on purpose, for a class to find: what is broken is seen to be caught before the
 //! answers are given out. `reset` ends the lesson.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kube::Client;
@@ -184,15 +185,8 @@ pub async fn run(
     choice: &Choice,
 ) -> Result<Vec<Answer>, BreakageError> {
     let before = look(target).await?;
-    let mut chosen = choose(&before, choice)?;
-    // Files last: what a program runs with is changed by writing its file anew.
-    chosen.sort_by_key(|one| matches!(one.action, Action::Mode { .. } | Action::Owner { .. }));
-    for one in &chosen {
-        // The steps do not tell a class that looks on what is broken.
-        let step = reporter.stage("Breaking something");
-        break_one(reporter, target, control_planes, one).await?;
-        step.done();
-    }
+    let chosen = choose(&before, choice)?;
+    break_all(reporter, target, control_planes, &chosen).await?;
     let step = reporter.stage("Making sure that it is found");
     let after = look(target).await?;
     let mut answers = Vec::new();
@@ -249,46 +243,93 @@ fn choose(before: &[Finding], choice: &Choice) -> Result<Vec<&'static Break>, Br
     }
 }
 
-async fn break_one(
+/// Breaks all of it. Whatever is of one program is changed at once, so that none is started anew more than once.
+async fn break_all(
     reporter: &Reporter,
     target: &Target<'_>,
     control_planes: &ControlPlanes,
-    one: &Break,
+    chosen: &[&'static Break],
 ) -> Result<(), BreakageError> {
+    // The steps do not tell a class that looks on what is broken.
+    let step = reporter.stage("Breaking something");
+    let control_plane = control_planes.first();
     // The last node is a worker where there is one: a class that looks at the control plane alone misses it.
-    let node = match one.is_of_every_node() {
-        true => target.nodes.last(),
-        false => Some(control_planes.first()),
-    };
-    match (&one.action, node) {
-        (Action::Mode { path, mode }, Some(node)) => {
-            node.run(&["chmod", &format!("{mode:o}"), path]).await?;
+    let last = target.nodes.last().unwrap_or(control_plane);
+    for one in chosen {
+        if let Action::Objects { text, .. } = one.action {
+            kubernetes::apply(target.client, one.name, text).await?;
         }
-        (Action::Owner { path, owner }, Some(node)) => {
-            node.run(&["chown", owner, path]).await?;
-        }
-        (Action::ApiServer { flag, value }, _) => {
-            let change = Change::default().set(flag, value);
-            api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
-        }
-        (Action::Adds { flag, value }, _) => {
-            let now = ApiServer::on(control_planes.first().clone()).manifest().await?.flag(flag).unwrap_or_default();
-            let change = Change::default().set(flag, &added(&now, value));
-            api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
-        }
-        (Action::Component { name, flag, value }, Some(node)) => {
-            change_component(node, name, flag, value).await?;
-            comes_into_force(target, node, one).await?;
-        }
-        (Action::PlainText { secret }, _) => {
-            write_plain_text(reporter, target, control_planes).await?;
-            kubernetes::apply(target.client, one.name, secret).await?;
-        }
-        (Action::Kubelet { field, value }, Some(node)) => change_kubelet(target.client, node, field, value).await?,
-        (Action::Objects { text, .. }, _) => kubernetes::apply(target.client, one.name, text).await?,
-        (Action::Mode { .. } | Action::Owner { .. } | Action::Component { .. } | Action::Kubelet { .. }, None) => {}
+    }
+    change_kubelet(target.client, last, &kubelet_fields(chosen)).await?;
+    change_components(target, control_plane, chosen).await?;
+    change_api_servers(reporter, target, control_planes, chosen).await?;
+    // Files last: what a program runs with is changed by writing its file anew.
+    for one in chosen {
+        let node = if one.is_of_every_node() { last } else { control_plane };
+        match one.action {
+            Action::Mode { path, mode } => node.run(&["chmod", &format!("{mode:o}"), path]).await?,
+            Action::Owner { path, owner } => node.run(&["chown", owner, path]).await?,
+            _ => continue,
+        };
+    }
+    step.done();
+    Ok(())
+}
+
+/// The fields of the kubelet's configuration that are to be others.
+fn kubelet_fields(chosen: &[&'static Break]) -> Vec<(&'static str, &'static str)> {
+    let fields = chosen.iter().filter_map(|one| match one.action {
+        Action::Kubelet { field, value } => Some((field, value)),
+        _ => None,
+    });
+    fields.collect()
+}
+
+/// Changes the flags of all API servers that are to be others, and makes what is stored as plain text thereafter.
+async fn change_api_servers(
+    reporter: &Reporter,
+    target: &Target<'_>,
+    control_planes: &ControlPlanes,
+    chosen: &[&'static Break],
+) -> Result<(), BreakageError> {
+    let plain = chosen.iter().find_map(|one| match one.action {
+        Action::PlainText { secret } => Some((one.name, secret)),
+        _ => None,
+    });
+    let manifest = ApiServer::on(control_planes.first().clone()).manifest().await?;
+    let mut change = Change::default();
+    for (flag, value) in api_server_flags(chosen, |flag| manifest.flag(flag)) {
+        change = change.set(flag, &value);
+    }
+    if plain.is_some() {
+        change = change.set(ENCRYPTION, &write_plain_text(control_planes).await?);
+    }
+    if change != Change::default() {
+        api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
+    }
+    if let Some((name, secret)) = plain {
+        kubernetes::apply(target.client, name, secret).await?;
     }
     Ok(())
+}
+
+/// The flags of the API server that are to be others, by what they are now. What several breaks add to a list is added
+/// to one another.
+fn api_server_flags(chosen: &[&'static Break], now: impl Fn(&str) -> Option<String>) -> BTreeMap<&'static str, String> {
+    let mut flags: BTreeMap<&'static str, String> = BTreeMap::new();
+    for one in chosen {
+        match one.action {
+            Action::ApiServer { flag, value } => {
+                flags.insert(flag, value.to_owned());
+            }
+            Action::Adds { flag, value } => {
+                let list = flags.entry(flag).or_insert_with(|| now(flag).unwrap_or_default());
+                *list = added(list, value);
+            }
+            _ => {}
+        }
+    }
+    flags
 }
 
 /// What a flag's list is with another value in it.
@@ -299,22 +340,29 @@ fn added(list: &str, value: &str) -> String {
     }
 }
 
-/// Changes a flag of a static pod. That its process runs with it is awaited by [`comes_into_force`].
-async fn change_component(
-    node: &Node,
-    component: &'static str,
-    flag: &'static str,
-    value: &'static str,
-) -> Result<(), BreakageError> {
-    let path = format!("/etc/kubernetes/manifests/{component}.yaml");
-    let text = node.read_text(&path).await?;
-    let mut manifest = StaticPod::parse_of(component, &text).map_err(|reason| NodeError::File {
-        node: node.name.clone(),
-        path: path.clone(),
-        reason,
-    })?;
-    manifest.apply(&Change::default().set(flag, value));
-    node.replace_file(&path, 0o600, manifest.to_yaml().as_bytes()).await?;
+/// Changes the flags of other static pods that are to be others, and waits until they run so.
+async fn change_components(target: &Target<'_>, node: &Node, chosen: &[&'static Break]) -> Result<(), BreakageError> {
+    let mut components: BTreeMap<&'static str, Change> = BTreeMap::new();
+    for one in chosen {
+        if let Action::Component { name, flag, value } = one.action {
+            let change = components.remove(name).unwrap_or_default().set(flag, value);
+            components.insert(name, change);
+        }
+    }
+    for (component, change) in &components {
+        let path = format!("/etc/kubernetes/manifests/{component}.yaml");
+        let text = node.read_text(&path).await?;
+        let mut manifest = StaticPod::parse_of(component, &text).map_err(|reason| NodeError::File {
+            node: node.name.clone(),
+            path: path.clone(),
+            reason,
+        })?;
+        manifest.apply(change);
+        node.replace_file(&path, 0o600, manifest.to_yaml().as_bytes()).await?;
+    }
+    for one in chosen.iter().filter(|one| matches!(one.action, Action::Component { .. })) {
+        comes_into_force(target, node, one).await?;
+    }
     Ok(())
 }
 
@@ -334,12 +382,9 @@ async fn comes_into_force(target: &Target<'_>, node: &Node, one: &Break) -> Resu
     came.map_err(|_| BreakageError::Component { node: node.name.clone(), done: one.describe() })
 }
 
-/// Has every API server write plain text: by a configuration of its own beside the one that holds, with the same keys.
-async fn write_plain_text(
-    reporter: &Reporter,
-    target: &Target<'_>,
-    control_planes: &ControlPlanes,
-) -> Result<(), BreakageError> {
+/// Puts a configuration on every control plane by which plain text is written, beside the one that holds and with the same
+/// keys. Gives where it is.
+async fn write_plain_text(control_planes: &ControlPlanes) -> Result<String, BreakageError> {
     let mut lesson = String::new();
     for node in control_planes.iter() {
         let fail = |reason: String| BreakageError::Encryption { node: node.name.clone(), reason };
@@ -352,18 +397,23 @@ async fn write_plain_text(
         lesson = format!("{folder}/{LESSON_FILE}");
         node.replace_file(&lesson, 0o600, config.to_yaml().as_bytes()).await?;
     }
-    let change = Change::default().set(ENCRYPTION, &lesson);
-    api_server::change_all(reporter, target.client, control_planes, target.nodes, &change).await?;
-    Ok(())
+    Ok(lesson)
 }
 
-/// Changes a field of a kubelet's configuration, and waits until it runs with it.
-async fn change_kubelet(client: &Client, node: &Node, field: &str, value: &str) -> Result<(), BreakageError> {
+/// Changes fields of a kubelet's configuration, and waits until it runs with them.
+async fn change_kubelet(client: &Client, node: &Node, fields: &[(&str, &str)]) -> Result<(), BreakageError> {
+    if fields.is_empty() {
+        return Ok(());
+    }
     let bad = |reason: String| NodeError::File { node: node.name.clone(), path: KUBELET_FILE.to_owned(), reason };
     let text = node.read_text(KUBELET_FILE).await?;
     let mut configuration: Value = serde_yaml::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    let value: Value = serde_yaml::from_str(value).map_err(|error| bad(error.to_string()))?;
-    put(&mut configuration, field, value.clone());
+    let mut wanted: Vec<(&str, Value)> = Vec::new();
+    for (field, value) in fields {
+        let value: Value = serde_yaml::from_str(value).map_err(|error| bad(error.to_string()))?;
+        put(&mut configuration, field, value.clone());
+        wanted.push((field, value));
+    }
     let text = serde_yaml::to_string(&configuration).map_err(|error| bad(error.to_string()))?;
     node.replace_file(KUBELET_FILE, 0o600, text.as_bytes()).await?;
     node.run(&["systemctl", "restart", "kubelet"]).await?;
@@ -371,9 +421,14 @@ async fn change_kubelet(client: &Client, node: &Node, field: &str, value: &str) 
     let watch = async {
         loop {
             match cis::running_configuration(client, &node.name).await {
-                // Of some fields, `false` is not shown.
-                Ok(running) if running.pointer(field).unwrap_or(&Value::Bool(false)) == &value => return,
-                Ok(_) => reason = "it answers with the old one".to_owned(),
+                Ok(running) => {
+                    // Of some fields, `false` is not shown.
+                    let is_so = |field: &str, value| running.pointer(field).unwrap_or(&Value::Bool(false)) == value;
+                    match wanted.iter().find(|(field, value)| !is_so(field, value)) {
+                        None => return,
+                        Some((field, _)) => reason = format!("it answers with the old {field}"),
+                    }
+                }
                 Err(error) => reason = error,
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -416,6 +471,36 @@ mod tests {
     fn a_value_is_added_to_a_list_or_begins_it() {
         assert_eq!(added("", "ServiceAccount"), "ServiceAccount");
         assert_eq!(added("Node,RBAC", "AlwaysAllow"), "Node,RBAC,AlwaysAllow");
+    }
+
+    #[test]
+    fn what_is_of_one_program_is_one_change() {
+        let named = |names: &[&str]| names.iter().map(|name| Break::named(name).unwrap()).collect::<Vec<_>>();
+        let chosen = named(&[
+            "profiling",
+            "no-service-account-admission",
+            "no-namespace-lifecycle",
+            "always-admit",
+            "kubelet-anonymous",
+            "key-mode",
+            "kubelet-open-port",
+        ]);
+        let now = |flag: &str| (flag == "enable-admission-plugins").then(|| "NodeRestriction".to_owned());
+        let flags = api_server_flags(&chosen, now);
+        let seen: Vec<(&str, &str)> = flags.iter().map(|(flag, value)| (*flag, value.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("disable-admission-plugins", "ServiceAccount,NamespaceLifecycle"),
+                ("enable-admission-plugins", "NodeRestriction,AlwaysAdmit"),
+                ("profiling", "true"),
+            ]
+        );
+        assert_eq!(
+            kubelet_fields(&chosen),
+            [("/authentication/anonymous/enabled", "true"), ("/readOnlyPort", "10255")]
+        );
+        assert!(api_server_flags(&named(&["key-mode"]), now).is_empty());
     }
 
     fn finding(id: &'static str, status: Status) -> Finding {

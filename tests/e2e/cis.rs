@@ -69,13 +69,26 @@ fn what_is_broken_is_found_and_a_reset_ends_the_lesson() {
         assert!(text.len() < 500_000 && text.contains("1.2.15"), "{name}");
     }
 
+    let since = sandbox.path().join("report.json");
+    let since = since.to_str().unwrap();
+    let page = sandbox.path().join("report.html");
+    let out = page.to_str().unwrap();
+    sandbox.kprov(&["report", &sandbox.cluster, "--out", since, "--since", since]).fails().says("pages only");
+    sandbox
+        .kprov(&["report", &sandbox.cluster, "--out", out, "--since", file])
+        .fails()
+        .says("cannot be read as a report");
+
     eprintln!("- reset");
     sandbox.kprov(&["reset", &sandbox.cluster]).done();
     let after = verdicts(&cis(&sandbox, &[]).ok().json());
     assert_eq!(before, after);
-    let page = sandbox.path().join("report.html");
-    sandbox.kprov(&["report", &sandbox.cluster, "--out", page.to_str().unwrap()]).done();
-    assert!(std::fs::read_to_string(&page).unwrap().contains("Since the report of"));
+    sandbox.kprov(&["report", &sandbox.cluster, "--out", out, "--since", since, "--baseline", since]).done();
+    let text = std::fs::read_to_string(&page).unwrap();
+    for part in ["Since the report of", "What took how long", "<code>kprov reset</code>", "Changing places", "Baseline"]
+    {
+        assert!(text.contains(part), "{part}");
+    }
     sandbox.kprov(&["down", &sandbox.cluster]).done();
     sandbox.assert_clean();
 }

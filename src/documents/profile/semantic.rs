@@ -859,7 +859,7 @@ impl Checks<'_, '_> {
                 || path.contains(|c: char| c.is_whitespace() || c.is_control() || "?*#".contains(c))
             {
                 let at = at!["apiServer", "anonymousPaths", index];
-                self.error("profile::value", format!("{path:?} is no path"), &at, "expected one such as `/livez`");
+                self.error("profile::value", format!("`{path}` is no path"), &at, "expected one such as `/livez`");
             } else if let Some(first) = paths[..index].iter().position(|other| other == path) {
                 let (first, second) =
                     (at!["apiServer", "anonymousPaths", first], at!["apiServer", "anonymousPaths", index]);

@@ -565,6 +565,23 @@ fn what_contradicts_itself_or_kubernetes() {
             "  apiServer: {extraArgs: {--v: '1', audit_log_path: x, 'profiling=false': ''}}",
             &["the flag `--v` has leading dashes", "kprov itself sets the flag `audit-log-path` of apiServer", "the flag `profiling=false` has a value in its name"],
         ),
+        ("  apiServer: {anonymousPaths: [/livez, /readyz, /healthz]}", &[]),
+        ("  apiServer: {anonymousPaths: [/livez, /readyz, /livez, 'version', '/api?x']}", &[
+            "the path /livez is given twice",
+            "`version` is no path",
+            "`/api?x` is no path",
+        ]),
+        ("  apiServer: {anonymousPaths: []}", &[
+            "`/livez` is not among the paths for requests without a name",
+            "`/readyz` is not among the paths for requests without a name",
+        ]),
+        (
+            "  apiServer: {anonymousPaths: [/livez, /readyz], extraArgs: {anonymous_auth: 'false', oidc-issuer-url: x}}",
+            &[
+                "the API server takes either the flag `anonymous-auth` or spec.apiServer.anonymousPaths",
+                "the API server takes either the flag `oidc-issuer-url` or spec.apiServer.anonymousPaths",
+            ],
+        ),
         ("  kubelet: {config: {serverTLSBootstrap: true}, extraArgs: {node-ip: x}}", &[
             "kprov itself sets `serverTLSBootstrap`",
             "kprov itself sets the flag `node-ip` of kubelet",

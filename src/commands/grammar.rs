@@ -512,11 +512,33 @@ pub enum KmsCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Ask a plugin how it is doing; exits 0 only if its KMS works
+    /// Show how the plugins of a cluster, or the one at a socket, are doing: provider, key, latencies, login. Exits 0 only
+    /// if their KMS works
     Status {
+        /// The cluster; may be left out if there is but one
+        #[arg(conflicts_with = "socket")]
+        cluster: Option<ClusterName>,
+        /// Ask the plugin at this socket instead
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+    /// Print a plugin's metrics in Prometheus' text format
+    Metrics {
         /// The plugin's socket
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
+    },
+    /// Have any plugin wrap and unwrap random data keys, by v2, as an API server does: is it right, and how fast
+    Measure {
+        /// The plugin's socket
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+        /// How many keys
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        calls: u32,
+        /// How many at once
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
+        at_a_time: u32,
     },
     /// Put a new first key into the key file of the provider `local`, or make the file
     AddKey {

@@ -41,8 +41,12 @@ pub struct Report {
     pub wrap: Operation,
     /// Data keys that were unwrapped.
     pub unwrap: Operation,
+    /// Questions whether the KMS works, and by which key it wraps.
+    pub status: Operation,
     /// In how many seconds the login to the KMS expires, if there is one that does.
     pub login_expires_in_seconds: Option<u64>,
+    /// How much memory the plugin has.
+    pub resident_bytes: u64,
 }
 
 /// The calls of one kind, since the plugin started; latencies are of the last 1,024 that went well.
@@ -57,6 +61,12 @@ pub struct Operation {
     pub p50_micros: u64,
     /// 99 of 100 took no longer, in microseconds.
     pub p99_micros: u64,
+    /// How many that went well kept which bound, for metrics.
+    #[serde(skip)]
+    pub(super) buckets: Vec<u64>,
+    /// What all that went well took together, in microseconds.
+    #[serde(skip)]
+    pub(super) sum_micros: u64,
 }
 
 impl From<OperationReport> for Operation {
@@ -66,6 +76,8 @@ impl From<OperationReport> for Operation {
             failures: report.failures,
             p50_micros: report.p50_micros,
             p99_micros: report.p99_micros,
+            buckets: report.buckets,
+            sum_micros: report.sum_micros,
         }
     }
 }
@@ -91,11 +103,14 @@ pub async fn report(socket: &Path) -> Result<Report, KmsError> {
         uptime_seconds: report.uptime_seconds,
         wrap: report.wrap.unwrap_or_default().into(),
         unwrap: report.unwrap.unwrap_or_default().into(),
+        status: report.status.unwrap_or_default().into(),
         login_expires_in_seconds: report.login_expires_in_seconds,
+        resident_bytes: report.resident_bytes,
     })
 }
 
 /// A connection to a plugin.
+#[derive(Clone)]
 pub(super) struct Client(Grpc<Channel>);
 
 impl Client {
@@ -121,6 +136,7 @@ impl Client {
 }
 
 /// hyper's connection as tonic wants it.
+#[derive(Clone)]
 struct Channel(SendRequest<Body>);
 
 impl GrpcService<Body> for Channel {

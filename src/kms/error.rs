@@ -86,4 +86,16 @@ pub enum KmsError {
         /// Why.
         reason: String,
     },
+    /// The plugin answers, and what it answers is wrong.
+    #[error("the plugin at {path} is at fault: {problem}", path = path.display())]
+    #[diagnostic(
+        code(kprov::kms::wrong),
+        help("an API server could not read by this plugin what it has written: do not use it")
+    )]
+    Wrong {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
 }

@@ -130,6 +130,10 @@ pub(super) struct ReportResponse {
     pub(super) unwrap: Option<OperationReport>,
     #[prost(uint64, optional, tag = "8")]
     pub(super) login_expires_in_seconds: Option<u64>,
+    #[prost(message, optional, tag = "9")]
+    pub(super) status: Option<OperationReport>,
+    #[prost(uint64, tag = "10")]
+    pub(super) resident_bytes: u64,
 }
 
 /// The calls of one kind.
@@ -143,6 +147,10 @@ pub(super) struct OperationReport {
     pub(super) p50_micros: u64,
     #[prost(uint64, tag = "4")]
     pub(super) p99_micros: u64,
+    #[prost(uint64, repeated, tag = "5")]
+    pub(super) buckets: Vec<u64>,
+    #[prost(uint64, tag = "6")]
+    pub(super) sum_micros: u64,
 }
 
 /// Wipes the field that holds a data key when the message is dropped.

@@ -99,6 +99,8 @@ impl Plugin {
             wrap: Some(lock(&self.wrap).report()),
             unwrap: Some(lock(&self.unwrap).report()),
             login_expires_in_seconds: self.provider.login_expires_in(),
+            status: Some(lock(&self.status).report()),
+            resident_bytes: resident_bytes(),
         }
     }
 
@@ -124,6 +126,14 @@ impl Plugin {
         }
         result
     }
+}
+
+/// How much memory this process has; 0 if the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.unwrap_or_default() * 1024
 }
 
 fn check_key_id(key_id: String) -> Result<String, ProviderError> {

@@ -135,10 +135,9 @@ mod tests {
     fn a_socket_that_others_reach_is_no_good() {
         let report = |mode: &str| PluginReport {
             provider: "vault".to_owned(),
-            problem: None,
             key_id: "k".to_owned(),
-            login_expires_in_seconds: None,
             modes: vec![mode.to_owned(), "700 root:root".to_owned()],
+            ..PluginReport::default()
         };
         assert!(judge(String::new(), &report("600 root:root")).ok);
         assert!(!judge(String::new(), &report("666 root:root")).ok);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::documents::files::FileEntry;
 use crate::documents::render::{Bundle, Document};
 
 /// A bundle could not be written.
@@ -44,24 +45,49 @@ pub struct Written {
     pub kept: bool,
 }
 
-/// Writes the documents of `bundle` into the folder `out`, which is made if it is not there; so are its parents, in
-/// which links are followed as usual. Documents with keys get mode 0600, and one that is there already stays.
+/// What is written.
+struct Item<'a> {
+    /// Its path within the bundle, with slashes.
+    name: &'a str,
+    content: &'a [u8],
+    mode: u32,
+    /// Whether it stays as it is if it is there already.
+    stays: bool,
+}
+
+impl<'a> From<&'a Document> for Item<'a> {
+    fn from(document: &'a Document) -> Self {
+        // A bundle that has been used must go on fitting the cluster made from it.
+        let (mode, stays) = if document.secret { (0o600, true) } else { (0o644, false) };
+        Self { name: &document.name, content: document.content.as_bytes(), mode, stays }
+    }
+}
+
+impl<'a> From<&'a FileEntry> for Item<'a> {
+    fn from(file: &'a FileEntry) -> Self {
+        Self { name: &file.path, content: &file.content, mode: file.mode, stays: false }
+    }
+}
+
+/// Writes the documents of `bundle`, and `programs` beside them, whose paths are within it, into the folder `out`, which is made
+/// if it is not there; so are its parents, in which links are followed as usual. Documents with keys get mode 0600, and one that is
+/// there already stays.
 ///
 /// # Errors
 /// [`BundleError::InTheWay`] if a link, or anything but a file, is where a document has to go: then no document has been
 /// written. [`BundleError::Write`] if the system refuses.
-pub fn write(out: &Path, bundle: &Bundle) -> Result<Vec<Written>, BundleError> {
+pub fn write(out: &Path, bundle: &Bundle, programs: &[FileEntry]) -> Result<Vec<Written>, BundleError> {
     let root = root(out)?;
-    let mut places = Vec::with_capacity(bundle.documents.len());
-    for document in &bundle.documents {
-        places.push(Place::find(&root, out, document)?);
+    let items: Vec<Item<'_>> = bundle.documents.iter().map(Item::from).chain(programs.iter().map(Item::from)).collect();
+    let mut places = Vec::with_capacity(items.len());
+    for item in &items {
+        places.push(Place::find(&root, out, item)?);
     }
     let mut written = Vec::with_capacity(places.len());
-    for (place, document) in places.into_iter().zip(&bundle.documents) {
-        // A bundle that has been used must go on fitting the cluster made from it.
-        let kept = place.exists && document.secret;
+    for (place, item) in places.into_iter().zip(&items) {
+        let kept = place.exists && item.stays;
         if !kept {
-            place.write(document).map_err(|error| BundleError::Write { path: place.path.clone(), error })?;
+            place.write(item).map_err(|error| BundleError::Write { path: place.path.clone(), error })?;
         }
         written.push(Written { path: place.path, kept });
     }
@@ -77,15 +103,15 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn find(root: &OwnedFd, out: &Path, document: &'a Document) -> Result<Self, BundleError> {
-        let path = out.join(&document.name);
+    fn find(root: &OwnedFd, out: &Path, item: &Item<'a>) -> Result<Self, BundleError> {
+        let path = out.join(item.name);
         let fail = |error: io::Error| BundleError::Write { path: path.clone(), error };
-        let (folders, name) = document.name.rsplit_once('/').unwrap_or(("", &document.name));
+        let (folders, name) = item.name.rsplit_once('/').unwrap_or(("", item.name));
         let mut folder = root.try_clone().map_err(fail)?;
         let mut at = out.to_owned();
         for part in folders.split('/').filter(|part| !part.is_empty()) {
             at.push(part);
-            let mode = if document.secret { 0o700 } else { 0o755 };
+            let mode = if item.mode & 0o077 == 0 { 0o700 } else { 0o755 };
             folder = enter(folder.as_fd(), Path::new(part), &at, mode)?;
         }
         let exists = match statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -98,7 +124,7 @@ impl<'a> Place<'a> {
     }
 
     /// All or nothing, and never through what is there: a new file takes its name.
-    fn write(&self, document: &Document) -> io::Result<()> {
+    fn write(&self, item: &Item<'_>) -> io::Result<()> {
         let passing = format!(".{}.kprov-new", self.name);
         match unlinkat(&self.folder, &passing, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -106,10 +132,8 @@ impl<'a> Place<'a> {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = std::fs::File::from(openat(&self.folder, &passing, flags, Mode::from_raw_mode(0o600))?);
-        let written = file.write_all(document.content.as_bytes()).and_then(|()| {
-            if !document.secret {
-                fchmod(&file, Mode::from_raw_mode(0o644))?;
-            }
+        let written = file.write_all(item.content).and_then(|()| {
+            fchmod(&file, Mode::from_raw_mode(item.mode))?;
             file.sync_all()?;
             Ok(renameat(&self.folder, &passing, &self.folder, self.name)?)
         });
@@ -170,7 +194,7 @@ mod tests {
     fn documents_are_written_anew_and_keys_kept() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("a/b");
-        let kept = |text| write(&out, &bundle(text)).unwrap().iter().map(|one| one.kept).collect::<Vec<_>>();
+        let kept = |text| write(&out, &bundle(text), &[]).unwrap().iter().map(|one| one.kept).collect::<Vec<_>>();
         assert_eq!(kept("one"), [false, false]);
         assert_eq!(kept("two"), [false, true]);
         let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
@@ -189,7 +213,7 @@ mod tests {
             let link = folder.path().join(link);
             fs::create_dir_all(link.parent().unwrap()).unwrap();
             symlink(if link.extension().is_some() { &theirs } else { outside.path() }, &link).unwrap();
-            let error = write(&folder.path().join("out"), &bundle("ours")).unwrap_err();
+            let error = write(&folder.path().join("out"), &bundle("ours"), &[]).unwrap_err();
             assert!(matches!(&error, BundleError::InTheWay { path, .. } if *path == link), "{error}");
             assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
             assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);

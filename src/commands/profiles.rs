@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use crate::adapters::bundle::{self, BundleError};
 use crate::adapters::paths::Paths;
+use crate::adapters::program;
 use crate::commands::grammar::{self, Global, Output};
 use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, Loaded, SearchPath};
-use crate::documents::render::{self, Inputs, KubernetesVersion};
+use crate::documents::render::{self, Inputs, KubernetesVersion, PLUGIN_IN_BUNDLE};
 
 use super::target::chosen;
 use super::{Result, present, reporter, templates};
@@ -104,7 +105,12 @@ pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<Exi
     let out = std::path::absolute(out).map_err(|error| BundleError::Write { path: out.clone(), error })?;
     let bundle = render::bundle(&inputs, &out)?;
     let mut files = Vec::new();
-    for written in bundle::write(&out, &bundle)? {
+    // The plugin runs in nodes of this host's engine.
+    let programs = match bundle.documents.iter().any(|one| one.name.starts_with(&format!("{PLUGIN_IN_BUNDLE}/"))) {
+        true => program::files(std::env::consts::ARCH, PLUGIN_IN_BUNDLE)?,
+        false => Vec::new(),
+    };
+    for written in bundle::write(&out, &bundle, &programs)? {
         if written.kept {
             reporter.warn(&format!("{} is kept as it is: it holds the keys", written.path.display()));
         }

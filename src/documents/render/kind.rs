@@ -22,8 +22,8 @@ use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, AUTHENTICATION_FOLDER, ENCRYPTION_FOLDER};
 use super::{
-    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, probes, secrets,
-    templates,
+    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, kms, probes,
+    secrets, templates,
 };
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
@@ -60,7 +60,7 @@ struct KindValues<'a> {
     common: Common<'a>,
     dir: &'a str,
     restrictive: bool,
-    /// Where kprov's own KMS plugin listens, if the profile has one.
+    /// Where kprov's own KMS plugin listens, if the profile has one that is not in the bundle.
     kms_plugin: Option<&'static str>,
     networking: Value,
     feature_gates: &'a BTreeMap<String, bool>,
@@ -113,6 +113,8 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
         };
         documents.push(Document { name: "encryption/encryption-config.yaml".to_owned(), content, secret });
     }
+    let plugin = kms::bundle_files(inputs).into_iter();
+    documents.extend(plugin.map(|(name, content, secret)| Document { name, content, secret }));
     if let Some(policy) = audit_policy(inputs)? {
         documents.push(document("audit/policy.yaml", policy));
     }
@@ -168,7 +170,11 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
         common: Common::new(inputs)?,
         dir,
         restrictive: spec.hardening.file_modes == FileModes::Restrictive,
-        kms_plugin: inputs.profile.kms().filter(|kms| kms.is_own()).map(|_| PLUGIN_SOCKET),
+        kms_plugin: inputs
+            .profile
+            .kms()
+            .filter(|kms| kms.is_own() && !kms::is_in_bundle(inputs))
+            .map(|_| PLUGIN_SOCKET),
         networking,
         feature_gates: &spec.feature_gates,
         runtime_config: &spec.runtime_config,
@@ -217,6 +223,9 @@ fn mounts(inputs: &Inputs<'_>, node: &NodePlan, dir: &str) -> Vec<Value> {
         if spec.encryption.is_some() {
             // Writable: keys can be rotated later, from within the node.
             mounts.push(json!({"hostPath": format!("{dir}/encryption"), "containerPath": ENCRYPTION_FOLDER}));
+        }
+        if kms::is_in_bundle(inputs) {
+            mounts.extend(kms::bundle_mounts(dir));
         }
         if spec.audit.is_some() {
             mounts.push(json!({

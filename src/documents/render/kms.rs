@@ -22,6 +22,8 @@ pub const PLUGIN_SOCKET_FOLDER: &str = "/run/kprov-kms";
 /// The port of a server beside a cluster.
 pub const KMS_SERVER_PORT: u16 = 8200;
 
+const UNIT: &str = "/etc/systemd/system/kprov-kms.service";
+const KUBELET_UNIT: &str = "/etc/systemd/system/kubelet.service.d/20-kprov-kms.conf";
 const CONFIG: &str = "/kind/kprov/kms/config.yaml";
 /// The key file of the plugin's provider `local`.
 pub const PLUGIN_KEYS: &str = "/kind/kprov/kms/keys.yaml";
@@ -93,8 +95,15 @@ pub fn kms_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
     let Some(kms) = inputs.profile.kms().filter(|kms| kms.is_own()) else { return Ok(Vec::new()) };
     let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
     let mut files = static_files();
+    files.push(NodeFile { path: CONFIG, mode: 0o600, content: plugin_config(kms, inputs.cluster).into() });
+    files.extend(secret_files(kms, ring));
+    Ok(files)
+}
+
+/// The plugin's local keys, or what it logs in by.
+fn secret_files(kms: &Kms, ring: &KeyRing) -> Vec<NodeFile> {
     let file = |path, content: Zeroizing<String>| NodeFile { path, mode: 0o600, content };
-    files.push(file(CONFIG, plugin_config(kms, inputs.cluster).into()));
+    let mut files = Vec::new();
     if matches!(kms.holder(), Some(KmsHolder::Local(_))) {
         files.push(file(PLUGIN_KEYS, kms_key_file(ring)));
     }
@@ -103,7 +112,51 @@ pub fn kms_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
             files.push(file(path, Zeroizing::new(String::from_utf8_lossy(material.bytes()).into_owned())));
         }
     }
-    Ok(files)
+    files
+}
+
+/// The folder of a bundle on control planes that kind has made of it.
+const BUNDLE_FOLDER: &str = "/kind/kprov/bundle";
+
+/// The plugin's folder in a bundle.
+pub const PLUGIN_IN_BUNDLE: &str = "kms";
+
+/// Files of a bundle that are mounted by themselves, and where.
+const BUNDLE_UNITS: [(&str, &str, &str); 3] = [
+    ("kprov-kms.service", UNIT, include_str!("files/kprov-kms.service")),
+    ("kubelet-kms.conf", KUBELET_UNIT, include_str!("files/kubelet-kms.conf")),
+    ("bundle.conf", "/etc/systemd/system/kprov-kms.service.d/10-bundle.conf", include_str!("files/kms-bundle.conf")),
+];
+
+/// Whether a bundle can hold all that the profile's plugin needs, but for the program. The server that kprov runs beside a
+/// cluster is none of what kind makes, and a foreign plugin is its owner's part.
+pub(super) fn is_in_bundle(inputs: &Inputs<'_>) -> bool {
+    matches!(inputs.profile.kms().and_then(Kms::holder), Some(KmsHolder::Local(_) | KmsHolder::Vault(_)))
+}
+
+/// The plugin in a bundle, but for the program: names, texts, and whether they are secret. What is secret is left out where there
+/// are no keys.
+pub(super) fn bundle_files(inputs: &Inputs<'_>) -> Vec<(String, Zeroizing<String>, bool)> {
+    let Some(kms) = inputs.profile.kms().filter(|_| is_in_bundle(inputs)) else { return Vec::new() };
+    let named = |name: &str| format!("{PLUGIN_IN_BUNDLE}/{name}");
+    // First: their folder is made as closed as they are.
+    let secret = inputs.keys.map(|ring| secret_files(kms, ring)).unwrap_or_default().into_iter();
+    let mut files: Vec<_> =
+        secret.map(|file| (named(file.path.rsplit('/').next().unwrap_or_default()), file.content, true)).collect();
+    let plain = |name: &str, text: &str| (named(name), Zeroizing::new(text.to_owned()), false);
+    files.push(plain("config.yaml", &plugin_config(kms, inputs.cluster)));
+    files.push(plain("start", include_str!("files/kms_plugin.sh")));
+    files.push(plain("place.sh", include_str!("files/kms_place.sh")));
+    files.extend(BUNDLE_UNITS.map(|(name, _, text)| plain(name, text)));
+    files
+}
+
+/// Where the plugin of a bundle in the folder `dir` is mounted into control planes.
+pub(super) fn bundle_mounts(dir: &str) -> Vec<Value> {
+    let folder = format!("{dir}/{PLUGIN_IN_BUNDLE}");
+    let mount = |from: String, to: &str| json!({"hostPath": from, "containerPath": to, "readOnly": true});
+    let units = BUNDLE_UNITS.map(|(name, at, _)| mount(format!("{folder}/{name}"), at));
+    std::iter::once(mount(folder, BUNDLE_FOLDER)).chain(units).collect()
 }
 
 /// What is the same on every control plane with kprov's own plugin.
@@ -112,8 +165,8 @@ pub(super) fn static_files() -> Vec<NodeFile> {
     let file = |path, mode, content: &str| NodeFile { path, mode, content: content.to_owned().into() };
     vec![
         file(PLUGIN_START, 0o700, include_str!("files/kms_plugin.sh")),
-        file("/etc/systemd/system/kprov-kms.service", 0o644, include_str!("files/kprov-kms.service")),
-        file("/etc/systemd/system/kubelet.service.d/20-kprov-kms.conf", 0o644, include_str!("files/kubelet-kms.conf")),
+        file(UNIT, 0o644, include_str!("files/kprov-kms.service")),
+        file(KUBELET_UNIT, 0o644, include_str!("files/kubelet-kms.conf")),
     ]
 }
 

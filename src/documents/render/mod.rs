@@ -41,8 +41,8 @@ pub use joining::joining_manifest;
 pub use kind::{Bundle, Document, api_server_patch, bundle};
 pub use kindnet::{KINDNET_FILE, kindnet_config};
 pub use kms::{
-    KMS_SERVER_PORT, PLUGIN_FOLDER, PLUGIN_KEYS, PLUGIN_SOCKET_FOLDER, PLUGIN_START, kms_files, kms_key_file,
-    kms_protocol, kms_server_config, kms_server_name,
+    KMS_SERVER_PORT, PLUGIN_FOLDER, PLUGIN_IN_BUNDLE, PLUGIN_KEYS, PLUGIN_SOCKET_FOLDER, PLUGIN_START, kms_files,
+    kms_key_file, kms_protocol, kms_server_config, kms_server_name,
 };
 pub use kubeadm::{PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
 pub use nodes::{

@@ -28,20 +28,35 @@ pub(super) async fn encryption(global: &Global, command: EncryptionCommand) -> R
         EncryptionCommand::Status { cluster } => status(global, cluster.as_ref()).await,
         EncryptionCommand::Enable { provider, resources, key, kms, how } => {
             let kms = plugin(provider, &kms)?;
-            let request = Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key, kms };
+            let request =
+                Request { verb: Verb::Enable, provider: Some(provider.into()), resources, key, kms, retire: false };
             change(global, &how, Some(request)).await
         }
-        EncryptionCommand::Rotate { key, how } => {
-            let request = Request { verb: Verb::Rotate, provider: None, resources: Vec::new(), key, kms: None };
+        EncryptionCommand::Rotate { key, retire, how } => {
+            let request = Request { verb: Verb::Rotate, provider: None, resources: Vec::new(), key, kms: None, retire };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Migrate { to, key, kms, how } => {
             let kms = plugin(to, &kms)?;
-            let request = Request { verb: Verb::Migrate, provider: Some(to.into()), resources: Vec::new(), key, kms };
+            let request = Request {
+                verb: Verb::Migrate,
+                provider: Some(to.into()),
+                resources: Vec::new(),
+                key,
+                kms,
+                retire: false,
+            };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Disable { how } => {
-            let request = Request { verb: Verb::Disable, provider: None, resources: Vec::new(), key: None, kms: None };
+            let request = Request {
+                verb: Verb::Disable,
+                provider: None,
+                resources: Vec::new(),
+                key: None,
+                kms: None,
+                retire: false,
+            };
             change(global, &how, Some(request)).await
         }
         EncryptionCommand::Resume { how } => change(global, &how, None).await,

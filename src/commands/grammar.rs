@@ -460,6 +460,10 @@ pub enum EncryptionCommand {
         /// The new key's name
         #[arg(long, value_name = "NAME")]
         key: Option<String>,
+        /// Of a KMS: once nothing in etcd needs them, have it give up the older versions of the key. What states of before
+        /// hold cannot be read any more then
+        #[arg(long)]
+        retire: bool,
         /// How.
         #[command(flatten)]
         how: EncryptionHow,

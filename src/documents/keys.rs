@@ -237,8 +237,10 @@ pub mod secret {
     pub const CERTIFICATE: &str = "certificate";
     /// A client certificate's key, in PEM.
     pub const CERTIFICATE_KEY: &str = "certificateKey";
-    /// The secret id of who administers the key on a server that kprov runs. No node gets it.
-    pub const ADMIN_SECRET_ID: &str = "adminSecretId";
+    /// What the plugin needs for the server that kprov runs beside the cluster, and what that is called for the plugin: kept apart,
+    /// since a cluster may go to another server and come back.
+    pub const OWN_SERVER: [(&str, &str); 3] =
+        [("serverCa", CA), ("serverRoleId", ROLE_ID), ("serverSecretId", SECRET_ID)];
     /// What local keys' names begin with.
     pub const LOCAL: &str = "key";
 }
@@ -271,7 +273,23 @@ impl KeyRing {
         }
     }
 
-    /// The same, with a provider of its own at the end if there is none.
+    /// Gives a KMS plugin things that it needs besides what it has. What it logs in by is replaced; a local key stays, since
+    /// it may have wrapped something.
+    pub fn add_kms(&mut self, secrets: impl IntoIterator<Item = (String, KeyMaterial)>) {
+        let is_key = |name: &str| name.starts_with(secret::LOCAL);
+        let mut all = self.kms().to_vec();
+        let has_key = all.iter().any(|(name, _)| is_key(name));
+        for (name, material) in secrets {
+            if is_key(&name) && has_key {
+                continue;
+            }
+            all.retain(|(known, _)| *known != name);
+            all.push((name, material));
+        }
+        self.keep_kms(all);
+    }
+
+    /// The same as [`Self::set_kms`], with a provider of its own at the end if there is none.
     pub fn keep_kms(&mut self, secrets: Vec<(String, KeyMaterial)>) {
         if let Err(keys) = self.set_kms(secrets) {
             self.providers.push(ProviderKeys { kind: ProviderKind::Kms, keys });
@@ -340,6 +358,21 @@ mod tests {
     use super::*;
 
     const KEY32: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    #[test]
+    fn a_login_is_replaced_and_a_local_key_is_not() {
+        let mut ring = KeyRing::default();
+        let text = |name: &str, text: &str| (name.to_owned(), KeyMaterial::from_text(text));
+        ring.add_kms([text("key1", "first"), text(secret::TOKEN, "old")]);
+        ring.add_kms([
+            text("key1", "second"),
+            text("key2", "third"),
+            text(secret::TOKEN, "new"),
+            text(secret::CA, "ca"),
+        ]);
+        assert_eq!(ring.kms(), [text("key1", "first"), text(secret::TOKEN, "new"), text(secret::CA, "ca")]);
+        assert_eq!(ring.providers.len(), 1);
+    }
 
     #[test]
     fn generated_keys_differ_and_are_redacted() {

@@ -159,6 +159,18 @@ impl StaticPod {
         }
     }
 
+    /// Takes the volumes away that show this folder of the node.
+    pub fn hide_folder(&mut self, folder: &str) {
+        let path =
+            |volume: &Value| Some(volume.get("hostPath")?.get("path")?.as_str()?.trim_end_matches('/').to_owned());
+        let volumes = self.spec().and_then(|spec| spec.get("volumes")?.as_sequence()).into_iter().flatten();
+        let shown = volumes.filter(|volume| path(volume).as_deref() == Some(folder));
+        let names: Vec<String> = shown.filter_map(|volume| volume.get("name")?.as_str().map(str::to_owned)).collect();
+        for name in names {
+            self.remove_volume(&name);
+        }
+    }
+
     /// Whether `path` is seen in the pod by way of a folder, so that a replaced file is seen, too.
     #[must_use]
     pub fn shows_folder_of(&self, path: &str) -> bool {
@@ -360,6 +372,20 @@ status: {}
     fn what_is_visible_is_not_mounted_again() {
         let manifest = edited(&Change::default().set("client-ca-file", "/etc/kubernetes/pki/ca.crt"));
         assert_eq!(manifest.mounts(), ["/etc/kubernetes/pki"]);
+    }
+
+    #[test]
+    fn a_folder_is_hidden_whatever_its_volume_is_called() {
+        let whole = StaticPod::parse(MANIFEST).unwrap();
+        let mut shown = whole.clone();
+        shown.show_folder("/run/kms/kms.sock");
+        let text = shown.to_yaml().replace(&volume_name("/run/kms"), "by-another-name");
+        let mut shown = StaticPod::parse(&text).unwrap();
+        assert!(shown.shows_folder_of("/run/kms/kms.sock"));
+        shown.hide_folder("/run");
+        assert!(shown.shows_folder_of("/run/kms/kms.sock"), "that is another folder");
+        shown.hide_folder("/run/kms");
+        assert_eq!(shown, whole);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 use crate::adapters::engine::{ContainerSpec, ContainerState, Engine, ExecSpec, Restart};
-use crate::adapters::node::{Node, last_lines};
+use crate::adapters::node::{Node, NodeError, last_lines};
 use crate::adapters::program;
+use crate::adapters::states::States;
 use crate::documents::certificates::server_identity;
 use crate::documents::files::{FileEntry, pack};
 use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKind, secret};
@@ -32,6 +33,9 @@ const OPENBAO_VARIABLE: &str = "KPROV_OPENBAO";
 /// The server's folder.
 const FOLDER: &str = "/kprov/openbao";
 
+/// The key there.
+const TRANSIT_KEY: &str = "transit/keys/kprov";
+
 /// How long the server may take to set itself up.
 const SETUP: Duration = Duration::from_secs(60);
 
@@ -42,7 +46,7 @@ const ASK: Duration = Duration::from_millis(300);
 /// it tells when all is there.
 const ADMINISTER: &str = include_str!("scripts/administer.sh");
 
-/// Makes way for a plugin on a node that runs, or starts it.
+/// Makes way for a plugin on a node that runs, starts it, or takes it away.
 const BRING: &str = include_str!("scripts/bring_plugin.sh");
 
 /// The files that kprov's own plugin needs on a control plane, the program among them; none without such a plugin.
@@ -90,6 +94,10 @@ pub(super) async fn prepare(
     let Some(ring) = keys else { return Ok(None) };
     let name = render::kms_server_name(cluster);
     if ring.kms_secret(secret::SECRET_ID).is_some() && find(&context.engine, cluster).await?.is_some() {
+        // The cluster may have been under another server meanwhile.
+        let kept = |(own, name): (&str, &str)| Some((name.to_owned(), ring.kms_secret(own)?.clone()));
+        let kept: Vec<_> = secret::OWN_SERVER.into_iter().filter_map(kept).collect();
+        ring.add_kms(kept);
         return Ok(Some(Server::There));
     }
     let (authority, identity) = server_identity(&name)?;
@@ -115,11 +123,10 @@ pub(super) async fn prepare(
         }
         None => Some(kms.server_image.clone().unwrap_or_else(|| OPENBAO.to_owned())),
     };
-    ring.keep_kms(vec![
-        (secret::CA.to_owned(), KeyMaterial::from_text(&authority)),
-        (secret::ROLE_ID.to_owned(), KeyMaterial::from_text("plugin")),
-        (secret::SECRET_ID.to_owned(), plugin),
-    ]);
+    let values = [KeyMaterial::from_text(&authority), KeyMaterial::from_text("plugin"), plugin];
+    for ((own, name), value) in secret::OWN_SERVER.into_iter().zip(values) {
+        ring.add_kms([(own.to_owned(), value.clone()), (name.to_owned(), value)]);
+    }
     Ok(Some(Server::New(Box::new(New { image, files }))))
 }
 
@@ -248,8 +255,8 @@ fn spec(cluster: &ClusterName, network: &str, name: &str, image: String) -> Cont
 
 /// How a key was rotated.
 pub enum KmsRotation {
-    /// kprov has rotated it; says what can be done next.
-    Rotated(String),
+    /// kprov has rotated it.
+    Rotated,
     /// The KMS is somebody else's.
     NotOurs,
 }
@@ -272,9 +279,7 @@ pub async fn install_kms(
     let provider = EncryptionProvider { kind: ProviderKind::Kms, keys: Vec::new(), kms: Some(kms.clone()) };
     let encryption = Encryption { providers: vec![provider], resources: Vec::new() };
     let mut ring = store.load_keys(cluster)?.unwrap_or_default();
-    if ring.kms().is_empty() {
-        ring.keep_kms(encryption.resolve(base)?.kms().to_vec());
-    }
+    ring.add_kms(encryption.resolve(base)?.kms().to_vec());
     // As if the cluster had been made so; what is written down is what the walk leads to.
     record.profile.spec.encryption = Some(encryption);
     let mut keys = Some(ring);
@@ -301,6 +306,14 @@ async fn bring(node: &Node, files: &[FileEntry]) -> Result<(), ClusterError> {
     Ok(())
 }
 
+/// Takes kprov's own plugin away from a node that runs, with all that it has there. None is no error.
+///
+/// # Errors
+/// [`NodeError`] if the node does not do so.
+pub async fn remove_kms_plugin(node: &Node) -> Result<(), NodeError> {
+    node.run(&["sh", "-euc", BRING, "bring", "remove"]).await.map(drop)
+}
+
 /// Rotates the key of a KMS that is kprov's own. Everything that was wrapped can still be unwrapped.
 ///
 /// # Errors
@@ -316,18 +329,79 @@ pub async fn rotate_kms(
     };
     match record.profile.kms().and_then(Kms::holder) {
         Some(KmsHolder::Server(_)) => {
-            administer(context, cluster, &["write", "-f", "transit/keys/kprov/rotate"]).await?;
-            let name = render::kms_server_name(cluster);
-            Ok(KmsRotation::Rotated(format!(
-                "{name} still unwraps by the old versions, which states of before need. To give them up: raise min_decryption_version of transit/keys/kprov there."
-            )))
+            administer(context, cluster, &["write", "-f", &format!("{TRANSIT_KEY}/rotate")]).await?;
+            Ok(KmsRotation::Rotated)
         }
         Some(KmsHolder::Local(_)) => {
             rotate_local(context, &record, nodes).await?;
-            Ok(KmsRotation::Rotated("The old key stays beside the new one, as a reader.".to_owned()))
+            Ok(KmsRotation::Rotated)
         }
         Some(KmsHolder::Vault(_) | KmsHolder::Foreign(_)) | None => Ok(KmsRotation::NotOurs),
     }
+}
+
+/// Has a KMS that is kprov's own give up all versions of its key but the one with this id. Says what that means; `None` if the
+/// KMS is somebody else's. Nothing in etcd may need them any more: that is the caller's part.
+///
+/// # Errors
+/// As of [`rotate_kms`]; [`ClusterError::Snapshot`] if the golden state, which could not be read any more, cannot be forgotten.
+pub async fn retire_kms(
+    context: &Context,
+    cluster: &ClusterName,
+    nodes: &ControlPlanes,
+    id: &str,
+) -> Result<Option<String>, ClusterError> {
+    let store = context.store();
+    let Some(record) = store.load(cluster)? else {
+        return Err(ClusterError::NoRecord { name: cluster.to_string() });
+    };
+    match record.profile.kms().and_then(Kms::holder) {
+        Some(KmsHolder::Server(_)) => {
+            let name = render::kms_server_name(cluster);
+            let version = id.strip_prefix("vault-v").and_then(|rest| rest.split_once('-')?.0.parse::<u64>().ok());
+            let Some(version) = version else {
+                let reason = format!("{id} names no version of its key");
+                return Err(ClusterError::Server { name, reason, last_lines: String::new() });
+            };
+            let states = States::at(&context.paths);
+            // First: one that cannot be read any more is of no use, but whoever has none makes the cluster anew.
+            states.forget_golden(cluster)?;
+            let minimum = format!("min_decryption_version={version}");
+            administer(context, cluster, &["write", &format!("{TRANSIT_KEY}/config"), &minimum]).await?;
+            let of_before = states.list().0.into_iter().filter(|state| state.manifest.record.name == *cluster);
+            let names: Vec<String> = of_before.filter_map(|state| state.name).map(|name| name.to_string()).collect();
+            let snapshots = match &names[..] {
+                [] => String::new(),
+                names => {
+                    format!(" What these snapshots hold under a KMS cannot be read any more: {}.", names.join(", "))
+                }
+            };
+            Ok(Some(format!(
+                "{name} has given up all versions before {version}.{snapshots} `kprov reset` makes the cluster anew from its profile."
+            )))
+        }
+        Some(KmsHolder::Local(_)) => {
+            let mut ring = store.load_keys(cluster)?.unwrap_or_default();
+            let (mut first, mut keys) = (true, ring.kms().to_vec());
+            keys.retain(|(name, _)| !name.starts_with(secret::LOCAL) || std::mem::take(&mut first));
+            ring.keep_kms(keys);
+            give_keys(nodes, &ring).await?;
+            // Last: as long as a node may hold them, they are known.
+            store.save_keys(cluster, &ring)?;
+            Ok(Some(
+                "The old keys are gone from the control planes and from kprov's keys; states of before hold their own."
+                    .to_owned(),
+            ))
+        }
+        Some(KmsHolder::Vault(_) | KmsHolder::Foreign(_)) | None => Ok(None),
+    }
+}
+
+/// Gives the plugins of the provider `local` their keys.
+async fn give_keys(nodes: &ControlPlanes, ring: &KeyRing) -> Result<(), NodeError> {
+    let content = render::kms_key_file(ring);
+    let each = nodes.iter().map(|node| node.replace_file(render::PLUGIN_KEYS, 0o600, content.as_bytes()));
+    try_join_all(each).await.map(drop)
 }
 
 /// Gives the provider `local` a new key: first everywhere as a reader, then as the one that wraps.
@@ -345,9 +419,7 @@ async fn rotate_local(context: &Context, record: &Record, nodes: &ControlPlanes)
         ring.keep_kms(keys.clone());
         // Kept before anything is wrapped by it.
         store.save_keys(&record.name, &ring)?;
-        let content = render::kms_key_file(&ring);
-        try_join_all(nodes.iter().map(|node| node.replace_file(render::PLUGIN_KEYS, 0o600, content.as_bytes())))
-            .await?;
+        give_keys(nodes, &ring).await?;
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ pub use discover::{ControlPlanes, Found, find, list, node};
 pub use error::ClusterError;
 pub use image::{ImageFacts, resolve_image};
 pub use interrupt::interrupted;
-pub use kms::{KmsRotation, install_kms, rotate_kms};
+pub use kms::{KmsRotation, install_kms, remove_kms_plugin, retire_kms, rotate_kms};
 pub use many::{create_all, delete_all, numbered};
 pub use owner::{record_here, require_here};
 pub use power::{Switched, start, stop};

@@ -1,12 +1,14 @@
 //! A KMS on a cluster that runs: its plugin brought to every control plane, and its key rotated.
 //!
 //! A rotation needs no walk: the configuration stays as it is, and every plugin goes on unwrapping by the old key. It is done
-//! when etcd shows nothing that the old key has wrapped; a rotation that is interrupted is simply done again.
+//! when etcd shows nothing that the old key has wrapped; a rotation that is interrupted is simply done again. Only then, if that is
+//! asked for, the KMS gives the old key up.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use sha2::{Digest as _, Sha256};
 
 use crate::adapters::etcd::Etcd;
 use crate::adapters::kms_plugin;
@@ -15,11 +17,11 @@ use crate::documents::encryption::{Config, GroupResource, Layout, Located, PLUGI
 use crate::documents::keys::{KmsProtocol, ProviderKind};
 use crate::documents::stored::envelope;
 use crate::operations::api_server::ApiServer;
-use crate::operations::cluster::{ControlPlanes, KmsRotation, install_kms, rotate_kms};
+use crate::operations::cluster::{ControlPlanes, KmsRotation, install_kms, retire_kms, rotate_kms};
 
 use super::nodes::ControlPlane;
 use super::walk::{PLUGIN, under_way};
-use super::{EncryptionError, Outcome, Plugin, Rotated, Subject};
+use super::{EncryptionError, Outcome, Plugin, Rotated, Subject, reload};
 
 /// How long a plugin that was just brought, or whose key was just rotated, may take until its KMS answers it.
 const WORKS: Duration = Duration::from_secs(60);
@@ -29,6 +31,13 @@ const TAKEN_UP: Duration = Duration::from_secs(180);
 
 /// How often etcd is looked at meanwhile.
 const LOOK: Duration = Duration::from_secs(3);
+
+/// What can be done next.
+const KEPT: &str = "Older versions of the key can still unwrap, which states of before need; `kprov encryption rotate --retire` has the KMS give them up.";
+const NOT_OURS: &str = "The KMS is not kprov's: its own tools rotate the key, and raise its min_decryption_version once nothing needs older ones. This rewrites what an older version has wrapped.";
+
+/// The metric of an API server that tells by which key the plugin that it has asked wraps, and when it has asked.
+const TAKEN_UP_METRIC: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
 
 /// How many objects are rewritten at a time.
 const PARALLEL: usize = 16;
@@ -81,7 +90,7 @@ async fn await_key(
 
 /// Rotates the key in the KMS, or takes up that somebody else has, and rewrites all that the old one has wrapped. `None` if no
 /// KMS encrypts, or if a walk has to be completed first.
-pub(super) async fn rotate(subject: &Subject<'_>) -> Result<Option<Outcome>, EncryptionError> {
+pub(super) async fn rotate(subject: &Subject<'_>, retire: bool) -> Result<Option<Outcome>, EncryptionError> {
     let mut planes = Vec::new();
     for node in subject.control_planes.iter() {
         planes.push(ControlPlane::read(&ApiServer::on(node.clone())).await?);
@@ -101,18 +110,30 @@ pub(super) async fn rotate(subject: &Subject<'_>) -> Result<Option<Outcome>, Enc
     let from = await_key(nodes, PLUGIN, |_| true).await?;
     step.done();
     let step = subject.context.reporter.stage("Rotating the key in the KMS");
-    let done = rotate_kms(subject.context, subject.cluster, nodes).await.map_err(Box::new)?;
-    let (to, note) = match done {
-        KmsRotation::Rotated(note) => (await_key(nodes, WORKS, |id| id != from).await?, note),
-        KmsRotation::NotOurs => (
-            from.clone(),
-            "The KMS is not kprov's: its own tools rotate the key, and this rewrites what an older version has wrapped.".to_owned(),
-        ),
+    let (to, mut note) = match rotate_kms(subject.context, subject.cluster, nodes).await.map_err(Box::new)? {
+        KmsRotation::Rotated => (await_key(nodes, WORKS, |id| id != from).await?, KEPT),
+        KmsRotation::NotOurs => (from.clone(), NOT_OURS),
     };
+    step.done();
+    let step = subject.context.reporter.stage("Waiting until every API server uses the new key");
+    let lagging = work.await_taken_up(&planes, &to, |detail| step.detail(detail)).await?;
     step.done();
     let step = subject.context.reporter.stage("Rewriting");
     let (rewritten, values) = work.rewrite(&to, |detail| step.detail(detail)).await?;
     step.done();
+    let retired;
+    if retire {
+        if let Some(node) = lagging {
+            return Err(EncryptionError::Lagging { node, key: to });
+        }
+        let step = subject.context.reporter.stage("Having the KMS give up the older versions of the key");
+        retired = retire_kms(subject.context, subject.cluster, nodes, &to).await.map_err(Box::new)?;
+        // A plugin that no longer works would be one that needs what is gone.
+        await_key(nodes, WORKS, |id| id == to).await?;
+        step.done();
+        note = retired.as_deref().unwrap_or(NOT_OURS);
+    }
+    let note = note.to_owned();
     Ok(Some(Outcome { rewritten, rotated: Some(Rotated { from, to, values, note }), ..Outcome::default() }))
 }
 
@@ -136,6 +157,36 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Waits until each API server has heard from its plugin of the key `id`, and writes by it; gives the first that has not in
+    /// time. By the first protocol, it asks at each write.
+    async fn await_taken_up(
+        &self,
+        planes: &[ControlPlane<ApiServer>],
+        id: &str,
+        detail: impl Fn(&str),
+    ) -> Result<Option<String>, EncryptionError> {
+        if self.protocol == KmsProtocol::V1 {
+            return Ok(None);
+        }
+        let hash = format!("key_id_hash=\"sha256:{}\"", hex::encode(Sha256::digest(id)));
+        let begun = Instant::now();
+        for plane in planes {
+            loop {
+                let metrics = reload::metrics(plane.server.node(), &plane.manifest.port(), TAKEN_UP_METRIC).await?;
+                if metrics.lines().any(|line| line.contains(&hash)) {
+                    break;
+                }
+                if begun.elapsed() > TAKEN_UP {
+                    return Ok(Some(plane.name().to_owned()));
+                }
+                let seconds = begun.elapsed().as_secs();
+                detail(&format!("{}: it asks its plugin once a minute ({seconds} s)", plane.name()));
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(None)
+    }
+
     /// Rewrites until etcd holds nothing that another key than `id` has wrapped; gives how many objects were rewritten, and
     /// how many there are.
     async fn rewrite(&self, id: &str, detail: impl Fn(&str)) -> Result<(usize, usize), EncryptionError> {

@@ -14,7 +14,7 @@ use crate::documents::profile::{Encryption, EncryptionProvider, Key, KeySource, 
 use crate::documents::static_pod::StaticPod;
 use crate::documents::stored::classify;
 use crate::operations::api_server::{ApiServer, Rejected};
-use crate::operations::cluster::ClusterError;
+use crate::operations::cluster::{ClusterError, remove_kms_plugin};
 
 use super::reload::{self, Loaded};
 use super::world::{Books, Machine, Storage};
@@ -112,6 +112,10 @@ done"#
             Ok(report) => report.problem,
             Err(silent) => Some(silent),
         })
+    }
+
+    async fn remove_plugin(&self) -> Result<(), NodeError> {
+        remove_kms_plugin(self.node()).await
     }
 }
 

@@ -16,6 +16,7 @@ mod tests;
 mod walk;
 mod world;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use kube::Client;
@@ -219,6 +220,20 @@ pub enum EncryptionError {
         /// What it says.
         reason: String,
     },
+    /// An API server still wraps by the key of before.
+    #[error("{node}: the API server has not taken up the new key {key} of the KMS")]
+    #[diagnostic(
+        code(kprov::encryption::lagging),
+        help(
+            "everything in etcd is wrapped by the new one, and the older versions stay, since that API server may still write by them: does `kprov kms status` say that its plugin works? Then `kprov encryption rotate --retire` again"
+        )
+    )]
+    Lagging {
+        /// The control plane.
+        node: String,
+        /// The key.
+        key: String,
+    },
     /// A key is used, and is nowhere to be found.
     #[error("{} values are stored under {key}, which is in no control plane's configuration", resources.join(", "))]
     #[diagnostic(code(kprov::encryption::lost), help("put the EncryptionConfiguration with that key back first"))]
@@ -314,6 +329,8 @@ pub struct Request {
     pub key: Option<String>,
     /// The KMS, for the provider `kms`.
     pub kms: Option<Box<Plugin>>,
+    /// Whether a KMS whose key is rotated gives up the older versions, once nothing in etcd needs them.
+    pub retire: bool,
 }
 
 /// A KMS, and where relative paths of what it logs in by start.
@@ -387,7 +404,7 @@ pub struct Proof {
 /// [`EncryptionError::Failed`] says what has become of a walk that was begun.
 pub async fn run(subject: &Subject<'_>, request: &Request) -> Result<Outcome, EncryptionError> {
     if request.verb == Verb::Rotate
-        && let Some(outcome) = kms::rotate(subject).await?
+        && let Some(outcome) = kms::rotate(subject, request.retire).await?
     {
         return Ok(outcome);
     }
@@ -455,6 +472,7 @@ impl Subject<'_> {
             restart: self.restart,
             scrub: self.scrub,
             renew_logs: self.renew_logs,
+            keep_plugin: Cell::new(false),
         };
         let readiness = Readiness::before(self.client, self.control_planes, self.nodes).await;
         let outcome = work(&walker).await;

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::adapters::node::NodeError;
-use crate::documents::encryption::{Config, Journal};
+use crate::documents::encryption::{Config, Journal, PLUGIN_SOCKET};
 use crate::documents::keys::KmsProtocol;
-use crate::documents::render::{ENCRYPTION_FILE, ENCRYPTION_FOLDER, KubernetesVersion};
+use crate::documents::render::{ENCRYPTION_FILE, ENCRYPTION_FOLDER, KubernetesVersion, PLUGIN_SOCKET_FOLDER};
 use crate::documents::static_pod::{Change, StaticPod, volume_name};
 use crate::operations::api_server::Rejected;
 
@@ -109,6 +109,10 @@ impl<M: Machine> ControlPlane<M> {
         } else {
             manifest.apply(&Change::default().unset(FLAG).unset(RELOAD_FLAG));
             manifest.remove_volume(&volume_name(ENCRYPTION_FOLDER));
+        }
+        if !target.is_some_and(|target| target.asks(PLUGIN_SOCKET)) {
+            // The plugin is about to go, and a pod whose folder is gone does not start.
+            manifest.hide_folder(PLUGIN_SOCKET_FOLDER);
         }
         manifest
     }

@@ -25,12 +25,20 @@ pub(super) enum Loaded {
 
 /// Asks the API server on `node` once.
 pub(super) async fn look(node: &Node, port: &str, file: &str, sha256: &str) -> Result<Loaded, NodeError> {
-    let script = format!(
-        "stat -c 'written %Y' '{file}'\n\
-         kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:{port} \
-           --tls-server-name=kubernetes.default --request-timeout=5s get --raw=/metrics 2>/dev/null | grep '^{PREFIX}' || true"
-    );
+    let script = format!("stat -c 'written %Y' '{file}'\n{}", metrics_script(port, PREFIX));
     Ok(judge(&node.script("asking the API server for its configuration", &script).await?, sha256))
+}
+
+/// The metrics of the API server on `node` whose names begin so; none if it does not answer.
+pub(super) async fn metrics(node: &Node, port: &str, prefix: &str) -> Result<String, NodeError> {
+    node.script("asking the API server for its metrics", &metrics_script(port, prefix)).await
+}
+
+fn metrics_script(port: &str, prefix: &str) -> String {
+    format!(
+        "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:{port} \
+           --tls-server-name=kubernetes.default --request-timeout=5s get --raw=/metrics 2>/dev/null | grep '^{prefix}' || true"
+    )
 }
 
 fn judge(text: &str, sha256: &str) -> Loaded {

@@ -43,6 +43,8 @@ struct Plane {
     before: Option<StaticPod>,
     /// The command that runs, and the configuration that it has read.
     running: (Vec<String>, Config),
+    /// Whether kprov's KMS plugin is there.
+    plugin: bool,
 }
 
 impl Plane {
@@ -112,7 +114,8 @@ impl World {
             files.insert(file.to_owned(), config.to_yaml().as_bytes().to_vec());
         }
         let running = (manifest.command(), config.cloned().unwrap_or_default());
-        let plane = Plane { files, manifest, before: None, running };
+        let plugin = running.1.asks(PLUGIN_SOCKET);
+        let plane = Plane { files, manifest, before: None, running, plugin };
         let state = State {
             planes: vec![plane; planes],
             etcd: BTreeMap::new(),
@@ -248,6 +251,8 @@ impl FakeMachine {
                 if picky && config.groups.iter().any(|group| group.keys().len() > 1) && keep {
                     return Err(Rejected { reason: "it does not like it".to_owned(), last_lines: String::new() });
                 }
+                // A pod does not start whose folder is not there.
+                assert!(plane.plugin || !to.shows_folder_of(PLUGIN_SOCKET), "the plugin's folder is gone");
                 plane.running = (to.command(), config);
                 if !kms && plane.running.1.asks(PLUGIN_SOCKET) {
                     return Err(Rejected { reason: "it is not ready".to_owned(), last_lines: String::new() });
@@ -353,6 +358,18 @@ impl Machine for FakeMachine {
 
     async fn kms_problem(&self) -> Result<Option<String>, NodeError> {
         Ok((!self.world.state.borrow().kms).then(|| "the server is sealed".to_owned()))
+    }
+
+    async fn remove_plugin(&self) -> Result<(), NodeError> {
+        self.change(|plane| {
+            let asks =
+                plane.running.1.asks(PLUGIN_SOCKET) || plane.on_disk(&plane.manifest).unwrap().asks(PLUGIN_SOCKET);
+            assert!(!asks, "an API server asks it");
+            assert!(!plane.manifest.shows_folder_of(PLUGIN_SOCKET), "its folder is mounted");
+            plane.plugin = false;
+        })
+        .await;
+        Ok(())
     }
 }
 
@@ -466,7 +483,14 @@ enum Command {
 }
 
 fn request(verb: Verb, provider: Option<ProviderKind>, resources: &[&str]) -> Request {
-    Request { verb, provider, resources: resources.iter().map(|&name| name.to_owned()).collect(), key: None, kms: None }
+    Request {
+        verb,
+        provider,
+        resources: resources.iter().map(|&name| name.to_owned()).collect(),
+        key: None,
+        kms: None,
+        retire: false,
+    }
 }
 
 /// Runs a command in a world; `None` if it died.
@@ -485,7 +509,12 @@ fn run(world: &Rc<World>, command: &Command) -> Option<Result<Outcome, Encryptio
         restart: false,
         scrub: true,
         renew_logs: true,
+        keep_plugin: Cell::new(false),
     };
+    if matches!(command, Command::Run(request) if request.kms.is_some()) {
+        // As the operation does before a walk begins.
+        world.state.borrow_mut().planes.iter_mut().for_each(|plane| plane.plugin = true);
+    }
     runtime.block_on(async {
         let work = async {
             match command {
@@ -507,6 +536,7 @@ fn assert_whole(world: &World, what: &str) {
         assert!(!plane.files.contains_key(JOURNAL), "{what}: the journal is left");
         assert!(plane.before.is_none(), "{what}: the manifest before is left");
         assert_eq!(plane.files, first.files, "{what}: control planes differ");
+        assert!(plane.plugin || !plane.running.1.asks(PLUGIN_SOCKET), "{what}: the plugin is gone, and needed");
         let config = plane.on_disk(&plane.manifest).unwrap();
         assert_eq!(plane.running.1, config, "{what}: an API server has another configuration than its file");
         let expected = usize::from(plane.manifest.flag("encryption-provider-config").is_some());
@@ -517,6 +547,13 @@ fn assert_whole(world: &World, what: &str) {
             let writes = deciding.first().map_or_else(|| KeyId::identity().stored(), |group| group.writes());
             assert_eq!(*stored, writes, "{what}: {key} stays under another key");
         }
+    }
+}
+
+/// Plugins are where they are asked, and nowhere else.
+fn assert_plugins_where_asked(world: &World) {
+    for plane in &world.state.borrow().planes {
+        assert_eq!(plane.plugin, plane.running.1.asks(PLUGIN_SOCKET));
     }
 }
 
@@ -540,6 +577,7 @@ fn dies_everywhere(planes: usize, version: &'static str, start: Option<&Config>,
     let outcome = run(&whole, &first).unwrap().unwrap();
     assert!(outcome.walk.is_some());
     assert_whole(&whole, "without a death");
+    assert_plugins_where_asked(&whole);
     let steps = whole.steps.get();
     assert!(steps > 10, "{steps}");
     let mut deaths = 0;
@@ -741,6 +779,7 @@ fn a_kms_that_goes_away_at_any_step_costs_nothing() {
             let whole = world.again(None, false);
             run(&whole, &first).unwrap().unwrap();
             assert_whole(&whole, "with a KMS that works");
+            assert_plugins_where_asked(&whole);
             let steps = whole.steps.get();
             let mut failed = 0;
             for step in 0..steps {

@@ -3,6 +3,7 @@
 //! Before the first step of a phase, the phase is written down on every control plane; each step may be repeated. What
 //! it works on is behind the seam of `world`.
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
@@ -41,6 +42,8 @@ pub(super) struct Walker<'a, M, S, B> {
     pub(super) scrub: bool,
     /// Whether its members may be away for that, one at a time.
     pub(super) renew_logs: bool,
+    /// Whether a walk away from a KMS leaves its plugin where it is, since the next one leads back to it.
+    pub(super) keep_plugin: Cell<bool>,
 }
 
 /// The walk that any control plane knows of, the furthest one.
@@ -88,7 +91,9 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             self.check_kms(&planes).await?;
             self.reporter.info(&format!("Going on with an unfinished {journal}"));
             let same = !journal.undoing && journal.verb == request.verb && fits(&journal, request);
+            self.keep_plugin.set(request.kms.is_some());
             let outcome = self.walk(&mut planes, journal, NewKeys::default()).await?;
+            self.keep_plugin.set(false);
             if same {
                 return Ok(outcome);
             }
@@ -445,6 +450,7 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
                 }
                 Phase::Record => {
                     self.record(planes, journal.kms.as_ref()).map_err(failed)?;
+                    self.remove_plugins(planes, &journal).await.map_err(failed)?;
                     let scrubbed =
                         self.scrubbed(planes, &journal, |detail| step.detail(detail)).await.map_err(failed)?;
                     for plane in planes.iter() {
@@ -519,6 +525,18 @@ impl<M: Machine, S: Storage, B: Books> Walker<'_, M, S, B> {
             plane.apply(&wanted, &unwritten, |detail| step.detail(detail)).await?;
             step.done();
         }
+        Ok(())
+    }
+
+    /// Takes kprov's KMS plugin away from control planes that ask it no more, if this walk is why.
+    async fn remove_plugins(&self, planes: &[ControlPlane<M>], journal: &Journal) -> Result<(), EncryptionError> {
+        let is_kms = |key: &KeyId| key.provider == ProviderKind::Kms;
+        let concerned = journal.moves.iter().any(|way| is_kms(&way.from) || is_kms(&way.to));
+        let asks = |plane: &ControlPlane<M>| plane.config.as_ref().is_some_and(|config| config.asks(PLUGIN_SOCKET));
+        if !concerned || self.keep_plugin.get() || planes.iter().any(asks) {
+            return Ok(());
+        }
+        try_join_all(planes.iter().map(|plane| plane.server.remove_plugin())).await?;
         Ok(())
     }
 

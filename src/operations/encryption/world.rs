@@ -46,6 +46,8 @@ pub(super) trait Machine: Clone {
     async fn words(&self) -> String;
     /// What is wrong with kprov's KMS plugin there, or with its KMS; `None` if they work.
     async fn kms_problem(&self) -> Result<Option<String>, NodeError>;
+    /// Takes kprov's KMS plugin away, with all that it has there; that there is none is no error.
+    async fn remove_plugin(&self) -> Result<(), NodeError>;
 }
 
 /// What is stored, seen raw and through the API.

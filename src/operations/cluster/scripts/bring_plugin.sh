@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes way for the files of the KMS plugin, or starts it when they are there.
+# Makes way for the files of the KMS plugin, starts it when they are there, or takes it away with all that it has.
 case ${1:?} in
 prepare)
   # A program that runs cannot be written.
@@ -10,5 +10,17 @@ prepare)
 start)
   systemctl daemon-reload
   systemctl start kprov-kms.service
+  ;;
+remove)
+  if systemctl cat kprov-kms.service >/dev/null 2>&1; then systemctl stop kprov-kms.service; fi
+  # What it logs in by goes first.
+  rm -rf /kind/kprov/kms /run/kprov-kms
+  units=/etc/systemd/system
+  for unit in kprov-kms.service kprov-kms.service.d/10-bundle.conf kubelet.service.d/20-kprov-kms.conf; do
+    # In a cluster that kind has made of a bundle, they are mounted.
+    if mountpoint -q "$units/$unit"; then umount "$units/$unit"; fi
+    rm -f "$units/$unit"
+  done
+  systemctl daemon-reload
   ;;
 esac

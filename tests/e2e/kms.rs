@@ -1,8 +1,9 @@
 //! The key leaves the host: clusters under a KMS, its outages, and what somebody has who has stolen all but its server.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use test_support::{Run, Sandbox};
+use test_support::{OpenBao, Run, Sandbox};
 
 use super::thief::{Loot, assert_nowhere_on};
 use super::{KPROV, make_secret, stored};
@@ -107,6 +108,13 @@ fn a_key_in_a_kms_is_not_on_the_host() {
     assert!(reads(&sandbox, "before"));
     sandbox.kprov(&["reset", &sandbox.cluster]).done();
     assert!(!reads(&sandbox, "before"), "it was not there on the first day");
+    // Given up there, only once nothing needs it; the first day did.
+    let retire = ["encryption", "rotate", "--retire", &sandbox.cluster];
+    sandbox.kprov(&retire).ok().says("has given up all versions before 3").done();
+    let read = administer(&sandbox, "read -field=min_decryption_version transit/keys/kprov");
+    assert_eq!(read.trim(), "3");
+    verify().ok().says("vault-v3-").done();
+    sandbox.kprov(&["reset", &sandbox.cluster]).ok().says("There is no golden state").done();
 
     // A plugin that is killed comes back, and a stale socket is no hindrance.
     let main = ["systemctl", "show", "-p", "MainPID", "--value", "kprov-kms"];
@@ -266,8 +274,184 @@ fn a_cluster_goes_to_a_kms_and_back() {
     encryption(&["migrate", "--to", "secretbox"]).ok().says("k8s:enc:secretbox:v1:key1:").done();
     encryption(&["migrate", "--to", "kms", "--kms", "kms-local"]).ok().says("k8s:enc:kms:").done();
     assert!(reads(&sandbox, "e2e"));
+    // Nothing of the plugin stays when nobody asks it, and everything goes on without it.
+    encryption(&["rotate", "--retire"]).ok().says("The old keys are gone").done();
+    assert!(reads(&sandbox, "e2e"));
     encryption(&["disable"]).done();
     stored(&sandbox, &key, &[]).says("mypassword").done();
+    let left = "ls -d /kind/kprov/kms /run/kprov-kms /etc/systemd/system/kprov-kms.service || true; grep kms /etc/kubernetes/manifests/*";
+    assert_eq!(on_node(&sandbox, &["sh", "-c", left]).stdout, "");
+    assert_ne!(on_node(&sandbox, &["systemctl", "is-active", "kprov-kms"]).code, Some(0));
+    sandbox.engine().docker(&["restart", &sandbox.node("control-plane")]).done();
+    until("the API server answers without its plugin", || reads(&sandbox, "e2e"));
     sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+/// A profile of one control plane whose Secrets are encrypted by this KMS.
+fn profile_with(sandbox: &Sandbox, name: &str, kms: &str, node: &str) -> String {
+    let text = format!(
+        "apiVersion: kprov.dev/v1alpha1\nkind: Profile\nmetadata: {{name: {name}}}\nspec:\n  nodes:\n  - role: control-plane\n{node}  \
+         encryption:\n    resources: [secrets]\n    providers:\n    - type: kms\n      kms: {kms}\n    - type: identity\n"
+    );
+    sandbox.write(&format!("{name}.yaml"), text).display().to_string()
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn a_server_elsewhere_takes_every_login() {
+    let sandbox = Sandbox::on_engine(KPROV, "kmselse");
+    let bao = OpenBao::start();
+    let bridge = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"];
+    let host = sandbox.engine().docker(&bridge).ok().stdout.trim().to_owned();
+    let server =
+        format!("address: '{}', serverName: {}, ca: {}", bao.address_at(&host), bao.name(), bao.ca().display());
+    let kms = |name: &str, auth: &str| {
+        profile_with(&sandbox, name, &format!("{{vault: {{{server}, key: team, auth: {{{auth}}}}}}}"), "")
+    };
+
+    // By a certificate of its own.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let client = rcgen::CertificateParams::new(vec!["team".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let certificate = bao.write("client.crt", &client.pem()).display().to_string();
+    let key = bao.write("client.key", &key.serialize_pem()).display().to_string();
+    bao.run(&["auth", "enable", "cert"]).done();
+    let trusted = format!("certificate=@{certificate}");
+    bao.run(&["write", "auth/cert/certs/team", &trusted, "token_policies=team", "token_ttl=1h"]).done();
+    let by_certificate = kms(
+        "by-certificate",
+        &format!("certificate: {{role: team, certificate: {certificate}, key: {{file: {key}}}}}"),
+    );
+    // By a token that can be renewed for ever.
+    let token = bao.run(&["token", "create", "-policy=team", "-period=1h", "-orphan", "-field=token"]).ok().stdout;
+    let token = token.trim().to_owned();
+    let by_token = kms("by-token", &format!("token: {{file: {}}}", bao.write("team.token", &token).display()));
+    // By an AppRole.
+    bao.run(&["auth", "enable", "approle"]).done();
+    bao.run(&["write", "auth/approle/role/team", "token_policies=team", "token_period=1h"]).done();
+    let role = bao.run(&["read", "-field=role_id", "auth/approle/role/team/role-id"]).ok().stdout;
+    let secret = bao.run(&["write", "-f", "-field=secret_id", "auth/approle/role/team/secret-id"]).ok().stdout;
+    let (role, secret) = (bao.write("role.id", role.trim()), bao.write("secret.id", secret.trim()));
+    let by_role =
+        format!("appRole: {{roleId: {{file: {}}}, secretId: {{file: {}}}}}", role.display(), secret.display());
+    let by_role = kms("by-role", &by_role);
+
+    sandbox.up(&["--profile", &by_certificate]).ok().says("KMS plugin: vault works").done();
+    let secret = make_secret(&sandbox, "e2e");
+    let encryption = |arguments: &[&str]| sandbox.kprov(&[&["encryption"], arguments, &[&sandbox.cluster]].concat());
+    let well = |what: &str| {
+        stored(&sandbox, &secret, &[]).says("vault-v").never_says("mypassword").done();
+        assert!(reads(&sandbox, "e2e"));
+        until(what, || sandbox.kprov(&["verify", &sandbox.cluster]).code == Some(0));
+        sandbox.kprov(&["kms", "status", &sandbox.cluster]).ok().says("Provider vault").says("Health ok").done();
+        eprintln!("{what}: well");
+    };
+    well("by certificate");
+    for (what, profile) in [("by token", &by_token), ("by AppRole", &by_role)] {
+        encryption(&["migrate", "--to", "secretbox", "--no-scrub"]).done();
+        assert_ne!(on_node(&sandbox, &["ls", "/kind/kprov/kms"]).code, Some(0));
+        encryption(&["migrate", "--to", "kms", "--kms", profile, "--no-scrub"]).done();
+        well(what);
+    }
+    let expires = sandbox.kprov(&["kms", "status", &sandbox.cluster, "-o", "json"]).ok().json();
+    let expires = expires["plugins"][0]["report"]["loginExpiresInSeconds"].as_u64().expect("it expires");
+    assert!((1..=3600).contains(&expires), "{expires}");
+
+    // Its owner rotates the key; kprov rewrites what the old version has wrapped, and leaves that to its owner.
+    bao.run(&["write", "-f", "transit/keys/team/rotate"]).done();
+    until("the plugin tells of the new version", || {
+        sandbox.kprov(&["kms", "status", &sandbox.cluster]).stdout.contains("vault-v2-")
+    });
+    encryption(&["rotate", "--retire"]).ok().says("The KMS is not kprov's").done();
+    stored(&sandbox, &secret, &[]).says("vault-v2-").done();
+    bao.run(&["write", "transit/keys/team/config", "min_decryption_version=2"]).done();
+    restart_api_server(&sandbox);
+    until("the Secret can be read by the new version alone", || reads(&sandbox, "e2e"));
+
+    // A token that is taken back is told, and by no word of it.
+    let node = sandbox.node("control-plane");
+    sandbox.engine().docker(&["logs", &node]).never_says(&token).done();
+    on_node(&sandbox, &["journalctl", "-u", "kprov-kms", "--no-pager"]).ok().never_says(&token).done();
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+/// Starts a plugin that kprov has no part in, at another socket.
+const FOREIGN: &str = "\
+[Unit]
+Before=kubelet.service
+[Service]
+ExecStart=/foreign/plugin kms serve --socket /run/foreign-kms/kms.sock --config /foreign/config.yaml
+RuntimeDirectory=foreign-kms
+RuntimeDirectoryMode=0700
+";
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn a_plugin_of_somebody_elses_is_asked() {
+    let sandbox = Sandbox::on_engine(KPROV, "kmsforeign");
+    let keys = sandbox.path().join("foreign/keys.yaml").display().to_string();
+    let config = sandbox.write("foreign/config.yaml", "local: {keyFile: /foreign/keys.yaml}");
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
+    sandbox.kprov(&["kms", "add-key", &keys]).done();
+    std::fs::copy(KPROV, sandbox.path().join("foreign/plugin")).unwrap();
+    sandbox.write("foreign.service", FOREIGN);
+    sandbox.write("foreign.conf", "[Unit]\nWants=foreign-kms.service\nAfter=foreign-kms.service\n");
+    let units = "/etc/systemd/system";
+    let node = format!(
+        "    mounts:\n    - {{hostPath: foreign, containerPath: /foreign}}\n    \
+         - {{hostPath: foreign.service, containerPath: {units}/foreign-kms.service}}\n    \
+         - {{hostPath: foreign.conf, containerPath: {units}/kubelet.service.d/30-foreign-kms.conf}}\n"
+    );
+    let profile = profile_with(&sandbox, "foreign", "{endpoint: 'unix:///run/foreign-kms/kms.sock'}", &node);
+    sandbox.up(&["--profile", &profile]).done();
+    let key = make_secret(&sandbox, "e2e");
+    stored(&sandbox, &key, &[]).says("k8s:enc:kms:").says("local-").never_says("mypassword").done();
+    sandbox.kprov(&["verify", &sandbox.cluster]).done();
+    assert_ne!(on_node(&sandbox, &["ls", "/kind/kprov/kms"]).code, Some(0));
+    restart_api_server(&sandbox);
+    until("the Secret can be read", || reads(&sandbox, "e2e"));
+    // What asks it as an API server does finds it right; its metrics hold no name of a Secret and no key.
+    let ask = |what: &[&str]| {
+        let socket = ["--socket", "/run/foreign-kms/kms.sock"];
+        on_node(&sandbox, &[&["/foreign/plugin", "kms"], what, &socket].concat())
+    };
+    ask(&["measure", "--calls", "200"]).ok().says("200 right").done();
+    ask(&["metrics"])
+        .ok()
+        .says("kprov_kms_up 1")
+        .says("kprov_kms_calls_total{operation=\"unwrap\"}")
+        .never_says("e2e")
+        .done();
+    // Its walks are those of any other KMS; its rotation is its owner's.
+    let encryption = |arguments: &[&str]| sandbox.kprov(&[&["encryption"], arguments, &[&sandbox.cluster]].concat());
+    encryption(&["migrate", "--to", "secretbox", "--no-scrub"]).done();
+    stored(&sandbox, &key, &[]).says("k8s:enc:secretbox:").done();
+    assert!(reads(&sandbox, "e2e"));
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn kind_makes_a_cluster_under_a_kms_of_a_bundle() {
+    let sandbox = Sandbox::on_engine(KPROV, "kmskind");
+    let (cluster, image) = (sandbox.cluster.as_str(), Sandbox::image());
+    let one = ["--profile", "kms-local", "--set", "nodes=[{role: control-plane}]"];
+    let target = ["--name", cluster, "--image", &image, "--out", "bundle"];
+    sandbox.kprov(&[&["render"], &one[..], &target].concat()).done();
+    let mode =
+        |name: &str| std::fs::metadata(sandbox.path().join("bundle/kms").join(name)).unwrap().permissions().mode();
+    assert_eq!((mode("") & 0o777, mode("keys.yaml") & 0o777, mode("kprov") & 0o777), (0o700, 0o600, 0o700));
+    sandbox.kind(&["create", "cluster", "--config", "bundle/cluster.yaml"]).done();
+    let key = make_secret(&sandbox, "e2e");
+    stored(&sandbox, &key, &[]).says("k8s:enc:kms:").says("local-").never_says("mypassword").done();
+    sandbox.kprov(&["wait", cluster]).done();
+    sandbox.kprov(&["verify", cluster]).ok().says("KMS plugin: local works").done();
+    // Its plugin leaves, too, as that of any other cluster.
+    sandbox.kprov(&["encryption", "migrate", cluster, "--to", "secretbox", "--no-scrub"]).done();
+    assert_ne!(on_node(&sandbox, &["ls", "/kind/kprov/kms"]).code, Some(0));
+    assert!(reads(&sandbox, "e2e"));
+    sandbox.kprov(&["down", cluster]).done();
     sandbox.assert_clean();
 }

@@ -5,6 +5,7 @@
 mod harm;
 mod kills;
 mod kind;
+mod kms;
 mod load;
 mod restarts;
 mod several;

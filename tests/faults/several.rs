@@ -68,3 +68,55 @@ fn in_full_three_control_planes_change_while_clients_work() {
     sandbox.kprov(&["down", &sandbox.cluster]).done();
     sandbox.assert_clean();
 }
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn in_full_three_control_planes_under_a_kms_rotate_and_leave_it() {
+    let sandbox = Sandbox::on_engine(KPROV, "hakms");
+    let profile = "apiVersion: kprov.dev/v1alpha1\nkind: Profile\nmetadata: {name: ha-kms}\nextends: ha\nspec:\n  encryption:\n    \
+                   resources: [secrets]\n    providers:\n    - {type: kms, kms: {local: {}}}\n    - {type: identity}\n";
+    let profile = sandbox.write("ha-kms.yaml", profile).display().to_string();
+    sandbox.up(&["--profile", &profile]).done();
+    let load = Load::start(&sandbox.kubeconfig());
+    let stored = stored_alike(&sandbox);
+    assert!(stored.contains(":kms:"), "{stored}");
+    let keys = || {
+        let status = sandbox.kprov(&["kms", "status", &sandbox.cluster, "-o", "json"]).ok().json();
+        let plugins = status["plugins"].as_array().expect("a list").clone();
+        assert_eq!(plugins.len(), 3, "{status}");
+        plugins.iter().map(|plugin| plugin["report"]["keyId"].to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = keys();
+    for verb in [&["rotate"][..], &["rotate", "--retire"]] {
+        encryption(&sandbox, verb).done();
+        load.assert_unharmed();
+        let seen = load.seen();
+        eprintln!("{}: {seen}", verb.join(" "));
+        sandbox.kprov(&["verify", &sandbox.cluster]).done();
+    }
+    let after = keys();
+    assert!(before.len() == 1 && after.len() == 1 && before != after, "{before:?} {after:?}");
+
+    // Without its plugin, one of three goes on with what it has; the others serve.
+    let third = sandbox.node("control-plane3");
+    let on_third = |command: &[&str]| sandbox.kprov(&[&["exec", &third, "--"], command].concat());
+    on_third(&["systemctl", "stop", "kprov-kms"]).done();
+    sandbox.kprov(&["kms", "status", &sandbox.cluster]).fails().says(&third);
+    encryption(&sandbox, &["rotate"]).fails().says(&third);
+    load.assert_right();
+    on_third(&["systemctl", "start", "kprov-kms"]).done();
+    encryption(&sandbox, &["rotate"]).done();
+    sandbox.kprov(&["verify", &sandbox.cluster]).done();
+
+    encryption(&sandbox, &["migrate", "--to", "secretbox", "--no-scrub"]).done();
+    assert!(stored_alike(&sandbox).contains("secretbox"));
+    for role in ["control-plane", "control-plane2", "control-plane3"] {
+        let gone = ["exec", &sandbox.node(role), "--", "test", "!", "-e", "/kind/kprov/kms"];
+        sandbox.kprov(&gone).done();
+    }
+    sandbox.kprov(&["verify", &sandbox.cluster]).done();
+    let seen = load.end_right();
+    eprintln!("under a KMS and away from it: {seen}");
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    sandbox.assert_clean();
+}

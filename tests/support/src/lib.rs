@@ -6,12 +6,14 @@
 mod engine;
 mod fake_engine;
 mod job;
+mod openbao;
 mod run;
 mod sandbox;
 
 pub use engine::Engine;
 pub use fake_engine::{FakeEngine, Traits};
 pub use job::{Event, Job};
+pub use openbao::OpenBao;
 pub use run::Run;
 pub use sandbox::Sandbox;
 

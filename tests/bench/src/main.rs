@@ -6,6 +6,7 @@ mod by_hand;
 mod change;
 mod cluster;
 mod exercise;
+mod kms;
 mod load;
 mod plain;
 mod power;
@@ -37,7 +38,7 @@ struct Options {
 /// Something that can be measured: its name, what it is, and how.
 type Section = (&'static str, &'static str, fn(&Bench) -> Vec<Row>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 11] = [
     ("program", "start, rendering, size", program::measure),
     ("cluster", "a hardened cluster of two nodes: up, reset, memory", cluster::measure),
     ("several", "four clusters of one node", several::measure),
@@ -46,6 +47,9 @@ const SECTIONS: [Section; 8] = [
     ("change", "a flag of a running API server", change::flag),
     ("rewrite", "5,000 Secrets written anew", change::rewrite),
     ("exercise", "encryption at rest, from nothing to proof", exercise::measure),
+    ("kms", "the KMS plugin by itself: memory, wraps, beside plain calls of its server", kms::plugin),
+    ("kms-up", "a cluster under a KMS beside one without", kms::up),
+    ("kms-load", "5,000 Secrets under a KMS: wraps, unwraps, the first list after a restart", kms::load),
 ];
 
 /// What every measurement uses.

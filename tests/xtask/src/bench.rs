@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::ground::{Ground, cargo, release};
+use crate::tools;
 
 /// Options of `bench`.
 #[derive(Args)]
@@ -29,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         let ground = Ground::ensure(options.image.as_deref())?;
         command.arg("--rounds").arg(options.rounds.to_string()).args(&options.sections);
+        command.env("KPROV_OPENBAO", tools::openbao()?);
         ground.tell(command.env("KPROV_BENCH_PROGRAM", release()?));
     }
     if !command.status()?.success() {

@@ -279,7 +279,7 @@ fn a_cluster_goes_to_a_kms_and_back() {
     assert!(reads(&sandbox, "e2e"));
     encryption(&["disable"]).done();
     stored(&sandbox, &key, &[]).says("mypassword").done();
-    let left = "ls -d /kind/kprov/kms /run/kprov-kms /etc/systemd/system/kprov-kms.service || true; grep kms /etc/kubernetes/manifests/*";
+    let left = "ls -d /kind/kprov/kms /run/kprov-kms /etc/systemd/system/kprov-kms.service || true; grep kprov-kms /etc/kubernetes/manifests/*";
     assert_eq!(on_node(&sandbox, &["sh", "-c", left]).stdout, "");
     assert_ne!(on_node(&sandbox, &["systemctl", "is-active", "kprov-kms"]).code, Some(0));
     sandbox.engine().docker(&["restart", &sandbox.node("control-plane")]).done();

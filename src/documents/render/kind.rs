@@ -22,8 +22,8 @@ use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, AUTHENTICATION_FOLDER, ENCRYPTION_FOLDER};
 use super::{
-    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, kms, probes,
-    secrets, templates,
+    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, kms, probes, secrets,
+    templates,
 };
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.

@@ -162,7 +162,7 @@ const KNOWN: [(Benchmark, &[&str], Relation, &str); 13] = [
     ),
     (
         Benchmark::V1_12,
-        &["5.1.2", "5.1.4"],
+        &["5.1.2", "5.1.4", "5.1.5"],
         Relation::Laxer,
         "kube-bench counts what its question could not be answered with",
     ),

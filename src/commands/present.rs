@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write;
 
+use console::Term;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Severity, SourceCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -41,6 +42,23 @@ pub(super) fn print(bytes: &[u8]) {
     let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
+/// How many columns the terminal has that results go to; none if they go elsewhere.
+pub(super) fn columns() -> Option<usize> {
+    columns_of(&Term::stdout())
+}
+
+fn columns_of(terminal: &Term) -> Option<usize> {
+    terminal.size_checked().filter(|_| terminal.is_term()).map(|(_, columns)| columns.into())
+}
+
+/// A line that fits into so many columns: what is beyond is left out, and that is shown.
+pub(super) fn fitted(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_owned();
+    }
+    line.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// A table with aligned columns.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
@@ -72,9 +90,14 @@ pub fn print_error(output: Output, error: &CommandError) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// How wide an error is where there is room, and how wide at least.
+const ERROR_COLUMNS: (usize, usize) = (110, 40);
+
 fn drawn(error: &dyn Diagnostic, theme: GraphicalTheme) -> String {
     let error = Shown::of(error);
-    let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
+    let (most, least) = ERROR_COLUMNS;
+    let width = columns_of(&Term::stderr()).map_or(most, |columns| columns.clamp(least, most));
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(false);
     let mut text = String::new();
     if handler.render_report(&mut text, &error).is_err() {
         text = format!("{error}\n");
@@ -209,6 +232,13 @@ fn describe(error: &dyn Diagnostic) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_cut_at_the_edge() {
+        assert_eq!(fitted("abcdef", 6), "abcdef");
+        assert_eq!(fitted("äöüßef", 5), "äöüß…");
+        assert_eq!(fitted("abc", 0), "…");
+    }
 
     #[test]
     fn columns_are_aligned() {

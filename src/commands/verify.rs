@@ -27,31 +27,26 @@ pub(super) async fn verify(global: &Global, cluster: Option<&ClusterName>) -> Re
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How much of each check's evidence is shown where not all of it is asked for.
-const SHORT: usize = 96;
+/// How wide a line of evidence is where not all of it is asked for and no terminal tells.
+const COLUMNS: usize = 130;
 
 /// The evidence as text: all of it, or the beginning of each check's.
 pub(super) fn evidence(report: &Report, all: bool) -> String {
     let mut text = String::new();
+    let columns = present::columns().unwrap_or(COLUMNS);
     for check in &report.checks {
         let mark = match check {
             check if !check.ok => "FAIL",
             check if check.unproven => "none",
             _ => "ok  ",
         };
-        let evidence = if all || !check.ok { check.evidence.clone() } else { shortened(&check.evidence) };
-        text.push_str(&format!("{mark} {}: {evidence}\n", check.name));
+        let line = format!("{mark} {}: {}", check.name, check.evidence);
+        text.push_str(&if all || !check.ok { line } else { present::fitted(&line, columns) });
+        text.push('\n');
     }
     if let Some(canary) = &report.canary {
         let indented: String = canary.first_bytes.lines().map(|line| format!("       {line}\n")).collect();
         text.push_str(&format!("     the canary's first bytes in etcd ({}):\n{indented}", canary.stored));
     }
     text
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= SHORT {
-        return text.to_owned();
-    }
-    text.chars().take(SHORT).chain(['…']).collect()
 }

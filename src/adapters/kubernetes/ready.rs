@@ -309,6 +309,28 @@ pub async fn nodes(client: &Client) -> Result<BTreeMap<String, bool>, ApiError> 
     Ok(nodes.items.iter().map(|node| (node.name_any(), node_pending(node, None).is_none())).collect())
 }
 
+/// The ids of the pods that kubelets get from the API, by the names of their nodes: neither static ones nor those that have
+/// done their work.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server cannot be asked.
+pub async fn assigned(client: &Client) -> Result<BTreeMap<String, BTreeSet<String>>, ApiError> {
+    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
+    Ok(assigned_of(&pods.map_err(ApiError::request("listing the pods"))?.items))
+}
+
+fn assigned_of(pods: &[Pod]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut assigned = BTreeMap::<String, BTreeSet<String>>::new();
+    for pod in pods.iter().filter(|pod| !pod.annotations().contains_key(MIRROR)) {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        if let (Some(node), Some(id), false) = (node, pod.uid(), ["Succeeded", "Failed"].contains(&phase)) {
+            assigned.entry(node).or_default().insert(id);
+        }
+    }
+    assigned
+}
+
 /// Watches the cluster until nothing is pending any more. `observe` gets what is pending at each change.
 ///
 /// # Errors
@@ -403,6 +425,24 @@ mod tests {
             "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}});
         Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn kubelets_get_pods_from_the_api_that_are_neither_static_nor_done() {
+        let pod = |id: &str, node: Option<&str>, phase: &str, annotations: serde_json::Value| -> Pod {
+            let metadata = json!({"name": id, "uid": id, "annotations": annotations});
+            let pod =
+                json!({"metadata": metadata, "spec": {"nodeName": node, "containers": []}, "status": {"phase": phase}});
+            serde_json::from_value(pod).unwrap()
+        };
+        let pods = [
+            pod("a", Some("w"), "Running", json!({})),
+            pod("b", Some("w"), "Pending", json!({})),
+            pod("c", Some("w"), "Running", json!({MIRROR: "x"})),
+            pod("d", Some("w"), "Succeeded", json!({})),
+            pod("e", None, "Pending", json!({})),
+        ];
+        assert_eq!(assigned_of(&pods), [("w".to_owned(), ["a", "b"].map(str::to_owned).into())].into());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Owns what makes that quick. What the nodes need before their API server answers is its callers' affair.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use kube::Client;
 
 use crate::adapters::kubernetes::{self, ApiError, ready};
@@ -34,8 +34,14 @@ const SERVICE_LEADS: Duration = Duration::from_secs(40);
 /// How often it is looked at.
 const SERVICE: Duration = Duration::from_millis(500);
 
-/// How long a kubelet that was there before the API server may take to notice it.
+/// How long a kubelet that was there before the API server may take to notice it, and to come to its pods.
 const NOTICE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where a kubelet has a folder for each pod that it knows, by the pod's id.
+const PODS: &str = "/var/lib/kubelet/pods";
 
 /// A cluster whose nodes have booted again.
 pub(super) struct Again<'a> {
@@ -138,7 +144,28 @@ impl Again<'_> {
             }
             Ok(())
         };
-        tokio::try_join!(proof.await_ready(), connect, self.await_own_service())?;
+        tokio::try_join!(proof.await_ready(), connect, self.await_own_service(), self.rouse())?;
+        Ok(())
+    }
+
+    /// Starts kubelets anew that do not come to any of their pods. They ask for those apart from all else, and one that has
+    /// done so in vain, a moment before there was an API server, may wait ten seconds and more, while its node is Ready.
+    async fn rouse(&self) -> Result<(), ClusterError> {
+        let assigned = ready::assigned(self.client).await?;
+        let mut idle: Vec<&Node> = self.nodes.iter().filter(|node| assigned.contains_key(&node.name)).collect();
+        let begun = Instant::now();
+        while !idle.is_empty() && begun.elapsed() < NOTICE {
+            tokio::time::sleep(LOOK).await;
+            let known = join_all(idle.iter().map(|node| node.run(&["ls", PODS]))).await;
+            let knows = |node: &Node, folders: &str| {
+                assigned.get(&node.name).is_some_and(|pods| folders.lines().any(|folder| pods.contains(folder)))
+            };
+            // One that cannot be asked is not known to be idle.
+            let pairs = idle.into_iter().zip(known);
+            idle = pairs.filter_map(|(node, known)| (!knows(node, &known.ok()?)).then_some(node)).collect();
+        }
+        // Not one that somebody has stopped.
+        try_join_all(idle.iter().map(|node| node.run(&["systemctl", "try-restart", "kubelet"]))).await?;
         Ok(())
     }
 

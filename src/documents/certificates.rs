@@ -16,7 +16,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::documents::files::FileEntry;
-use crate::documents::render::KubernetesVersion;
+use crate::documents::render::{KubernetesVersion, NodeStart};
 use crate::documents::yaml;
 
 /// Where kubeadm keeps certificates on a control plane.
@@ -162,7 +162,9 @@ impl Pki {
         Ok(files)
     }
 
-    /// A control plane's kubeconfigs, but for the kubelet's. `endpoint` is where all nodes find the API server, `local` where this one does.
+    /// A control plane's kubeconfigs, but for the kubelet's. `endpoint` is where all nodes find the API server, `local` where
+    /// this one does. Only the first control plane has one of a super admin, as by `kubeadm join`
+    /// (cmd/kubeadm/app/phases/kubeconfig/kubeconfig.go, `CreateJoinControlPlaneKubeConfigFiles`).
     ///
     /// # Errors
     /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
@@ -171,13 +173,14 @@ impl Pki {
         cluster: &str,
         endpoint: &str,
         local: &str,
+        start: NodeStart,
     ) -> Result<Vec<FileEntry>, PkiError> {
         let mut wanted = vec![
             ("admin", "kubernetes-admin", Some(self.version.admin_group()), endpoint),
             ("controller-manager", "system:kube-controller-manager", None, local),
             ("scheduler", "system:kube-scheduler", None, local),
         ];
-        if self.version.has_super_admin() {
+        if self.version.has_super_admin() && start == NodeStart::Init {
             wanted.push(("super-admin", "kubernetes-super-admin", Some(MASTERS), endpoint));
         }
         let mut files = Vec::new();
@@ -412,12 +415,13 @@ mod tests {
 
     #[test]
     fn kubeconfigs_are_those_of_the_version() {
-        let list = |version| {
-            let files = pki(version).control_plane_kubeconfigs("c", "https://e:6443", "https://l:6443").unwrap();
+        let list = |version, start| {
+            let files = pki(version).control_plane_kubeconfigs("c", "https://e:6443", "https://l:6443", start).unwrap();
             files.into_iter().map(|file| file.path).collect::<Vec<_>>()
         };
-        assert_eq!(list("v1.20.2").len(), 3);
-        assert!(list("v1.36.2").contains(&"/etc/kubernetes/super-admin.conf".to_owned()));
+        assert_eq!(list("v1.20.2", NodeStart::Init).len(), 3);
+        assert!(list("v1.36.2", NodeStart::Init).contains(&"/etc/kubernetes/super-admin.conf".to_owned()));
+        assert_eq!(list("v1.36.2", NodeStart::JoinControlPlane), list("v1.20.2", NodeStart::Init));
     }
 
     #[test]

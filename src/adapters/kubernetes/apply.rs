@@ -8,12 +8,12 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
 use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::documents::profile::{Taint, TaintEffect, check_stream};
-use crate::documents::render::{KubernetesVersion, NodePlan};
+use crate::documents::profile::{Role, Taint, TaintEffect, check_stream};
+use crate::documents::render::{KubernetesVersion, NodePlan, control_plane_taints};
 
 use super::ApiError;
 
@@ -23,6 +23,9 @@ const FIELD_MANAGER: &str = "kprov";
 /// Where kubeadm notes the container runtime's socket on a node, and what it is in every node image.
 const SOCKET_ANNOTATION: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 const SOCKET: &str = "unix:///run/containerd/containerd.sock";
+
+/// The label that a node registers with in any case.
+const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// Applies every document of a YAML text, in order.
 ///
@@ -102,15 +105,17 @@ pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<()
         .map_err(ApiError::request(format!("taking the label {label} off {node}")))
 }
 
-/// Completes a worker's Node object with what `kubeadm join` and the kubelet's flags would have brought: the
-/// annotation with the runtime's socket, and the profile's taints. Waits until the node has registered.
+/// Completes a Node object with what `kubeadm join` and the kubelet's flags would have brought: the annotation with the
+/// runtime's socket, the taints, and a control plane's labels. Waits until the node has registered.
 ///
 /// # Errors
 /// [`ApiError`] if the node has not registered in time, or the API server refuses the change.
-pub async fn complete_worker(client: &Client, plan: &NodePlan, version: &KubernetesVersion) -> Result<(), ApiError> {
+pub async fn complete_node(client: &Client, plan: &NodePlan, version: &KubernetesVersion) -> Result<(), ApiError> {
     const REGISTER: Duration = Duration::from_secs(120);
     let api: Api<Node> = Api::all(client.clone());
-    let registered = await_condition(api.clone(), &plan.name, |node: Option<&Node>| node.is_some());
+    // A node may have no labels at first, and then takes those of the kubelet for all that there are.
+    let named = |node: Option<&Node>| node.is_some_and(|node| node.labels().contains_key(HOSTNAME));
+    let registered = await_condition(api.clone(), &plan.name, named);
     let not_ready = || ApiError::NotReady {
         seconds: REGISTER.as_secs(),
         pending: vec![format!("node {} has not registered", plan.name)],
@@ -119,17 +124,32 @@ pub async fn complete_worker(client: &Client, plan: &NodePlan, version: &Kuberne
     let doing = || format!("completing the node {}", plan.name);
     loop {
         let mut node = api.get(&plan.name).await.map_err(ApiError::request(doing()))?;
-        if version.annotates_runtime_socket() {
-            let annotations = node.metadata.annotations.get_or_insert_default();
-            annotations.insert(SOCKET_ANNOTATION.to_owned(), SOCKET.to_owned());
-        }
-        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
-        taints.extend(plan.taints.iter().map(api_taint));
+        complete(&mut node, plan, version);
         match api.replace(&plan.name, &PostParams::default(), &node).await {
             Ok(_) => return Ok(()),
             // kubelet has reported meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(ApiError::request(doing())(error)),
+        }
+    }
+}
+
+fn complete(node: &mut Node, plan: &NodePlan, version: &KubernetesVersion) {
+    if version.annotates_runtime_socket() {
+        node.annotations_mut().insert(SOCKET_ANNOTATION.to_owned(), SOCKET.to_owned());
+    }
+    let wanted = match plan.role {
+        Role::Worker => plan.taints.clone(),
+        Role::ControlPlane => {
+            let labels = version.control_plane_labels().iter().map(|label| ((*label).to_owned(), String::new()));
+            node.labels_mut().extend(labels);
+            control_plane_taints(version, plan)
+        }
+    };
+    let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
+    for taint in wanted.iter().map(api_taint) {
+        if !taints.contains(&taint) {
+            taints.push(taint);
         }
     }
 }
@@ -145,5 +165,47 @@ fn api_taint(taint: &Taint) -> ApiTaint {
         value: (!taint.value.is_empty()).then(|| taint.value.clone()),
         effect: effect.to_owned(),
         time_added: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_completed_as_kubeadm_join_does_it() {
+        let registered = || -> Node {
+            let not_ready = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+            serde_json::from_value(json!({"metadata": {"labels": {HOSTNAME: "n"}}, "spec": {"taints": [not_ready]}}))
+                .unwrap()
+        };
+        let plan = |role: &str| -> NodePlan {
+            let profile = serde_json::from_value(json!({
+                "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "test"},
+                "spec": {"nodes": [
+                    {"role": "control-plane"},
+                    {"role": role, "taints": [{"key": "a", "value": "b", "effect": "NoExecute"}]},
+                ]},
+            }))
+            .unwrap();
+            crate::documents::render::plan_nodes(&profile, "c").pop().unwrap()
+        };
+        let keys = |node: &Node| -> Vec<String> {
+            let taints = node.spec.as_ref().unwrap().taints.as_ref().unwrap();
+            taints.iter().map(|taint| taint.key.clone()).collect()
+        };
+        let (old, new) = ("v1.20.2".parse().unwrap(), "v1.36.2".parse().unwrap());
+
+        let mut node = registered();
+        complete(&mut node, &plan("worker"), &old);
+        complete(&mut node, &plan("worker"), &old);
+        assert_eq!(keys(&node), ["node.kubernetes.io/not-ready", "a"]);
+        assert_eq!(node.annotations()[SOCKET_ANNOTATION], SOCKET);
+        assert_eq!(node.labels().len(), 1);
+
+        let mut node = registered();
+        complete(&mut node, &plan("control-plane"), &new);
+        assert_eq!(keys(&node), ["node.kubernetes.io/not-ready", "node-role.kubernetes.io/control-plane", "a"]);
+        assert!(node.annotations().is_empty() && node.labels().len() == 3, "{:?}", node.labels());
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub use apply::{apply, await_namespace, complete_worker, probe_name_server_often, remove_label};
+pub use apply::{apply, await_namespace, complete_node, probe_name_server_often, remove_label};
 pub use bootstrap_tokens::delete_bootstrap_tokens;
 pub use certificates::{approve_serving_certificates, client_groups};
 pub use controllers::make_service_accounts;

@@ -161,8 +161,8 @@ pub struct Spec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Bootstrap {
-    /// As `phased` where there is one control plane, and kubeadm's configuration is not patched. Where that meets something in the image that it does not know, once
-    /// more from clean nodes as `kubeadm`.
+    /// As `phased` where kubeadm's configuration is not patched. Where that meets something in the image that it does not know,
+    /// once more from clean nodes as `kubeadm`.
     #[default]
     Auto,
     /// kubeadm's phases, ordered and awaited by kprov.

@@ -4,6 +4,7 @@
 //! kubeadm's API versions is in the templates; flags and fields come from `settings`.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +22,9 @@ pub const PLACEHOLDER_TOKEN: &str = "abcdef.0123456789abcdef";
 
 /// How long a bootstrap token is good for, should whoever made it be killed before deleting it.
 const TOKEN_TTL: &str = "15m0s";
+
+/// Where etcd's members find each other (cmd/kubeadm/app/constants/constants.go, `EtcdListenPeerPort`).
+const PEER_PORT: u16 = 2380;
 
 /// What the kubeadm and the kind templates both get.
 #[derive(Serialize)]
@@ -137,21 +141,55 @@ pub fn patches_flag(version: &KubernetesVersion) -> Option<String> {
 /// cluster of one node, which has to run everything itself.
 pub(super) fn taints(version: &KubernetesVersion, node: &NodePlan, keep_default: bool) -> Option<Vec<Value>> {
     let own = node.taints.iter().map(taint_value);
-    let default = version.control_plane_taints().iter().map(|key| {
-        let taint = Taint { key: (*key).to_owned(), value: String::new(), effect: TaintEffect::NoSchedule };
-        taint_value(&taint)
-    });
     match (node.role, keep_default) {
         (Role::ControlPlane, false) => Some(own.collect()),
         _ if node.taints.is_empty() => None,
-        (Role::ControlPlane, true) => Some(default.chain(own).collect()),
+        (Role::ControlPlane, true) => Some(control_plane_taints(version, node).iter().map(taint_value).collect()),
         (Role::Worker, _) => Some(own.collect()),
     }
+}
+
+/// The taints of a control plane of a cluster of several nodes: kubeadm's, and the profile's.
+#[must_use]
+pub fn control_plane_taints(version: &KubernetesVersion, node: &NodePlan) -> Vec<Taint> {
+    let default = version.control_plane_taints().iter().map(|key| Taint {
+        key: (*key).to_owned(),
+        value: String::new(),
+        effect: TaintEffect::NoSchedule,
+    });
+    default.chain(node.taints.iter().cloned()).collect()
 }
 
 fn taint_value(taint: &Taint) -> Value {
     // A Taint is plain data; its JSON cannot fail.
     serde_json::to_value(taint).unwrap_or_default()
+}
+
+/// The members of a new etcd cluster, by name and address, as etcd's flag `--initial-cluster` has them.
+#[must_use]
+pub fn initial_cluster(members: &[(String, IpAddr)]) -> String {
+    let member =
+        |(name, address): &(String, IpAddr)| format!("{name}=https://{}", SocketAddr::new(*address, PEER_PORT));
+    members.iter().map(member).collect::<Vec<_>>().join(",")
+}
+
+/// The configuration by which a control plane's etcd founds its cluster together with others, whose names and addresses are
+/// `members`, as [`initial_cluster`] has them. All else is as in [`kubeadm_config`] of a first control plane. It is not the
+/// cluster's own configuration, which knows nothing of single nodes.
+///
+/// # Errors
+/// Those of [`kubeadm_config`].
+pub fn founding_config(
+    inputs: &Inputs<'_>,
+    node: &NodePlan,
+    addresses: &NodeAddresses,
+    endpoint: &str,
+    token: &str,
+    members: &str,
+) -> Result<Zeroizing<String>, RenderError> {
+    let mut profile = inputs.profile.clone();
+    profile.spec.etcd.extra_args.entry("initial-cluster".to_owned()).or_insert_with(|| members.to_owned());
+    kubeadm_config(&Inputs { profile: &profile, ..*inputs }, node, NodeStart::Init, addresses, endpoint, token)
 }
 
 /// The kubeadm configuration of `node`: ClusterConfiguration, InitConfiguration or

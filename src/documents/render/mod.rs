@@ -44,7 +44,10 @@ pub use kms::{
     KMS_SERVER_PORT, PLUGIN_FOLDER, PLUGIN_IN_BUNDLE, PLUGIN_KEYS, PLUGIN_SOCKET_FOLDER, PLUGIN_START, kms_files,
     kms_key_file, kms_protocol, kms_server_config, kms_server_name,
 };
-pub use kubeadm::{PLACEHOLDER_TOKEN, kubeadm_config, patches_flag, skip_phases};
+pub use kubeadm::{
+    PLACEHOLDER_TOKEN, control_plane_taints, founding_config, initial_cluster, kubeadm_config, patches_flag,
+    skip_phases,
+};
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, NodeStart, control_plane_endpoint, load_balancer_name,
     needs_load_balancer, plan_nodes, role_name,

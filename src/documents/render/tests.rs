@@ -112,6 +112,30 @@ fn nodes_are_named_as_kind_names_them() {
 }
 
 #[test]
+fn members_that_found_an_etcd_cluster_differ_in_nothing_else() {
+    let members = [("a", "172.18.0.2"), ("b", "fd00::3")].map(|(name, at)| (name.to_owned(), at.parse().unwrap()));
+    let members = initial_cluster(&members);
+    assert_eq!(members, "a=https://172.18.0.2:2380,b=https://[fd00::3]:2380");
+    for (version, path) in [("v1.20.2", "/initial-cluster"), ("v1.37.0", "/0")] {
+        let case = Case::new(profile(json!({"nodes": [{"role": "control-plane", "count": 2}]})), version);
+        let nodes = plan_nodes(&case.profile, "lab");
+        let config = |founding: bool| {
+            let (node, token) = (&nodes[1], PLACEHOLDER_TOKEN);
+            let text = if founding {
+                founding_config(&case.inputs(), node, &ADDRESSES, "e:6443", token, &members)
+            } else {
+                kubeadm_config(&case.inputs(), node, NodeStart::Init, &ADDRESSES, "e:6443", token)
+            };
+            by_kind(&text.unwrap())
+        };
+        let (mut founding, plain) = (config(true), config(false));
+        let etcd = founding["ClusterConfiguration"].as_object_mut().unwrap().remove("etcd").unwrap();
+        assert!(etcd["local"]["extraArgs"].pointer(path).unwrap().to_string().contains(&members), "{etcd}");
+        assert_eq!(founding, plain, "{version}");
+    }
+}
+
+#[test]
 fn every_kubeadm_version_says_the_same() {
     let mut seen = Vec::new();
     for (version, api) in [("v1.22.9", "v1beta2"), ("v1.27.3", "v1beta3"), ("v1.37.0", "v1beta4")] {

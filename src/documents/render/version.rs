@@ -339,6 +339,20 @@ impl KubernetesVersion {
         self.at_least(1, 29)
     }
 
+    /// Whether a control plane's kubelet asks the API server of its own node, not the one that all nodes find: kubeadm's
+    /// feature gate `ControlPlaneKubeletLocalMode`, on by default from 1.33 on (KEP-4471).
+    #[must_use]
+    pub fn kubelet_asks_own_api_server(&self) -> bool {
+        self.at_least(1, 33)
+    }
+
+    /// Whether kubeadm keeps a list of all API servers beside its configuration, the ClusterStatus. It went in 1.22
+    /// (CHANGELOG-1.22, kubeadm).
+    #[must_use]
+    pub fn lists_api_servers(&self) -> bool {
+        !self.at_least(1, 22)
+    }
+
     /// Whether kubeadm binds the API server's client certificate for kubelets to the role `system:kubelet-api-admin`, from
     /// 1.36.1 on (CHANGELOG-1.36; cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go).
     #[must_use]
@@ -457,6 +471,8 @@ mod tests {
         assert!(!version("1.34.0").fails_on_cgroup_v1() && version("1.35.0").fails_on_cgroup_v1());
         assert_eq!(version("1.26.9").kms_protocol(), KmsProtocol::V1);
         assert_eq!(version("1.27.0").kms_protocol(), KmsProtocol::V2);
+        assert!(!version("1.32.9").kubelet_asks_own_api_server() && version("1.33.0").kubelet_asks_own_api_server());
+        assert!(version("1.21.9").lists_api_servers() && !version("1.22.0").lists_api_servers());
         assert!(!version("1.28.9").gates_kms_v1() && version("1.29.0").gates_kms_v1());
         assert!(version("1.28.9").dies_of_an_ill_kms() && !version("1.29.0").dies_of_an_ill_kms());
         assert_eq!(version("1.25.9").kms_health_check(KmsProtocol::V1), "kms-provider-0");

@@ -234,7 +234,7 @@ pub enum ClusterError {
         last_lines: String,
     },
     /// Something does not come that the fast start waits for.
-    #[error("{node}: {what} after {seconds} s")]
+    #[error("{node}: {what} after {seconds} s{}", quoted(silent.as_ref()))]
     #[diagnostic(
         code(kprov::cluster::fast_start),
         help("`--set bootstrap=kubeadm` makes the cluster by kubeadm's own way, which is slower and expects less")
@@ -246,6 +246,8 @@ pub enum ClusterError {
         what: &'static str,
         /// How long it was waited for.
         seconds: u64,
+        /// A static pod there that does not run, and its last lines.
+        silent: Option<(&'static str, String)>,
     },
     /// The image lacks what kind's images have.
     #[error("the image {image} has no CNI of its own ({path})")]
@@ -384,6 +386,13 @@ impl ClusterError {
     }
 }
 
+/// The last lines of a static pod that does not run, if there is one.
+fn quoted(silent: Option<&(&'static str, String)>) -> String {
+    silent.map_or_else(String::new, |(component, last_lines)| {
+        format!(". {} does not run. Its last lines:\n{last_lines}", called(component))
+    })
+}
+
 /// What people call a static pod.
 fn called(component: &str) -> &str {
     match component {
@@ -468,6 +477,14 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_run_is_quoted() {
+        let silent = Some(("etcd", "  | flag provided but not defined: -x".to_owned()));
+        let error = ClusterError::FastStart { node: "n".to_owned(), what: "nothing has come", seconds: 120, silent };
+        let expected = "n: nothing has come after 120 s. etcd does not run. Its last lines:\n  | flag provided but not defined: -x";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
     fn what_the_fast_start_alone_relies_on_may_be_otherwise() {
         for error in [
             command(1),
@@ -475,7 +492,7 @@ mod tests {
             NodeError::TimedOut { node: "n".to_owned(), command: "c".to_owned(), seconds: 1 }.into(),
             ApiError::NotReady { seconds: 150, pending: vec!["node n has not registered".to_owned()] }.into(),
             ApiError::Manifest { name: "CNI".to_owned(), reason: "odd".to_owned() }.into(),
-            ClusterError::FastStart { node: "n".to_owned(), what: "nothing has come", seconds: 120 },
+            ClusterError::FastStart { node: "n".to_owned(), what: "nothing has come", seconds: 120, silent: None },
         ] {
             assert!(error.is_unfamiliar(), "{error}");
         }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::adapters::kubernetes::ready::STATIC_PODS;
-use crate::adapters::node::{Node, STATIC_POD, last_lines};
+use crate::adapters::node::{Node, NodeError, STATIC_POD, last_lines};
 use crate::adapters::paths::{self, Paths};
 use crate::documents::names::ClusterName;
 
@@ -76,6 +76,33 @@ pub(super) async fn last_words(node: &Node, component: &str) -> Option<String> {
     let bare: Vec<&str> = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).collect();
     let lines = last_lines(&bare.join("\n"), 14);
     (!lines.is_empty()).then_some(lines)
+}
+
+/// The static pod of a control plane that has run and does not now, and its last words: the first one, by who waits for whom.
+pub(super) async fn silent(node: &Node) -> Option<(&'static str, String)> {
+    for component in STATIC_PODS {
+        if node.command_line(component).await.ok()?.is_none()
+            && let Some(words) = last_words(node, component).await
+        {
+            return Some((component, words));
+        }
+    }
+    None
+}
+
+/// The error of a command on a control plane, with the last words of what does not run there: that is mostly why.
+pub(super) async fn with_last_words(node: &Node, error: NodeError) -> NodeError {
+    match error {
+        NodeError::Command { node: name, command, code, last_lines } => {
+            let silent = silent(node).await;
+            let last_lines = match silent {
+                Some((component, words)) => format!("{last_lines}\n{component} does not run. Its last lines:\n{words}"),
+                None => last_lines,
+            };
+            NodeError::Command { node: name, command, code, last_lines }
+        }
+        other => other,
+    }
 }
 
 /// The starts of static pods that one may take for a loop, as [`crash_loop`] takes them; none if the node cannot be asked.

@@ -106,10 +106,10 @@ impl Proof<'_> {
         }
         // kube-proxy's own rules are there by now: what follows is to prove them, not ours.
         take_away(&stand_ins(self.inputs.profile, self.addresses.first()), self.nodes).await?;
-        step.done();
         if spec.hardening.file_modes == FileModes::Restrictive {
             try_join_all(self.nodes.iter().map(verify::restrict_file_modes)).await?;
         }
+        step.done();
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! Owns the order in which kubeadm is run and what is waited for. kubeadm stays the
 //! authority on what is on a node; what it is told comes from `render`.
 
+mod control_planes;
 mod kubeadm;
 mod phased;
 
@@ -50,10 +51,9 @@ impl Way {
         if profile.spec.patches_kubeadm() {
             return Self::Kubeadm;
         }
-        // Further control planes join by kubeadm's own protocol.
         match profile.spec.bootstrap {
-            Bootstrap::Auto | Bootstrap::Phased if profile.spec.count(Role::ControlPlane) == 1 => Self::Phased,
-            Bootstrap::Auto | Bootstrap::Phased | Bootstrap::Kubeadm => Self::Kubeadm,
+            Bootstrap::Auto | Bootstrap::Phased => Self::Phased,
+            Bootstrap::Kubeadm => Self::Kubeadm,
         }
     }
 
@@ -138,21 +138,26 @@ impl Build<'_> {
         &self.nodes[0]
     }
 
+    /// The first one first.
+    fn control_planes(&self) -> Vec<&Member> {
+        self.nodes.iter().filter(|member| member.plan.role == Role::ControlPlane).collect()
+    }
+
     fn joining(&self, start: NodeStart) -> impl Iterator<Item = &Member> {
         self.nodes.iter().filter(move |member| member.plan.start() == start)
     }
 
     /// Starts a node's container and waits for its init system, then tells kubeadm what it is to be.
     async fn boot(&self, member: &Member) -> Result<(), ClusterError> {
-        self.boot_with(member, |_| Ok(Vec::new())).await
+        self.boot_with(member, |_| Ok(Vec::new())).await.map(|_| ())
     }
 
-    /// The same, with more files, which may depend on the node's addresses.
+    /// The same, with more files, which may depend on the node's addresses. Gives those.
     async fn boot_with(
         &self,
         member: &Member,
         files: impl FnOnce(&NodeAddresses) -> Result<Vec<FileEntry>, ClusterError>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<NodeAddresses, ClusterError> {
         let step = self.context.reporter.step(&member.plan.name, "Booting");
         let booted = async {
             self.context.engine.start_container(&member.plan.name).await?;
@@ -165,12 +170,12 @@ impl Build<'_> {
             files.push(FileEntry::new(KUBEADM_CONFIG, 0o600, config.as_bytes()));
             member.node.put_files(&files).await?;
             member.node.wait_booted().await?;
-            Ok::<_, ClusterError>(())
+            Ok::<_, ClusterError>(addresses)
         };
         match booted.await {
-            Ok(()) => {
+            Ok(addresses) => {
                 step.done();
-                Ok(())
+                Ok(addresses)
             }
             Err(error) => {
                 step.fail(&error);
@@ -209,6 +214,14 @@ impl Build<'_> {
         let addresses = self.addresses().await?;
         let mut failed = lay(&stand_ins(self.inputs.profile, addresses.first()), &nodes).await;
         if self.facts.has_kindnet() && !self.inputs.profile.spec.networking.disable_default_cni {
+            // Further control planes register some seconds after all others, whose pods need not wait for them.
+            let first = |index: &usize| self.nodes[*index].plan.start() != NodeStart::JoinControlPlane;
+            let first: Vec<usize> = (0..nodes.len()).filter(first).collect();
+            if first.len() < nodes.len() && self.way == Way::Phased {
+                let (nodes, addresses): (Vec<Node>, Vec<NodeRecord>) =
+                    first.iter().map(|index| (nodes[*index].clone(), addresses[*index].clone())).unzip();
+                failed.extend(connect_pods(client, self.inputs.templates, &nodes, &addresses).await);
+            }
             failed.extend(connect_pods(client, self.inputs.templates, &nodes, &addresses).await);
         }
         slower(self.context, &failed);
@@ -240,7 +253,7 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Runs kubeadm; if it fails because the API server did not come up, says what the API server said.
+    /// Runs kubeadm; if it fails because a part of the control plane did not come up, says what that one said.
     async fn kubeadm(&self, member: &Member, arguments: &[&str]) -> Result<(), ClusterError> {
         let command: Vec<&str> = std::iter::once("kubeadm").chain(arguments.iter().copied()).collect();
         let node = member.node.patient(KUBEADM);
@@ -252,7 +265,7 @@ impl Build<'_> {
         };
         match ended {
             Ok(_) => Ok(()),
-            Err(error @ NodeError::Command { .. }) if member.plan.start() == NodeStart::Init => {
+            Err(error @ NodeError::Command { .. }) if member.plan.role == Role::ControlPlane => {
                 Err(self.explain(member, error).await)
             }
             Err(error) => Err(error.into()),
@@ -260,19 +273,25 @@ impl Build<'_> {
     }
 
     async fn explain(&self, member: &Member, error: NodeError) -> ClusterError {
-        const COMPONENT: &str = "kube-apiserver";
         if let Some(error) = logs::crash_loop(&member.node, "").await {
             return error;
         }
-        let runs = member.node.command_line(COMPONENT).await.ok().flatten().is_some();
-        match logs::last_words(&member.node, COMPONENT).await {
-            Some(last_lines) if !runs => ClusterError::StaticPod {
+        match logs::silent(&member.node).await {
+            Some((component, last_lines)) => ClusterError::StaticPod {
                 node: member.plan.name.clone(),
-                component: COMPONENT,
+                component,
                 last_lines,
                 cause: error.to_string(),
             },
-            _ => error.into(),
+            None => error.into(),
+        }
+    }
+
+    /// Runs a script of kubeadm's phases; if it fails where a part of the control plane does not run, says what that one said.
+    async fn phase(&self, member: &Member, what: &str, script: &str) -> Result<(), ClusterError> {
+        match member.node.script(what, script).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(logs::with_last_words(&member.node, error).await.into()),
         }
     }
 
@@ -312,8 +331,9 @@ mod tests {
             (Some("auto"), 1, Way::Phased, true),
             (Some("phased"), 1, Way::Phased, false),
             (Some("kubeadm"), 1, Way::Kubeadm, false),
-            (None, 3, Way::Kubeadm, false),
-            (Some("phased"), 3, Way::Kubeadm, false),
+            (None, 3, Way::Phased, true),
+            (Some("phased"), 3, Way::Phased, false),
+            (Some("kubeadm"), 3, Way::Kubeadm, false),
         ] {
             let profile = profile(bootstrap, control_planes);
             assert_eq!(Way::of(&profile), way, "{bootstrap:?} {control_planes}");

@@ -1,17 +1,20 @@
 #!/bin/sh
-# Runs kubeadm's first phases, and starts etcd and the API server alone: the manifests of the controller manager and the
-# scheduler wait in $later.
+# Runs kubeadm's first phases on a control plane, and starts etcd and, on the first one, the API server: the manifests $held, a
+# line each, wait in $later.
 #
-# Needs the phases $credentials and $pods, a line each, kubeadm's $config, $patches, a flag or nothing, and $manifests.
+# Needs the phases $credentials and $pods, a line each; kubeadm's $config, and the one that etcd is made by in $etcd; $patches, a
+# flag or nothing; $manifests.
 
+# phase NAME CONFIG [FLAG]
 phase() {
   # A phase is one word or two, and so are flags.
   # shellcheck disable=SC2086
-  kubeadm init phase $1 --config="${config:?}" ${2-}
+  kubeadm init phase $1 --config="$2" ${3-} < /dev/null
 }
 
-echo "${credentials:?}" | while IFS= read -r name; do phase "$name" < /dev/null; done
-echo "${pods:?}" | while IFS= read -r name; do phase "$name" "${patches?}" < /dev/null; done
+echo "${credentials:?}" | while IFS= read -r name; do phase "$name" "${config:?}"; done
+echo "${pods:?}" | while IFS= read -r name; do phase "$name" "$config" "${patches?}"; done
+phase 'etcd local' "${etcd:?}" "$patches"
 mkdir -p "${later:?}"
-mv "${manifests:?}/kube-controller-manager.yaml" "$manifests/kube-scheduler.yaml" "$later"
-phase kubelet-start
+echo "${held:?}" | while IFS= read -r name; do mv "${manifests:?}/$name.yaml" "$later"; done
+phase kubelet-start "$config"

@@ -104,6 +104,9 @@ pub enum Command {
         /// Leave everything as it is when something fails
         #[arg(long)]
         retain: bool,
+        /// Show when each step began and how long it took
+        #[arg(long)]
+        timings: bool,
     },
     /// Put a cluster aside: all of it stays, and nothing of it runs
     Stop {
@@ -253,6 +256,9 @@ pub struct Up {
     /// Start from a snapshot instead of a profile
     #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["profile", "set"])]
     pub from: Option<SnapshotName>,
+    /// Show when each step began and how long it took
+    #[arg(long, conflicts_with = "count")]
+    pub timings: bool,
     /// Leave everything as it is when something fails
     #[arg(long)]
     pub retain: bool,

@@ -28,6 +28,7 @@ mod target;
 mod up;
 mod verify;
 mod wait;
+mod waterfall;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Down { cluster, yes, all } => down::down(global, cluster.as_ref(), yes, all).await,
         Command::Ls => ls::ls(global).await,
         Command::Status { cluster } => status::status(global, cluster.as_ref()).await,
-        Command::Reset { cluster, retain } => up::reset(global, cluster.as_ref(), retain).await,
+        Command::Reset { cluster, retain, timings } => up::reset(global, cluster.as_ref(), retain, timings).await,
         Command::Snapshot { command } => snapshot::snapshot(global, command).await,
         Command::Break(arguments) => breakage::break_controls(global, &arguments).await,
         Command::Report(arguments) => report::report(global, &arguments).await,

@@ -51,7 +51,7 @@ pub(super) async fn snapshot(global: &Global, command: SnapshotCommand) -> Resul
             let start = Instant::now();
             let context = context(global).await?;
             let outcome = cluster::restore_snapshot(&context, &name, cluster.as_ref(), retain).await;
-            return up::complete(global, &context, outcome, start).await;
+            return up::complete(global, &context, outcome, start, false).await;
         }
         SnapshotCommand::Ls => list(global)?,
         SnapshotCommand::Rm { name } => {

@@ -13,6 +13,7 @@ use crate::operations::cluster::{self, ClusterError, Context, Outcome, Request};
 use crate::operations::load;
 use crate::progress::counted;
 
+use super::waterfall::waterfall;
 use super::{Result, context, present, target, verify};
 
 pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitCode> {
@@ -21,7 +22,7 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
     if let Some(snapshot) = &arguments.from {
         let context = Context { patience: arguments.wait, ..context(global).await? };
         let outcome = cluster::create_from(&context, snapshot, source.name.as_ref(), arguments.retain).await;
-        return complete(global, &context, outcome, start).await;
+        return complete(global, &context, outcome, start, arguments.timings).await;
     }
     let mut loaded = profile::load_layers(&source.profile, &source.set, &SearchPath::of_this_process())?;
     choose_network(&mut loaded.profile)?;
@@ -44,22 +45,23 @@ pub(super) async fn up(global: &Global, arguments: &grammar::Up) -> Result<ExitC
         return several(global, &context, &request, count, start).await;
     }
     let outcome = cluster::create(&context, &request).await;
-    complete(global, &context, outcome, start).await
+    complete(global, &context, outcome, start, arguments.timings).await
 }
 
-/// Completes what has made a cluster, anew or again, and shows it.
+/// Completes what has made a cluster, anew or again, and shows it, with the time of each step if asked.
 pub(super) async fn complete(
     global: &Global,
     context: &Context,
     outcome: std::result::Result<Outcome, ClusterError>,
     start: Instant,
+    timings: bool,
 ) -> Result<ExitCode> {
     let loaded = match &outcome {
         Ok(outcome) => load::preload(context, &outcome.record).await,
         Err(_) => Ok(()),
     };
     context.reporter.close();
-    show(global, &outcome?, start);
+    show(global, &outcome?, start, timings);
     loaded?;
     Ok(ExitCode::SUCCESS)
 }
@@ -139,19 +141,24 @@ async fn several(
     if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(SomeFailed { total: requests.len(), failed }.into()) }
 }
 
-pub(super) async fn reset(global: &Global, cluster: Option<&ClusterName>, retain: bool) -> Result<ExitCode> {
+pub(super) async fn reset(
+    global: &Global,
+    cluster: Option<&ClusterName>,
+    retain: bool,
+    timings: bool,
+) -> Result<ExitCode> {
     let start = Instant::now();
     let context = context(global).await?;
     let name = target::name(&context, cluster).await?;
     let outcome = cluster::reset(&context, &name, retain).await;
-    complete(global, &context, outcome, start).await
+    complete(global, &context, outcome, start, timings).await
 }
 
-fn show(global: &Global, outcome: &Outcome, start: Instant) {
+fn show(global: &Global, outcome: &Outcome, start: Instant, timings: bool) {
     let seconds = start.elapsed().as_secs_f64();
     let record = &outcome.record;
     let entry = kubeconfig::entry_name(&record.name);
-    let value = json!({
+    let mut value = json!({
         "cluster": record.name,
         "profile": record.profile.metadata.name,
         "kubernetesVersion": record.version,
@@ -164,9 +171,13 @@ fn show(global: &Global, outcome: &Outcome, start: Instant) {
         "warnings": outcome.warnings,
         "evidence": outcome.report,
     });
+    if timings {
+        value["timings"] = json!(outcome.timings);
+    }
     present::result(global.output, &value, || {
+        let steps = if timings { format!("\n{}", waterfall(&outcome.timings)) } else { String::new() };
         format!(
-            "{}\nThe cluster {} is up: Kubernetes {}, {}, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
+            "{}{steps}\nThe cluster {} is up: Kubernetes {}, {}, {seconds:.1} s.\n  digest   {}\n  context  {entry} (in {})\n\n\
              Go on:\n  kubectl --context {entry} get nodes\n  kprov verify {}\n  kprov etcd keys secrets --cluster {}\n",
             verify::evidence(&outcome.report, false),
             record.name,

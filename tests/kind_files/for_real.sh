@@ -93,7 +93,7 @@ for file; do
       dump | normal >"$work/$by" || :
       ;;
     esac
-    if [ "$by" = kprov ]; then "$kprov" -q down "$name" >/dev/null; else "$kind" -q delete cluster --name "$name"; fi
+    if [ "$by" = kprov ]; then "$kprov" -q down "$name" >/dev/null 2>&1 || :; else "$kind" -q delete cluster --name "$name" || :; fi
   done
   case $outcome in *'does not'* | *'DOES NOT'*) failed=1 ;; esac
   if [ -f "$work/kprov" ] && [ -f "$work/kind" ]; then

@@ -220,9 +220,17 @@ fn the_record_and_keys_of_another_engines_cluster_are_kept() {
     }
     sandbox.kprov(&["down", "--all"]).ok().says("Left alone: the cluster \"lab\"").says("There was nothing to remove");
     assert_eq!(kept(), theirs.to_string());
+    // Nor does a "yes" forget them, whether it is to this cluster, to the only one or to all.
+    sandbox.kprov(&["down", "--all", "--yes"]).ok().says("Left alone: the cluster \"lab\"");
+    for command in [&["down", "--yes"][..], &["down", "lab", "--yes"]] {
+        sandbox.kprov(command).fails().says("the cluster \"lab\" is on another engine").says("--forget");
+    }
+    sandbox.kprov(&["down", "--forget"]).fails();
+    assert_eq!(kept(), theirs.to_string());
+    assert!(sandbox.path().join("data/kprov/clusters/lab/keys.json").exists());
     // Another one of that name, on this engine, is not what is forgotten.
     here.hold("lab-control-plane", &json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane"}));
-    sandbox.kprov(&["down", "lab", "--yes"]).ok().says("Removed lab.");
+    sandbox.kprov(&["down", "lab", "--forget"]).ok().says("Removed lab.");
     assert_eq!(here.left(), ["lab-control-plane"]);
     assert!(!sandbox.path().join("data/kprov/clusters/lab").exists());
 }

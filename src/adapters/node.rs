@@ -15,6 +15,9 @@ use crate::adapters::engine::{Engine, EngineError, ExecOutput, ExecSpec};
 use crate::documents::files::{FileEntry, first_file, pack};
 use crate::documents::profile::Role;
 
+/// The most bytes of a file that is read from a node, where students are root.
+const LARGEST_FILE: usize = 16 << 20;
+
 /// How long a container may take to boot its init system, as in kind.
 const BOOT: Duration = Duration::from_secs(30);
 
@@ -291,12 +294,12 @@ impl Node {
         self.named(what, output.and_then(|output| self.succeeded(&command, output)))
     }
 
-    /// A file's bytes; `None` if there is no such file. Works on a stopped node, too.
+    /// A file's bytes, 16 MiB at most; `None` if there is no such file. Works on a stopped node, too.
     ///
     /// # Errors
     /// [`NodeError::Engine`] if there is no such container, or the engine does not answer.
     pub async fn read_file(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
-        match self.engine.get_archive(&self.name, path).await {
+        match self.engine.get_archive(&self.name, path, LARGEST_FILE).await {
             Ok(archive) => Ok(first_file(&archive)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),

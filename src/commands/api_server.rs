@@ -36,7 +36,7 @@ pub(super) async fn api_server(global: &Global, command: ApiServerCommand) -> Re
     let name = target::name(&context, cluster.as_ref()).await?;
     let _lock = cluster::lock(&context, &name).await?;
     let found = cluster::find(&context.engine, Some(&name)).await?;
-    let nodes = found.all_control_planes(&context.engine, context.store().load(&name)?.as_ref())?;
+    let nodes = found.all_control_planes(&context.engine, cluster::record_if_here(&context, &name).await?.as_ref())?;
     let opened = target::open(&context, Some(&name)).await?;
     let client = opened.client().await?;
     if let Some(journal) = encryption::unfinished(&nodes).await? {

@@ -52,7 +52,19 @@ async fn only_one(context: &Context, yes: bool) -> Result<ClusterName> {
     }
 }
 
-pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, yes: bool, all: bool) -> Result<ExitCode> {
+/// What was said beside the cluster's name.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// Nobody is asked.
+    pub(super) yes: bool,
+    /// A cluster on another engine is forgotten.
+    pub(super) forget: bool,
+    /// Every cluster of kprov's goes.
+    pub(super) all: bool,
+}
+
+pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, how: How) -> Result<ExitCode> {
+    let How { yes, forget, all } = how;
     let context = context(global).await?;
     // First: a kprov that was killed early may have left something, but no cluster.
     cluster::delete_leftovers(&context).await?;
@@ -62,7 +74,7 @@ pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, yes: bo
         None => (vec![only_one(&context, yes).await?], Whose::Any),
     };
     let (mut removed, mut failed) = (Vec::new(), Vec::new());
-    for (name, result) in names.iter().zip(cluster::delete_all(&context, &names, whose, yes).await) {
+    for (name, result) in names.iter().zip(cluster::delete_all(&context, &names, whose, forget).await) {
         match result {
             Ok(what) if what.is_nothing() => {
                 let known =

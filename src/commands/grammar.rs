@@ -83,9 +83,12 @@ pub enum Command {
     Down {
         /// The cluster; if it is left out, and there is but one, that one, after a question
         cluster: Option<ClusterName>,
-        /// Do not ask; also forget a cluster whose engine is no more
+        /// Do not ask
         #[arg(short, long)]
         yes: bool,
+        /// Forget a cluster whose engine is no more: its record and its keys
+        #[arg(long, requires = "cluster", conflicts_with = "all")]
+        forget: bool,
         /// Remove every cluster that kprov made, and what killed commands have left
         #[arg(long, conflicts_with = "cluster")]
         all: bool,

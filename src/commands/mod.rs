@@ -85,7 +85,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => up::up(global, &arguments).await,
-        Command::Down { cluster, yes, all } => down::down(global, cluster.as_ref(), yes, all).await,
+        Command::Down { cluster, yes, forget, all } => {
+            down::down(global, cluster.as_ref(), down::How { yes, forget, all }).await
+        }
         Command::Ls => ls::ls(global).await,
         Command::Status { cluster } => status::status(global, cluster.as_ref()).await,
         Command::Reset { cluster, retain, timings } => up::reset(global, cluster.as_ref(), retain, timings).await,

@@ -71,7 +71,7 @@ struct NodeStatus {
 pub(super) async fn status(global: &Global, cluster: Option<&ClusterName>) -> Result<ExitCode> {
     let context = context(global).await?;
     let found = cluster::find(&context.engine, chosen(cluster)?.as_ref()).await?;
-    let record = context.store().load(&found.name)?;
+    let record = cluster::record_if_here(&context, &found.name).await?;
     let has_plugin = record.as_ref().and_then(|record| record.profile.kms()).is_some_and(Kms::is_own);
     let (ready, kms) = tokio::join!(ready_nodes(&context, &found.name), async {
         if has_plugin { plugins(&context, &found).await } else { Vec::new() }

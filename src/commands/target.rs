@@ -105,10 +105,7 @@ pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Re
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));
     let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
     // A record of a cluster of the same name on another engine says nothing of this one.
-    let record = match cluster::record_here(context, &found.name).await {
-        Err(ClusterError::Elsewhere { .. }) => None,
-        other => other?,
-    };
+    let record = cluster::record_if_here(context, &found.name).await?;
     let keys = if record.is_some() { context.store().load_keys(&found.name)? } else { None };
     Ok(Opened { nodes, record, keys, kubeconfig, found })
 }

@@ -379,7 +379,7 @@ mod tests {
     fn objects_are_yaml() {
         for one in &BREAKS {
             if let Action::Objects { text, .. } | Action::PlainText { secret: text } = one.action {
-                crate::documents::profile::check_stream(text).unwrap_or_else(|error| panic!("{}: {error}", one.name));
+                crate::documents::bounds::check_stream(text).unwrap_or_else(|error| panic!("{}: {error}", one.name));
             }
         }
     }

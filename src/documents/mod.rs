@@ -3,6 +3,7 @@
 //! Nothing here reads or writes a file, talks to an engine or knows a running cluster; the exceptions are a profile's
 //! own files, and the sources of keys that it names.
 
+pub mod bounds;
 pub mod breakage;
 pub mod certificates;
 pub mod cis;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
+use crate::documents::bounds::check_stream;
 use crate::documents::yaml;
 
 /// The container's name in kubeadm's manifest, and that of its process.
@@ -77,6 +78,7 @@ impl StaticPod {
     /// # Errors
     /// What is wrong with it.
     pub fn parse_of(container: &'static str, text: &str) -> Result<Self, String> {
+        check_stream(text)?;
         let document: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let mut manifest = Self { document, container };
         manifest.container().ok_or_else(|| format!("it has no container called {container} with a command"))?;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::adapters::kubernetes::{self, ApiError};
 use crate::adapters::node::{Node, NodeError};
+use crate::documents::bounds::check_stream;
 use crate::documents::breakage::{Action, BREAKS, Break};
 use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess, results};
 use crate::documents::encryption::Config;
@@ -407,6 +408,7 @@ async fn change_kubelet(client: &Client, node: &Node, fields: &[(&str, &str)]) -
     }
     let bad = |reason: String| NodeError::File { node: node.name.clone(), path: KUBELET_FILE.to_owned(), reason };
     let text = node.read_text(KUBELET_FILE).await?;
+    check_stream(&text).map_err(bad)?;
     let mut configuration: Value = serde_yaml::from_str(&text).map_err(|error| bad(error.to_string()))?;
     let mut wanted: Vec<(&str, Value)> = Vec::new();
     for (field, value) in fields {

@@ -120,6 +120,9 @@ pub fn look_into<E: From<CarryError>>(
     Ok(Offer { carried, contents })
 }
 
+/// The most bytes that a kubeconfig of kubeadm's may have, which has three certificates and a key.
+const LARGEST_ADMIN: u64 = 64 << 10;
+
 /// Nothing, if what this host would reach the cluster by is what kubeadm writes: a kubeconfig may name programs that are
 /// run, and files that are read, on this host.
 fn check_access(draft: &Draft) -> Result<(), UnfitError> {
@@ -127,8 +130,9 @@ fn check_access(draft: &Draft) -> Result<(), UnfitError> {
     for node in &draft.manifest.nodes {
         let unfit = |reason: String| UnfitError::Other { what: format!("archive of {}", node.name), reason };
         let Some((_, packed)) = draft.blobs.iter().find(|(blob, _)| *blob == node.archive) else { continue };
-        let archive = snapshot::unpack(packed).map_err(unfit)?;
-        let Some(admin) = snapshot::file(&archive, kubeconfig::ADMIN) else { continue };
+        let Some(admin) = snapshot::packed_file(packed, kubeconfig::ADMIN, LARGEST_ADMIN).map_err(unfit)? else {
+            continue;
+        };
         // The server does not matter: it is never the one that the file names.
         kubeconfig::for_cluster(&String::from_utf8_lossy(&admin), cluster, "https://127.0.0.1")
             .map_err(|error| unfit(error.to_string()))?;

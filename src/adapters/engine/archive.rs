@@ -22,17 +22,21 @@ impl Engine {
             .map_err(|error| self.error(format!("putting files into {container}"), error))
     }
 
-    /// An archive of a file or folder in a container, running or not.
+    /// An archive of a file or folder in a container, running or not, of at most so many bytes: whoever is root there decides
+    /// how large a file is.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if there is no such path.
-    pub async fn get_archive(&self, container: &str, path: &str) -> Result<Tarball, EngineError> {
+    /// [`EngineError::NotFound`] if there is no such path, [`EngineError::Large`] if there is more of it.
+    pub async fn get_archive(&self, container: &str, path: &str, most: usize) -> Result<Tarball, EngineError> {
         let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
         let mut stream = std::pin::pin!(self.docker.download_from_container(container, Some(options)));
         let mut archive = Zeroizing::new(Vec::new());
         while let Some(chunk) =
             stream.try_next().await.map_err(|error| self.error(format!("reading {path} in {container}"), error))?
         {
+            if archive.len() + chunk.len() > most {
+                return Err(EngineError::Large { path: path.to_owned(), container: container.to_owned(), most });
+            }
             archive.extend_from_slice(&chunk);
         }
         Ok(archive)

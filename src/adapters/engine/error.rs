@@ -139,6 +139,17 @@ pub enum EngineError {
         /// What the engine said.
         reason: String,
     },
+    /// A file in a container is larger than any of its kind.
+    #[error("{path} in {container} has more than {} MiB, and is not read", most >> 20)]
+    #[diagnostic(code(kprov::engine::large), help("look at it: no file that kprov reads there is so large by itself"))]
+    Large {
+        /// The file.
+        path: String,
+        /// The container.
+        container: String,
+        /// How many bytes are read at most.
+        most: usize,
+    },
     /// Anything else.
     #[error("{doing} failed: {reason}")]
     #[diagnostic(code(kprov::engine::failed))]

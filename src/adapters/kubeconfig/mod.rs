@@ -17,6 +17,7 @@ use serde_yaml::{Mapping, Value};
 use zeroize::Zeroizing;
 
 use crate::adapters::paths::{self, PathsError};
+use crate::documents::bounds::check_stream;
 use crate::documents::yaml;
 use lock::Lock;
 
@@ -286,6 +287,9 @@ struct Document {
 
 impl Document {
     fn parse(text: &str, origin: &str) -> Result<Self, KubeconfigError> {
+        // It may come from a node that somebody else has had, or from a stranger's snapshot.
+        check_stream(text)
+            .map_err(|reason| KubeconfigError::Yaml { origin: origin.to_owned(), place: format!(": {reason}") })?;
         let mut value: Value = serde_yaml::from_str(text).map_err(|error| KubeconfigError::Yaml {
             origin: origin.to_owned(),
             place: error

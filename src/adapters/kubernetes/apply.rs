@@ -12,7 +12,8 @@ use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::documents::profile::{Role, Taint, TaintEffect, check_stream};
+use crate::documents::bounds::check_stream;
+use crate::documents::profile::{Role, Taint, TaintEffect};
 use crate::documents::render::{KubernetesVersion, NodePlan, control_plane_taints};
 
 use super::ApiError;

@@ -19,6 +19,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
 
+use crate::documents::bounds::check_stream;
 use crate::documents::record::NodeRecord;
 
 use super::{ApiError, http_get};
@@ -166,6 +167,7 @@ async fn approve(api: &Api<CertificateSigningRequest>, mut request: CertificateS
 #[must_use]
 pub fn client_groups(kubeconfig: &str) -> Vec<String> {
     let groups = || {
+        check_stream(kubeconfig).ok()?;
         let document: serde_json::Value = serde_yaml::from_str(kubeconfig).ok()?;
         let data = document.pointer("/users/0/user/client-certificate-data")?.as_str()?.to_owned();
         let pem = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).ok()?;

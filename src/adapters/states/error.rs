@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::adapters::paths::PathsError;
+use crate::documents::snapshot::LARGEST;
 
 /// What went wrong with a snapshot.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -55,6 +56,30 @@ pub enum SnapshotError {
         /// The control plane.
         node: String,
     },
+    /// A node's container is gone, so that the cluster could not come back whole.
+    #[error("the cluster {cluster:?} lacks a node: {} is gone", gone.join(", "))]
+    #[diagnostic(
+        code(kprov::snapshot::incomplete),
+        help("nothing was kept; `kprov reset {cluster}` makes the cluster whole again, as it was on its first day")
+    )]
+    Incomplete {
+        /// The cluster.
+        cluster: String,
+        /// The nodes that are gone.
+        gone: Vec<String>,
+    },
+    /// All of it together is more than a snapshot may have.
+    #[error("the state of the cluster {cluster:?} has {} MiB, a snapshot has at most {} MiB", size >> 20, LARGEST >> 20)]
+    #[diagnostic(
+        code(kprov::snapshot::large),
+        help("nothing was kept; without `--with-images` it is smaller, if that was asked for")
+    )]
+    Large {
+        /// The cluster.
+        cluster: String,
+        /// Its size, in bytes.
+        size: u64,
+    },
     /// A file of a state is missing or not what it was.
     #[error("the snapshot is damaged: {path}: {reason}", path = path.display())]
     #[diagnostic(
@@ -96,13 +121,6 @@ pub enum SnapshotError {
         reference: String,
         /// The image's id.
         image_id: String,
-    },
-    /// The state's addresses cannot be had.
-    #[error("the snapshot's addresses cannot be used: {reason}")]
-    #[diagnostic(code(kprov::snapshot::addresses))]
-    Addresses {
-        /// Why not.
-        reason: String,
     },
     /// The state is of another Kubernetes version than the image says.
     #[error("the snapshot is of Kubernetes {snapshot}, the image {reference} holds {image}")]

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::documents::bounds::check_stream;
+
 use super::benchmark::Benchmark;
 
 /// All that is known.
@@ -125,8 +127,9 @@ impl NodeFacts {
                 "content" => {
                     let (what, bytes) = rest.split_once(' ').unwrap_or((rest, ""));
                     let bytes = decoded(bytes)?;
-                    let value =
-                        serde_yaml::from_slice(&bytes).map_err(|error| format!("{what} is no YAML: {error}"))?;
+                    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{what} is no text"))?;
+                    check_stream(text).map_err(|error| format!("{what} cannot be read: {error}"))?;
+                    let value = serde_yaml::from_str(text).map_err(|error| format!("{what} is no YAML: {error}"))?;
                     match what {
                         "kubelet" => facts.kubelet_file = Some(value),
                         "audit-policy" => facts.audit_policy = Some(value),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::documents::bounds::check_stream;
 use crate::documents::keys::{KeyMaterial, KeyRing, KmsProtocol, ProviderKeys, ProviderKind};
 
 use super::layout::{GroupResource, Precision};
@@ -324,6 +325,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it, without quoting it: it holds keys.
     pub fn parse(text: &str) -> Result<Self, String> {
+        check_stream(text).map_err(|_| "it is no YAML, or too large once its aliases are expanded")?;
         let document: Document = serde_yaml::from_str(text).map_err(|error| {
             let place = error.location().map(|place| format!(" (line {})", place.line())).unwrap_or_default();
             format!("it is no valid EncryptionConfiguration{place}")

@@ -37,7 +37,6 @@ pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, S
 pub use kubelet::is_kubelet_field;
 pub use load::{Loaded, check, load, load_layers, to_yaml};
 pub use names::{check_cluster_name, check_docker_network, check_image};
-pub use read::check_stream;
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
 

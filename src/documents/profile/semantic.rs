@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use crate::documents::bounds::check_stream;
 use crate::documents::cis::benchmark::{self, Benchmark};
 use crate::documents::images::whole_name;
 use crate::documents::keys::KeyMaterial;
@@ -16,7 +17,6 @@ use crate::documents::patches::{self, PatchError};
 
 use super::error::{Finding, near};
 use super::names;
-use super::read;
 use super::tree::{Node, Step};
 use super::{
     ApiServer, Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking,
@@ -758,7 +758,7 @@ impl Checks<'_, '_> {
             self.patch(&at!["containerdConfigPatches", index], patches::check_containerd(text));
         }
         for (index, text) in spec.containerd_config_patches_json6902.iter().enumerate() {
-            let checked = read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
             self.patch(&at!["containerdConfigPatchesJSON6902", index], checked);
         }
     }
@@ -766,13 +766,12 @@ impl Checks<'_, '_> {
     fn kubeadm_patches(&mut self, path: &[Step], merges: &[String], operations: &[PatchJson6902]) {
         let below = |steps: &[Step]| [path, steps].concat();
         for (index, text) in merges.iter().enumerate() {
-            let checked =
-                read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::merge_patches(text));
+            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::merge_patches(text));
             self.patch(&below(&["kubeadmConfigPatches".into(), index.into()]), checked.map(|_| ()));
         }
         for (index, written) in operations.iter().enumerate() {
             let text = &written.patch;
-            let checked = read::check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
             self.patch(&below(&["kubeadmConfigPatchesJSON6902".into(), index.into(), "patch".into()]), checked);
         }
     }
@@ -923,7 +922,7 @@ impl Checks<'_, '_> {
                     self.error("profile::manifest", "the manifest's file has no name", &path("file"), "empty");
                 }
                 (None, Some(text)) => {
-                    if let Err(why) = read::check_stream(text) {
+                    if let Err(why) = check_stream(text) {
                         let message = format!("the manifest `{}` is no YAML: {why}", manifest.name);
                         self.key_error("profile::manifest", message, &path("inline"), "in this text");
                     }

@@ -187,6 +187,41 @@ pub fn edit(tar: &[u8], mut change: impl FnMut(&str, &[u8]) -> Result<Edit, Stri
     Ok(Zeroizing::new(builder.into_inner().map_err(fail)?))
 }
 
+/// What a packed archive unfolds to, in bytes. It is read as a stream, and costs no memory.
+///
+/// # Errors
+/// What the decompressor said; also if the content is too large to be a node's.
+pub fn unfolded(packed: &[u8]) -> Result<u64, String> {
+    let decoder = zstd::stream::read::Decoder::new(packed).map_err(|error| error.to_string())?;
+    let size =
+        std::io::copy(&mut decoder.take(LARGEST + 1), &mut std::io::sink()).map_err(|error| error.to_string())?;
+    if size > LARGEST { Err(too_large().to_string()) } else { Ok(size) }
+}
+
+/// The bytes of one file in a packed archive of which nothing is believed; `path` is absolute. Neither the archive's size nor
+/// the file's, which is at most `most`, decides what this takes of memory.
+///
+/// # Errors
+/// What is wrong with the archive, or that the file is larger.
+pub fn packed_file(packed: &[u8], path: &str, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
+    let wanted = std::path::Path::new(path.trim_start_matches('/'));
+    let decoder = zstd::stream::read::Decoder::new(packed).map_err(|error| error.to_string())?;
+    for entry in tar::Archive::new(decoder.take(LARGEST)).entries().map_err(|error| error.to_string())? {
+        let mut entry = entry.map_err(|error| error.to_string())?;
+        if entry.path().map_err(|error| error.to_string())?.as_ref() != wanted || !entry.header().entry_type().is_file()
+        {
+            continue;
+        }
+        if entry.size() > most {
+            return Err(format!("{path} has {} bytes, more than {most}", entry.size()));
+        }
+        let mut content = Zeroizing::new(Vec::new());
+        entry.by_ref().take(most).read_to_end(&mut content).map_err(|error| error.to_string())?;
+        return Ok(Some(content));
+    }
+    Ok(None)
+}
+
 /// The bytes of one file in an archive; `path` is absolute.
 #[must_use]
 pub fn file(tar: &[u8], path: &str) -> Option<Zeroizing<Vec<u8>>> {
@@ -272,6 +307,16 @@ mod tests {
         assert_eq!(unpack(&packed).unwrap().as_slice(), tar);
         assert_eq!(unpack(&pack_canonical(&tar).unwrap()).unwrap().as_slice(), tar);
         assert!(unpack(&packed[..packed.len() - 9]).is_err());
+    }
+
+    #[test]
+    fn a_file_is_found_in_a_stream_and_a_large_one_is_refused() {
+        let packed = pack(&tar(&[("etc/large", &[7; 100_000]), ("etc/small", b"text")])).unwrap();
+        assert_eq!(packed_file(&packed, "/etc/small", 10).unwrap().unwrap().as_slice(), b"text");
+        assert_eq!(packed_file(&packed, "/etc/none", 10), Ok(None));
+        assert!(packed_file(&packed, "/etc/large", 99_999).unwrap_err().contains("more than 99999"));
+        assert!(packed_file(&packed[..packed.len() / 2], "/etc/none", 10).is_err());
+        assert!(unfolded(&packed).unwrap() > 100_000);
     }
 
     #[test]

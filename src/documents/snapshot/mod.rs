@@ -10,7 +10,7 @@ mod inspect;
 mod manifest;
 mod portable;
 
-pub use archive::{Edit, edit, file, pack, pack_canonical, unpack};
+pub use archive::{Edit, edit, file, pack, pack_canonical, packed_file, unfolded, unpack};
 pub use contents::{FILES, LARGEST, VOLUMES, check_images, check_node};
 pub use inspect::{Contents, UnfitError, inspect};
 pub use manifest::{Blob, Draft, Held, NodeState, ParseError, StateManifest, sha256};

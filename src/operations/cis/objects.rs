@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::adapters::kubernetes::{ApiError, http_get};
+use crate::documents::bounds::check_stream;
 use crate::documents::cis::facts::{Binding, List, Object, Objects, Role};
 
 /// The lists of what may be in the namespace `default`.
@@ -142,5 +143,5 @@ async fn kube_proxy(client: &Client) -> Result<Option<Value>, ApiError> {
     let maps: Vec<Value> =
         all_of(client, "/api/v1/namespaces/kube-system/configmaps?fieldSelector=metadata.name=kube-proxy").await?;
     let text = maps.first().and_then(|map| map["data"]["config.conf"].as_str());
-    Ok(text.and_then(|text| serde_yaml::from_str(text).ok()))
+    Ok(text.filter(|text| check_stream(text).is_ok()).and_then(|text| serde_yaml::from_str(text).ok()))
 }

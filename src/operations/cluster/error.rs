@@ -37,7 +37,7 @@ pub enum ClusterError {
     #[diagnostic(
         code(kprov::cluster::elsewhere),
         help(
-            "its record and keys are kept: set DOCKER_HOST={host} to work on it, or choose another `--name`. If that engine is no more, `kprov down {name} --yes` forgets the record and the keys"
+            "its record and keys are kept: set DOCKER_HOST={host} to work on it, or choose another `--name`. If that engine is no more, `kprov down {name} --forget` forgets the record and the keys"
         )
     )]
     Elsewhere {
@@ -361,7 +361,6 @@ impl ClusterError {
                     | State::Format { .. }
                     | State::Image { .. }
                     | State::Version { .. }
-                    | State::Addresses { .. }
                     | State::LoadBalancer { .. }
             ),
             _ => false,

@@ -99,7 +99,8 @@ pub(super) async fn have_image(context: &Context, reference: &str) -> Result<Ima
 pub(super) async fn containerd_metadata(context: &Context, image_id: &str) -> Result<Vec<u8>, ClusterError> {
     let engine = &context.engine;
     let probe = engine.create_container(probe_spec(image_id)).await?;
-    let read = engine.get_archive(&probe, "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db").await;
+    let read =
+        engine.get_archive(&probe, "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db", LARGEST_FILE).await;
     engine.remove_container(&probe).await?;
     match read {
         Ok(archive) => {
@@ -126,12 +127,15 @@ fn probe_spec(image_id: &str) -> ContainerSpec {
     }
 }
 
+/// The most bytes of a file that is read from an image: containerd's database has some.
+const LARGEST_FILE: usize = 64 << 20;
+
 /// Reads files out of a container that is never started.
 async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result<ImageFacts, ClusterError> {
     let engine = &context.engine;
     let probe = engine.create_container(probe_spec(&image.id)).await?;
     let read =
-        async |path: &str| match engine.get_archive(&probe, path).await {
+        async |path: &str| match engine.get_archive(&probe, path, LARGEST_FILE).await {
             Ok(archive) => Ok(crate::documents::files::first_file(&archive)
                 .map(|content| String::from_utf8_lossy(&content).into_owned())),
             Err(error) if error.is_not_found() => Ok(None),

@@ -47,7 +47,7 @@ pub use image::{ImageFacts, resolve_image};
 pub use interrupt::interrupted;
 pub use kms::{KmsRotation, install_kms, remove_kms_plugin, retire_kms, rotate_kms};
 pub use many::{create_all, delete_all, numbered};
-pub use owner::{record_here, require_here};
+pub use owner::{record_here, record_if_here, require_here};
 pub use power::{Switched, start, stop};
 pub use preflight::checks as host_checks;
 pub use reset::reset;

@@ -43,6 +43,17 @@ pub async fn record_here(context: &Context, name: &ClusterName) -> Result<Option
     Ok(record)
 }
 
+/// The record of a cluster on this engine; `None` if there is none, or if that of its name is of a cluster elsewhere.
+///
+/// # Errors
+/// [`ClusterError::Records`] if it cannot be read, [`ClusterError::Engine`].
+pub async fn record_if_here(context: &Context, name: &ClusterName) -> Result<Option<Record>, ClusterError> {
+    match record_here(context, name).await {
+        Err(ClusterError::Elsewhere { .. }) => Ok(None),
+        other => other,
+    }
+}
+
 /// Whether kprov made a container.
 pub(super) fn is_own(container: &Container) -> bool {
     container.labels.get(LABEL_OWNER).is_some_and(|owner| owner == "kprov")

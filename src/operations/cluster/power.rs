@@ -21,7 +21,7 @@ use crate::documents::snapshot::Held;
 
 use super::again::Again;
 use super::discover::find;
-use super::owner::record_here;
+use super::owner::record_if_here;
 use super::succession::{Live, Member, recover};
 use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, resolve_image};
 
@@ -92,10 +92,7 @@ fn runs(container: &Container) -> bool {
 /// running.
 pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, ClusterError> {
     let (found, _lock) = take(context, name).await?;
-    let record = match record_here(context, name).await {
-        Err(ClusterError::Elsewhere { .. }) => None,
-        other => other?,
-    };
+    let record = record_if_here(context, name).await?;
     if let Some(record) = &record {
         require_all(&found, record)?;
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use crate::adapters::kubeconfig;
 use crate::adapters::kubernetes::{self, ready};
 use crate::adapters::node::Node;
 use crate::adapters::states::{SnapshotError, States};
@@ -12,7 +13,8 @@ use crate::documents::keys::KeyRing;
 use crate::documents::names::{ClusterName, SnapshotName};
 use crate::documents::profile::Role;
 use crate::documents::record::Record;
-use crate::documents::snapshot::{Blob, Held, StateManifest};
+use crate::documents::render;
+use crate::documents::snapshot::{Blob, Draft, Held, LARGEST, StateManifest, packed_file, unfolded};
 use crate::operations::verify;
 
 use super::owner::{record_here, require_own};
@@ -53,6 +55,7 @@ pub async fn save(
     }
     let keys = store.load_keys(cluster)?;
     let nodes = found.nodes(&context.engine);
+    whole(&record, &nodes)?;
     refuse_change(cluster, &nodes).await?;
     let step = context.reporter.stage("Looking at what holds");
     let held = what_holds(context, &record, keys.as_ref(), &nodes).await?;
@@ -77,10 +80,42 @@ pub async fn save(
         }
         step.done();
     }
+    usable(&draft)?;
     let step = context.reporter.stage("Keeping it");
     states.keep_named(&draft, name)?;
     step.done();
     Ok(draft.manifest)
+}
+
+/// Nothing, if every node that the profile plans is there: one that is not kept cannot come back.
+fn whole(record: &Record, nodes: &[Node]) -> Result<(), SnapshotError> {
+    let planned = render::plan_nodes(&record.profile, &record.name).into_iter().map(|plan| plan.name);
+    let gone: Vec<String> = planned.filter(|name| nodes.iter().all(|node| node.name != *name)).collect();
+    if gone.is_empty() { Ok(()) } else { Err(SnapshotError::Incomplete { cluster: record.name.to_string(), gone }) }
+}
+
+/// Nothing, if what was read can be restored, as far as that can be told before: this host finds its way to it, and all of
+/// it together is no larger than an import takes.
+fn usable(draft: &Draft) -> Result<(), SnapshotError> {
+    let fail = |node: &str, reason: String| SnapshotError::Archive { node: node.to_owned(), reason };
+    let bytes = |blob: &Blob| draft.blobs.iter().find(|(known, _)| known == blob).map(|(_, bytes)| bytes.as_slice());
+    let record = &draft.manifest.record;
+    let first = render::plan_nodes(&record.profile, &record.name).into_iter().next();
+    let mut size = 0;
+    for node in &draft.manifest.nodes {
+        let archive = bytes(&node.archive).unwrap_or_default();
+        if first.as_ref().is_some_and(|first| first.name == node.name) {
+            let admin = packed_file(archive, kubeconfig::ADMIN, LARGEST).map_err(|reason| fail(&node.name, reason))?;
+            restore::access(record, &node.name, admin.as_deref().map(Vec::as_slice))?;
+        }
+        for packed in [Some(archive), node.images.as_ref().and_then(bytes)].into_iter().flatten() {
+            size += unfolded(packed).map_err(|reason| fail(&node.name, reason))?;
+        }
+    }
+    if size > LARGEST {
+        return Err(SnapshotError::Large { cluster: record.name.to_string(), size });
+    }
+    Ok(())
 }
 
 /// Nothing, if no change of encryption is under way: its journals are no part of a state.

@@ -208,9 +208,16 @@ pub(super) async fn stored(
     let etcd = Etcd::on(first.clone());
     let layout = kubernetes::layout(target.client, &expected.root).await?;
     let (mut checks, mut reports) = (Vec::new(), Vec::new());
+    for resource in &expected.left_out {
+        let name = format!("{resource} in the EncryptionConfiguration");
+        let file = expected.encryption_file.as_deref().unwrap_or_default();
+        checks.push(Check::new(name, false, format!("kprov was asked to encrypt it, {file} does not")));
+    }
     if expected.kms_plugin {
         let nodes: Vec<&Node> = control_planes(target).collect();
-        (checks, reports) = kms::plugins(&nodes).await?;
+        let (plugins, of_plugins) = kms::plugins(&nodes).await?;
+        checks.extend(plugins);
+        reports = of_plugins;
         if reports.len() < nodes.len() || reports.iter().any(|report| report.problem.is_some()) {
             // The API server would refuse to write, in words of its own.
             checks.push(Check::new("what is stored in etcd", false, "not looked at: the KMS does not work"));

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use crate::adapters::etcd::ROOT;
 use crate::adapters::node::Node;
 use crate::documents::encryption::{Config, GroupResource, KeyId, PLUGIN_SOCKET};
+use crate::documents::keys::ProviderKind;
 use crate::documents::profile::{FileModes, Role, is_kubelet_field};
 use crate::documents::render::{self, Inputs, SeccompDefault};
 use crate::documents::static_pod::flag_of;
@@ -28,8 +29,10 @@ pub struct Resource {
 pub struct Expected {
     /// Flags of each static pod's process that kprov set.
     pub flags: BTreeMap<&'static str, BTreeMap<String, String>>,
-    /// Encrypted resources.
+    /// Encrypted resources, as the API server's own file says.
     pub resources: Vec<Resource>,
+    /// Resources that kprov was asked to encrypt, as far as the file does not.
+    pub left_out: Vec<GroupResource>,
     /// What the API server puts in front of every key in etcd.
     pub root: String,
     /// Where the EncryptionConfiguration lies on control planes.
@@ -60,6 +63,7 @@ impl Expected {
             if let Some(file) = flag_of(&flags, "encryption-provider-config") {
                 let config = read_config(node, &file).await?;
                 expected.resources = resources(&config);
+                expected.left_out = left_out(target.inputs, &expected.resources);
                 expected.kms_plugin = config.asks(PLUGIN_SOCKET);
                 expected.encryption_file = Some(file);
             }
@@ -110,6 +114,7 @@ impl Expected {
         Ok(Self {
             flags,
             resources,
+            left_out: Vec::new(),
             root: ROOT.to_owned(),
             encryption_file: None,
             kms_plugin: false,
@@ -145,6 +150,19 @@ async fn read_config(node: &Node, file: &str) -> Result<Config, VerifyError> {
 fn resources(config: &Config) -> Vec<Resource> {
     let rules = config.resources().into_iter();
     rules.map(|(name, group)| Resource { rule: GroupResource::parse(name), writes: group.writes() }).collect()
+}
+
+/// What is to be encrypted, but has no rule in the file, or one by which it is written as plain text. By which provider and
+/// key it is encrypted is the file's to say: not all that it can say has a place in a profile.
+fn left_out(inputs: Option<&Inputs<'_>>, rules: &[Resource]) -> Vec<GroupResource> {
+    let Some(encryption) = inputs.and_then(|inputs| inputs.profile.spec.encryption.as_ref()) else { return Vec::new() };
+    if encryption.providers.first().is_none_or(|provider| provider.kind == ProviderKind::Identity) {
+        return Vec::new();
+    }
+    let plain = KeyId::identity().stored();
+    let encrypts = |wanted: &GroupResource| rules.iter().any(|rule| rule.rule == *wanted && rule.writes != plain);
+    let asked = encryption.resources.iter().map(|name| GroupResource::parse(name));
+    asked.filter(|wanted| !encrypts(wanted)).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
 use crate::documents::files::Tarball;
 use crate::documents::profile::Role;
-use crate::documents::record::NodeRecord;
+use crate::documents::record::{NodeRecord, Record};
 use crate::documents::snapshot::{Held, file, unpack};
 use crate::operations::verify::Report;
 
@@ -71,16 +71,27 @@ pub(super) async fn bring_back(
 /// The kubeconfig of a state's cluster, for this host.
 ///
 /// # Errors
-/// [`ClusterError::Kubeconfig`] or [`ClusterError::Snapshot`] if the state has none that kubeadm would write.
+/// [`ClusterError::Snapshot`] if the state has none that kubeadm would write.
 pub(super) fn kubeconfig_of(state: &Prepared) -> Result<Zeroizing<String>, ClusterError> {
-    let record = &state.record;
     let (first, archive) = state.nodes.first().ok_or(ClusterError::None)?;
-    let admin = file(archive, kubeconfig::ADMIN).ok_or_else(|| SnapshotError::Archive {
-        node: first.name.clone(),
-        reason: format!("it has no {}", kubeconfig::ADMIN),
-    })?;
+    let admin = file(archive, kubeconfig::ADMIN);
+    Ok(access(&state.record, &first.name, admin.as_deref().map(Vec::as_slice))?)
+}
+
+/// The kubeconfig by which this host reaches a cluster, from the one that its first node has.
+///
+/// # Errors
+/// [`SnapshotError::Archive`] if it has none, or not one that kubeadm would write.
+pub(in crate::operations::cluster) fn access(
+    record: &Record,
+    node: &str,
+    admin: Option<&[u8]>,
+) -> Result<Zeroizing<String>, SnapshotError> {
+    let fail = |reason: String| SnapshotError::Archive { node: node.to_owned(), reason };
+    let admin = admin.ok_or_else(|| fail(format!("it has no {}", kubeconfig::ADMIN)))?;
     let server = server_url(&record.profile, record.api_server_port);
-    Ok(kubeconfig::for_cluster(&String::from_utf8_lossy(&admin), &record.name, &server)?)
+    kubeconfig::for_cluster(&String::from_utf8_lossy(admin), &record.name, &server)
+        .map_err(|error| fail(error.to_string()))
 }
 
 impl Returning<'_> {

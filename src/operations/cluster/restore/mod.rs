@@ -13,12 +13,11 @@ use k8s_openapi::jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::adapters::engine::Image;
-use crate::adapters::records::RecordError;
 use crate::adapters::states::{SnapshotError, States};
 use crate::documents::files::Tarball;
 use crate::documents::keys::{KeyRing, StoredKeys};
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
-use crate::documents::render::{self, KubernetesVersion, NodePlan};
+use crate::documents::render::{self, KubernetesVersion, NodePlan, VersionError};
 use crate::documents::snapshot::{Held, StateManifest, unpack};
 use crate::documents::timings::Timings;
 
@@ -26,6 +25,7 @@ use super::owner::this_engine;
 use super::succession::{Live, Member, Successor, commit, follow};
 use super::{ClusterError, Context, Outcome, kms, resolve_image};
 
+pub(super) use bring_back::access;
 use nodes::Addresses;
 
 /// A state that has been read and checked as a whole.
@@ -61,15 +61,15 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         return Err(SnapshotError::Version { snapshot, image, reference: reference.clone() }.into());
     }
     kms::require(context, &record).await?;
+    let damaged = |what: &str, reason| SnapshotError::Damaged { path: what.into(), reason };
     let keys = match &manifest.keys {
         None => None,
         Some(blob) => {
             let bytes = states.read(blob)?;
-            let stored: StoredKeys = serde_json::from_slice(&bytes).map_err(|error| RecordError::Unreadable {
-                name: record.name.to_string(),
-                reason: error.to_string(),
-            })?;
-            Some(KeyRing::try_from(stored)?)
+            // Not what the parser says: it may quote a key.
+            let stored: StoredKeys =
+                serde_json::from_slice(&bytes).map_err(|_| damaged("its keys", "they cannot be read".to_owned()))?;
+            Some(KeyRing::try_from(stored).map_err(|error| damaged("its keys", error.to_string()))?)
         }
     };
     let (mut nodes, mut images) = (Vec::new(), Vec::new());
@@ -86,7 +86,8 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         }
         nodes.push((plan, archive));
     }
-    let version = record.version.parse()?;
+    let version: KubernetesVersion =
+        record.version.parse().map_err(|error: VersionError| damaged("its version", error.to_string()))?;
     let prepared = Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images };
     bring_back::kubeconfig_of(&prepared)?;
     Ok(prepared)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bollard::models::{
@@ -24,6 +25,32 @@ const ENDING: Duration = Duration::from_secs(10);
 
 /// How often it is looked at until then.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How many containers this process is having made.
+static MAKING: LazyLock<tokio::sync::watch::Sender<usize>> = LazyLock::new(|| tokio::sync::watch::Sender::new(0));
+
+/// A container that is being made, until this is dropped.
+struct Making;
+
+impl Making {
+    fn begin() -> Self {
+        MAKING.send_modify(|count| *count += 1);
+        Self
+    }
+
+    /// Waits until none is.
+    async fn none() {
+        // Its sender lives for as long as the process.
+        let mut making = MAKING.subscribe();
+        let _ = making.wait_for(|&count| count == 0).await;
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        MAKING.send_modify(|count| *count -= 1);
+    }
+}
 
 /// A container to be made.
 #[derive(Debug, Clone, Default)]
@@ -148,16 +175,26 @@ pub struct Container {
 impl Engine {
     /// Makes a container. It does not run yet, but files can be put into it.
     ///
+    /// The engine makes it, too, if nobody waits for it any more: then it is among [`Self::containers`].
+    ///
     /// # Errors
     /// [`EngineError::Conflict`] if the name is taken, others as they come.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<String, EngineError> {
         let name = spec.name.clone();
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        self.docker
-            .create_container(Some(options), body(spec))
-            .await
-            .map(|made| made.id)
-            .map_err(|error| self.error(format!("making the container {name}"), error))
+        let doing = || format!("making the container {name}");
+        let docker = self.docker.clone();
+        let making = Making::begin();
+        // By itself, so that a caller who has had enough does not break off what the engine goes on with all the same.
+        let request = tokio::spawn(async move {
+            let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+            let made = docker.create_container(Some(options), body(spec)).await;
+            drop(making);
+            made
+        });
+        match request.await {
+            Ok(made) => made.map(|made| made.id).map_err(|error| self.error(doing(), error)),
+            Err(error) => Err(EngineError::Failed { doing: doing(), reason: error.to_string() }),
+        }
     }
 
     /// Starts a container.
@@ -242,13 +279,15 @@ impl Engine {
         }
     }
 
-    /// All containers, running or not, that carry the label; `None` as its value takes any.
+    /// All containers, running or not, that carry the label; `None` as its value takes any. Those that this process is just
+    /// having made are waited for: whoever cleans up must not miss one.
     ///
     /// # Errors
     /// [`EngineError`] if the engine does not answer.
     pub async fn containers(&self, label: &str, value: Option<&str>) -> Result<Vec<Container>, EngineError> {
         let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
         let filters = [("label".to_owned(), vec![wanted])].into();
+        Making::none().await;
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let mut found: Vec<_> = self
             .docker
@@ -468,6 +507,9 @@ fn container(summary: ContainerSummary) -> Container {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -490,6 +532,51 @@ mod tests {
         let host = format!("unix://{}", socket.display());
         let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
         (folder, Engine { docker, host })
+    }
+
+    /// An engine that takes its time to make a container, and answers everything else at once: it has no containers. Tells
+    /// when it has made one.
+    fn slow_engine() -> (tempfile::TempDir, Engine, Arc<AtomicBool>) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let made = Arc::new(AtomicBool::new(false));
+        let has_made = made.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let made = has_made.clone();
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let length = stream.read(&mut request).await.unwrap_or_default();
+                    let (status, body) = if request[..length].starts_with(b"POST") {
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                        made.store(true, Ordering::SeqCst);
+                        (201, r#"{"Id": "a", "Warnings": []}"#)
+                    } else {
+                        (200, "[]")
+                    };
+                    let head =
+                        format!("HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Type: application/json\r\n");
+                    let length = format!("Content-Length: {}\r\n\r\n", body.len());
+                    let _ = stream.write_all([head.as_str(), length.as_str(), body].concat().as_bytes()).await;
+                });
+            }
+        });
+        let host = format!("unix://{}", socket.display());
+        let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
+        (folder, Engine { docker, host }, made)
+    }
+
+    #[tokio::test]
+    async fn a_list_waits_for_a_container_that_nobody_waits_for_any_more() {
+        let (_folder, engine, made) = slow_engine();
+        let creating = engine.create_container(ContainerSpec { name: "a".to_owned(), ..ContainerSpec::default() });
+        // What Ctrl-C does.
+        assert!(tokio::time::timeout(Duration::from_millis(50), creating).await.is_err());
+        assert!(!made.load(Ordering::SeqCst));
+        assert!(engine.containers("label", None).await.unwrap().is_empty());
+        assert!(made.load(Ordering::SeqCst));
     }
 
     #[tokio::test]

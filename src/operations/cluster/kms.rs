@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 
-use crate::adapters::engine::{ContainerSpec, ContainerState, Engine, ExecSpec, Restart};
+use crate::adapters::engine::{ContainerSpec, ContainerState, Engine, EngineError, ExecOutput, ExecSpec, Restart};
 use crate::adapters::node::{Node, NodeError, last_lines};
 use crate::adapters::program;
 use crate::adapters::states::States;
@@ -41,6 +41,9 @@ const SETUP: Duration = Duration::from_secs(60);
 
 /// How often it is asked meanwhile: each time is a process of the server's size.
 const ASK: Duration = Duration::from_millis(300);
+
+/// How long `bao` may take for one thing that it is asked.
+const COMMAND: Duration = Duration::from_secs(30);
 
 /// Does something on the server as who administers the key. That login is the last thing that the server sets up, so that
 /// it tells when all is there.
@@ -200,23 +203,32 @@ pub(super) async fn ensure(
 /// Runs `bao` with these arguments in the server's container, logged in as who administers the key; gives what it prints.
 ///
 /// # Errors
-/// [`ClusterError::Server`] if it fails.
+/// [`ClusterError::Server`] if it fails, or does not end.
 async fn administer(context: &Context, cluster: &ClusterName, arguments: &[&str]) -> Result<String, ClusterError> {
     let name = render::kms_server_name(cluster);
     let words = ["sh", "-euc", ADMINISTER, "administer"].iter().chain(arguments);
     let command = words.map(|&word| word.to_owned()).collect();
-    let failed = |reason: String| ClusterError::Server { name: name.clone(), reason, last_lines: String::new() };
-    let output = match context.engine.exec(&name, ExecSpec { command, ..ExecSpec::default() }).await {
-        Ok(output) => output,
-        Err(error) if error.is_not_found() => return Err(failed("there is no such container".to_owned())),
-        // It does not run (any more).
-        Err(crate::adapters::engine::EngineError::Conflict { reason, .. }) => return Err(failed(reason)),
-        Err(error) => return Err(error.into()),
-    };
+    let output = run(&context.engine, &name, command).await?;
     match output.code {
         0 => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        _ => Err(failed(last_lines(&String::from_utf8_lossy(&output.stderr), 3))),
+        _ => Err(failed(&name, last_lines(&String::from_utf8_lossy(&output.stderr), 3))),
     }
+}
+
+/// Runs a command in a server's container, but not for ever: one that is stuck would let everybody wait.
+async fn run(engine: &Engine, name: &str, command: Vec<String>) -> Result<ExecOutput, ClusterError> {
+    let running = engine.exec(name, ExecSpec { command, ..ExecSpec::default() });
+    match tokio::time::timeout(COMMAND, running).await {
+        Err(_) => Err(failed(name, format!("`bao` has not ended there within {} s", COMMAND.as_secs()))),
+        Ok(Err(error)) if error.is_not_found() => Err(failed(name, "there is no such container".to_owned())),
+        // It does not run (any more).
+        Ok(Err(EngineError::Conflict { reason, .. })) => Err(failed(name, reason)),
+        Ok(ended) => Ok(ended?),
+    }
+}
+
+fn failed(name: &str, reason: String) -> ClusterError {
+    ClusterError::Server { name: name.to_owned(), reason, last_lines: String::new() }
 }
 
 /// The server of a cluster.
@@ -422,4 +434,17 @@ async fn rotate_local(context: &Context, record: &Record, nodes: &ControlPlanes)
         give_keys(nodes, &ring).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_stuck_is_not_waited_for_without_end() {
+        let (_folder, engine) = Engine::silent();
+        let Err(error) = run(&engine, "c-kms", vec!["bao".to_owned()]).await else { panic!("it has answered") };
+        assert!(matches!(error, ClusterError::Server { .. }));
+        assert!(error.to_string().contains("c-kms does not work: `bao` has not ended there within 30 s"), "{error}");
+    }
 }

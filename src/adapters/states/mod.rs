@@ -67,7 +67,8 @@ impl States {
     /// [`SnapshotError::Paths`] if it cannot be written, [`SnapshotError::Damaged`] if it cannot be read back; the earlier one is then
     /// still there.
     pub fn keep_golden(&self, draft: &Draft) -> Result<String, SnapshotError> {
-        self.keep(draft, &self.golden_path(&draft.manifest.record.name))
+        let guard = self.guard()?;
+        self.keep(draft, &self.golden_path(&draft.manifest.record.name), &guard)
     }
 
     /// Keeps a state under a name. It is read back before it has one.
@@ -76,8 +77,10 @@ impl States {
     /// [`SnapshotError::Exists`] if a snapshot is called so, [`SnapshotError::Paths`] if it cannot be written,
     /// [`SnapshotError::Damaged`] if it cannot be read back; no snapshot has that name then.
     pub fn keep_named(&self, draft: &Draft, name: &SnapshotName) -> Result<String, SnapshotError> {
+        // Nobody else can take the name from here on.
+        let guard = self.guard()?;
         self.check_free(name)?;
-        self.keep(draft, &self.named_path(name))
+        self.keep(draft, &self.named_path(name), &guard)
     }
 
     /// Nothing, if no snapshot is called so.
@@ -91,8 +94,7 @@ impl States {
         Ok(())
     }
 
-    fn keep(&self, draft: &Draft, name: &Path) -> Result<String, SnapshotError> {
-        let _guard = self.guard()?;
+    fn keep(&self, draft: &Draft, name: &Path, _guard: &Guard) -> Result<String, SnapshotError> {
         for (blob, bytes) in &draft.blobs {
             let path = self.blob_path(blob);
             // The same bytes have the same name; what is there already is not taken on trust.
@@ -448,6 +450,22 @@ mod tests {
         states.remove(&snapshot("lesson")).unwrap();
         assert!(matches!(states.remove(&snapshot("lesson")), Err(SnapshotError::Unknown { .. })));
         assert_eq!((count(&states, "blobs"), count(&states, "manifests")), (0, 0));
+    }
+
+    #[test]
+    fn of_two_that_want_a_name_at_once_one_gets_it() {
+        let (_folder, states) = states();
+        let guard = states.guard().unwrap();
+        let both = [1, 2].map(|created| {
+            let states = states.clone();
+            std::thread::spawn(move || states.keep_named(&draft("a", b"1", created), &snapshot("lesson")))
+        });
+        // Both are at it, and wait.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(guard);
+        let kept = both.map(|one| one.join().unwrap());
+        assert_eq!(kept.iter().filter(|one| one.is_ok()).count(), 1);
+        assert!(kept.iter().any(|one| matches!(one, Err(SnapshotError::Exists { .. }))));
     }
 
     #[test]

@@ -202,8 +202,10 @@ impl Files {
 }
 
 fn remove_from(path: &Path, wait: Duration, name: &str) -> Result<bool, KubeconfigError> {
-    if !fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
-        return Ok(false);
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return Ok(false),
+        Err(_) => return remove_unfinished(path, wait).map(|()| false),
     }
     let result = change(path, wait, 0, |text, origin| {
         // A file without the name in it is not parsed at all, so that a broken one is no error here.
@@ -219,6 +221,19 @@ fn remove_from(path: &Path, wait: Duration, name: &str) -> Result<bool, Kubeconf
         Err(KubeconfigError::Lock { .. }) if !read_text(path)?.contains(name) => Ok(false),
         other => other,
     }
+}
+
+/// Removes what a kprov has left that was killed before it could give the name `path` to the first file there: the keys of an
+/// administrator are in it.
+fn remove_unfinished(path: &Path, wait: Duration) -> Result<(), KubeconfigError> {
+    // Links that lead in a circle lead to nothing that was left.
+    let Ok(target) = resolve(path) else { return Ok(()) };
+    if paths::temporaries(&target).is_empty() {
+        return Ok(());
+    }
+    let _locks = acquire_both(path, &target, wait)?;
+    paths::remove_leftovers(&target);
+    Ok(())
 }
 
 /// kubeadm's `admin.conf` as the kubeconfig of `cluster`: entries named `kind-CLUSTER`, the server replaced.
@@ -442,15 +457,20 @@ fn change(
         }
         _ => {}
     }
-    // Other programs lock the name that they were given. We lock the file behind it as well, since that is what
-    // we replace, in this order always.
-    let _lock = acquire(path, wait)?;
-    let _target_lock = if target == path { None } else { Some(acquire(&target, wait)?) };
+    let _locks = acquire_both(path, &target, wait)?;
     paths::remove_leftovers(&target);
     let text = read_text(&target)?;
     let Some(document) = edit(&text, &path.display().to_string())? else { return Ok(false) };
     paths::write_private(&target, document.to_text(text.len() + growth).as_bytes())?;
     Ok(true)
+}
+
+/// The locks of `path` and of the file behind it, if that is another. Other programs lock the name that they were given. We lock
+/// what we replace as well, in this order always.
+fn acquire_both(path: &Path, target: &Path, wait: Duration) -> Result<(Lock, Option<Lock>), KubeconfigError> {
+    let lock = acquire(path, wait)?;
+    let behind = if target == path { None } else { Some(acquire(target, wait)?) };
+    Ok((lock, behind))
 }
 
 fn acquire(path: &Path, wait: Duration) -> Result<Lock, KubeconfigError> {

@@ -340,6 +340,23 @@ fn leftovers_of_killed_writers_go_with_the_next_change() {
 }
 
 #[test]
+fn the_leftover_of_a_killed_first_writer_goes_with_the_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().join("config"), folder.path().join("link"));
+    let leftover = folder.path().join(".config.kprov-x1y2z3");
+    symlink(&path, &link).unwrap();
+    for given in [&path, &link] {
+        fs::write(&leftover, "half").unwrap();
+        assert!(at(given).remove("demo").unwrap().is_empty());
+        assert!(!leftover.exists(), "{}", given.display());
+    }
+    only_file(folder.path(), "link");
+    // Nothing is there, and nothing is made.
+    assert!(at(&folder.path().join("none/config")).remove("demo").unwrap().is_empty());
+    assert!(!folder.path().join("none").exists());
+}
+
+#[test]
 fn writers_side_by_side_lose_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config");

@@ -294,11 +294,14 @@ async fn attempt(
     let mut files = nodes::early_files(&inputs)?;
     files.extend(kms::plugin_files(context, &inputs).await?);
     let balancer = balancer::prepare(context, &inputs, request.load_balancer_image.as_deref()).await?;
-    let wanted = before.map_or(profile.spec.networking.api_server_port, |before| before.record.api_server_port);
+    let api_server_port = match before {
+        None => port::choose(context, profile, profile.spec.networking.api_server_port)?,
+        Some(before) => port::choose_again(context, profile, before.record.api_server_port).await?,
+    };
     let mut record = Record {
         load_balancer_image: balancer.as_ref().map(|balancer| balancer.reference.clone()),
         digest: digest.to_string(),
-        api_server_port: port::choose(context, profile, wanted)?,
+        api_server_port,
         ..draft.clone()
     };
     if before.is_none() {

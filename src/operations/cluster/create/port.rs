@@ -3,6 +3,7 @@
 //! It is fixed here, not by the engine, which would choose another one whenever the container starts.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Mutex;
 
@@ -10,7 +11,8 @@ use crate::adapters::engine::EngineError;
 use crate::documents::profile::Profile;
 use crate::documents::record::Record;
 
-use super::super::{ClusterError, Context};
+use super::super::Context;
+use super::super::succession::once_released;
 
 /// Ports that this process has chosen: one that nothing listens on yet may be chosen again by a neighbour.
 static CHOSEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -19,7 +21,7 @@ static CHOSEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 ///
 /// # Errors
 /// [`EngineError::PortTaken`] if it cannot be had.
-pub(super) fn choose(context: &Context, profile: &Profile, wanted: u16) -> Result<u16, ClusterError> {
+pub(super) fn choose(context: &Context, profile: &Profile, wanted: u16) -> Result<u16, EngineError> {
     if !context.engine.is_local() && wanted != 0 {
         return Ok(wanted);
     }
@@ -34,6 +36,14 @@ pub(super) fn choose(context: &Context, profile: &Profile, wanted: u16) -> Resul
             return Ok(port);
         }
     }
+}
+
+/// The same port again, for nodes that follow others: those have just been killed, and may have it for a moment more.
+///
+/// # Errors
+/// [`EngineError::PortTaken`] if somebody else has taken it meanwhile.
+pub(super) async fn choose_again(context: &Context, profile: &Profile, before: u16) -> Result<u16, EngineError> {
+    once_released(|| ready(choose(context, profile, before))).await
 }
 
 /// Gives a record another host port if its own is taken: only the kubeconfig names it.

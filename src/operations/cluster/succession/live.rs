@@ -64,15 +64,7 @@ impl<'a> Live<'a> {
 
     /// Starts a container; waits until what it needs has been released by the one before.
     pub(in super::super) async fn start_one(&self, member: &Member) -> Result<(), ClusterError> {
-        let deadline = tokio::time::Instant::now() + RELEASE;
-        loop {
-            match self.context.engine.start_container(&member.id).await {
-                Err(EngineError::PortTaken { .. }) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                other => return Ok(other?),
-            }
-        }
+        Ok(once_released(|| self.context.engine.start_container(&member.id)).await?)
     }
 
     /// Starts containers whose addresses the engine chooses, so that it most likely chooses those that the record knows:
@@ -161,6 +153,24 @@ impl World for Live<'_> {
         let kept = logs::keep(&self.context.paths, self.name, &nodes).await;
         if let Ok(mut logs) = self.logs.lock() {
             *logs = kept;
+        }
+    }
+}
+
+/// Tries what needs a port that a container which has just been killed may still have, until it has let go of it.
+///
+/// # Errors
+/// Whatever fails but for that; [`EngineError::PortTaken`] if the port is not free in good time.
+pub(in super::super) async fn once_released<T, F: Future<Output = Result<T, EngineError>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, EngineError> {
+    let deadline = tokio::time::Instant::now() + RELEASE;
+    loop {
+        match attempt().await {
+            Err(EngineError::PortTaken { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            other => return other,
         }
     }
 }
@@ -364,4 +374,40 @@ pub(in super::super) async fn remove_generation(
     generation: u64,
 ) -> Result<(), ClusterError> {
     raze(&Live::new(context, name), generation).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn taken() -> EngineError {
+        EngineError::PortTaken { container: "c".to_owned(), reason: "another has it".to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_is_waited_for_but_not_for_ever() {
+        let mut tries = 0;
+        let port = once_released(|| {
+            tries += 1;
+            ready(if tries < 4 { Err(taken()) } else { Ok(6443) })
+        });
+        assert_eq!(port.await.unwrap(), 6443);
+        assert_eq!(tries, 4);
+        let begun = Instant::now();
+        let error = once_released(|| ready(Err::<u16, _>(taken()))).await.unwrap_err();
+        assert!(matches!(error, EngineError::PortTaken { .. }));
+        assert_eq!(begun.elapsed().as_secs(), RELEASE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_time_does_not_mend_is_told_at_once() {
+        let full = || EngineError::DiskFull { doing: "starting".to_owned(), reason: "full".to_owned() };
+        let begun = Instant::now();
+        assert!(matches!(once_released(|| ready(Err::<(), _>(full()))).await, Err(EngineError::DiskFull { .. })));
+        assert!(begun.elapsed() < AGAIN);
+    }
 }

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 
 use crate::progress::Reporter;
 
-pub(super) use live::{Live, commit, follow, recover, remove_generation};
+pub(super) use live::{Live, commit, follow, once_released, recover, remove_generation};
 pub use live::{lock, recover_unless_whole};
 
 /// What follows the name of a container that is to become a node, and is none yet.

@@ -114,7 +114,8 @@ pub(super) async fn containerd_metadata(context: &Context, image_id: &str) -> Re
 /// A container that is never started.
 fn probe_spec(image_id: &str) -> ContainerSpec {
     ContainerSpec {
-        name: format!("kprov-probe-{}", std::process::id()),
+        // Whoever shares an engine from another container or host may have the same process id.
+        name: format!("kprov-probe-{:016x}", getrandom::u64().unwrap_or_else(|_| std::process::id().into())),
         image: image_id.to_owned(),
         // Never run; but an engine makes no container of an image that names no command.
         command: Some(vec![VERSION_FILE.to_owned()]),
@@ -159,6 +160,15 @@ async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_probe_is_in_anothers_way_and_all_are_known_for_kprovs() {
+        let (one, other) = (probe_spec("sha256:1"), probe_spec("sha256:1"));
+        assert_ne!(one.name, other.name);
+        assert!(one.name.starts_with("kprov-probe-"));
+        let labels = [(LABEL_OWNER, "kprov".to_owned()), (LABEL_PROCESS, std::process::id().to_string())];
+        assert_eq!(one.labels, labels.map(|(name, value)| (name.to_owned(), value)));
+    }
 
     #[test]
     fn the_cni_manifest_is_a_template_of_one_field() {

@@ -373,18 +373,44 @@ async fn change_each(
             Ok(false) => step.done(),
             Err(error) => {
                 step.fail(&error);
-                for (server, before) in changed {
-                    let step = reporter.step(&server.node.name, "Putting the old manifest back");
-                    if let Ok(Ok(())) = server.replace(&before, |detail| step.detail(detail)).await {
-                        server.commit().await?;
-                        step.done();
-                    }
-                }
+                take_back(reporter, &changed, change).await;
                 return Err(error);
             }
         }
     }
     Ok(changed.into_iter().map(|(server, _)| server.node.name.clone()).collect())
+}
+
+/// Gives the manifests of before back to control planes whose change came about. One that does not get its own back is told: the
+/// caller has another error to give, and the others are seen to all the same.
+async fn take_back(reporter: &Reporter, changed: &[(&ApiServer, StaticPod)], change: &Change) {
+    for (server, before) in changed {
+        let node = &server.node.name;
+        let step = reporter.step(node, "Putting the old manifest back");
+        let mut outcome = server.replace(before, |detail| step.detail(detail)).await;
+        if matches!(outcome, Ok(Ok(()))) {
+            outcome = server.commit().await.map(Ok);
+        }
+        match not_back(node, change, &outcome) {
+            None => step.done(),
+            Some(warning) => {
+                step.fail("it is not back as it was");
+                reporter.warn(&warning);
+            }
+        }
+    }
+}
+
+/// What is to be told of a control plane whose manifest of before was to be put back.
+fn not_back(node: &str, change: &Change, outcome: &Result<Result<(), Rejected>, NodeError>) -> Option<String> {
+    let reason = match outcome {
+        Ok(Ok(())) => return None,
+        Ok(Err(Rejected { reason, last_lines })) => format!("{reason}{}", quoted(last_lines)),
+        Err(error) => error.to_string(),
+    };
+    Some(format!(
+        "{node}: going back to the manifest before {change} did not come to its end: {reason}\nThe next `kprov apiserver` command finishes or takes back what is half done there; `kprov verify` tells what holds"
+    ))
 }
 
 /// A change from what was typed: `FLAG=VALUE` each.
@@ -443,6 +469,20 @@ mod tests {
                 let error = change.unwrap_err();
                 assert!(matches!(error, ApiServerError::OfEncryption { .. }), "{error}");
                 assert!(error.help().unwrap().to_string().contains("kprov encryption enable"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_control_plane_that_does_not_get_its_manifest_back_is_told() {
+        let change = parse_set(&words(&["profiling=false"])).unwrap();
+        assert_eq!(not_back("c-control-plane2", &change, &Ok(Ok(()))), None);
+        let rejected = Rejected { reason: "it ended".to_owned(), last_lines: "  | bad flag".to_owned() };
+        let gone = NodeError::TimedOut { node: "n".to_owned(), command: "cp".to_owned(), seconds: 7 };
+        for (outcome, reason) in [(Ok(Err(rejected)), "it ended. Its last lines:\n  | bad flag"), (Err(gone), "7 s")] {
+            let warning = not_back("c-control-plane2", &change, &outcome).unwrap();
+            for part in ["c-control-plane2", "--profiling=false", reason] {
+                assert!(warning.contains(part), "{warning}");
             }
         }
     }

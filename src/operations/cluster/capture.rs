@@ -1,7 +1,8 @@
 //! Reading a cluster's state out of its running nodes.
 //!
-//! Consistent because etcd stands still while it is copied, on all control planes at once: what is
-//! read is what a power failure would have left at that moment, which etcd is made to start from.
+//! Consistent because etcd stands still while it is copied: what is read is what a power failure would have left at that
+//! moment, which etcd is made to start from. Of several control planes, whose etcds would have to stand still at once, no
+//! state is read: callers refuse clusters with a load balancer, and only they have several.
 
 use std::time::Duration;
 
@@ -103,29 +104,14 @@ async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError
 }
 
 async fn try_read_nodes(nodes: &[Node], standstill: u32) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError> {
-    let control_planes: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
-    if control_planes.len() < 2 {
-        return try_join_all(nodes.iter().map(|node| {
-            let parts: &[&str] = match node.role {
-                Role::ControlPlane => &["halt", "copy", "prove", "resume", "volumes", "hand_out"],
-                Role::Worker => &["copy", "volumes", "hand_out"],
-            };
-            run(node, standstill, parts)
-        }))
-        .await;
-    }
-    // All stand still before any is copied, and go on only when all are: a moment that all have in common.
-    let copied = async {
-        try_join_all(control_planes.iter().map(|node| run(node, standstill, &["halt"]))).await?;
-        try_join_all(nodes.iter().map(|node| run(node, standstill, &["copy"]))).await?;
-        try_join_all(control_planes.iter().map(|node| run(node, standstill, &["prove"]))).await
-    }
-    .await;
-    let end: &[&str] = if copied.is_ok() { &["resume"] } else { &["resume", "discard"] };
-    let resumed = try_join_all(control_planes.iter().map(|node| run(node, standstill, end))).await;
-    copied?;
-    resumed?;
-    try_join_all(nodes.iter().map(|node| run(node, standstill, &["volumes", "hand_out"]))).await
+    try_join_all(nodes.iter().map(|node| {
+        let parts: &[&str] = match node.role {
+            Role::ControlPlane => &["halt", "copy", "prove", "resume", "volumes", "hand_out"],
+            Role::Worker => &["copy", "volumes", "hand_out"],
+        };
+        run(node, standstill, parts)
+    }))
+    .await
 }
 
 /// The images that were loaded into a node since it was made, packed; `None` if there are none. `built_in` is

@@ -3,7 +3,8 @@
 #
 #   sh -eu -c "$(cat static_pod.sh capture.sh)" capture COMMAND...
 #
-# The commands, run in their order: halt, copy, prove, resume, hand_out; `discard` takes away what a failed try left.
+# The commands, run in their order: halt, copy, prove, resume, volumes, hand_out. One that fails takes away what is there
+# until then, and lets etcd go on.
 # Parameters, by environment: FILES (shell patterns below ROOT), VOLUMES (paths below ROOT, whose data pods go on
 # writing), STANDSTILL (seconds after which etcd goes on by itself, should nobody resume it), LARGEST (how many bytes an
 # archive may have), ROOT (/), RUN (/run).
@@ -94,16 +95,16 @@ archive() {
 
 # Nothing that etcd has was touched since it was brought to a halt.
 prove() {
-  { read -r etcd; read -r _; read -r watchdog; } < "$still"
+  read -r etcd < "$still"
   threads "$etcd" > "$still.now"
   if [ -e "$still.over" ] || ! grep -q '^T$' "$still.now" || grep -q '^[^T/vn]$' "$still.now" ||
     [ "$(cat "$still.threads")" != "$(cat "$still.now")" ]; then
     echo "etcd did not stand still while its data was copied (it may for ${STANDSTILL:?} s)" >&2
     exit 75
   fi
-  kill -TERM -- "-$watchdog" 2>/dev/null || true
 }
 
+# The watchdog is there for as long as etcd stands still: whoever is killed before this leaves it to let etcd go on.
 resume() {
   if [ -e "$still" ]; then
     { read -r etcd; read -r leaders; read -r watchdog; } < "$still"

@@ -236,7 +236,7 @@ impl Pki {
             "preferences": {},
             "users": null,
         });
-        serde_yaml::to_string(&value).expect("plain data with text keys")
+        yaml::document(&value)
     }
 
     fn client(&self, user: &str, group: Option<&str>) -> Result<Identity, PkiError> {

@@ -15,6 +15,7 @@ use crate::documents::breakage::{Action, BREAKS, Break};
 use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess, results};
 use crate::documents::encryption::Config;
 use crate::documents::static_pod::{Change, StaticPod};
+use crate::documents::yaml;
 use crate::operations::api_server::{self, ApiServer, ApiServerError};
 use crate::operations::cis::{self, CisError, Target};
 use crate::operations::cluster::ControlPlanes;
@@ -416,8 +417,7 @@ async fn change_kubelet(client: &Client, node: &Node, fields: &[(&str, &str)]) -
         put(&mut configuration, field, value.clone());
         wanted.push((field, value));
     }
-    let text = serde_yaml::to_string(&configuration).map_err(|error| bad(error.to_string()))?;
-    node.replace_file(KUBELET_FILE, 0o600, text.as_bytes()).await?;
+    node.replace_file(KUBELET_FILE, 0o600, yaml::document(&configuration).as_bytes()).await?;
     node.run(&["systemctl", "restart", "kubelet"]).await?;
     let mut reason = String::new();
     let watch = async {

@@ -51,6 +51,29 @@ fn upward(room: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The words behind those chains of `super::` in a file that leave its room. `module` is the file's path as a module, with
+/// the room first.
+fn out_of_the_room(module: &[String], text: &str) -> Vec<String> {
+    let (code, tests) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, ""));
+    // Tests in the file are a module below it.
+    let leaves = |text: &str, depth: usize| -> Vec<String> {
+        climbs(text).into_iter().filter(|(steps, _)| *steps >= depth).map(|(_, word)| word).collect()
+    };
+    let mut words = leaves(code, module.len());
+    words.extend(leaves(tests, module.len() + 1));
+    words
+}
+
+/// The path of a file below `root` as a module.
+fn module_of(root: &Path, file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix(root).unwrap().with_extension("");
+    let mut module: Vec<String> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.last().is_some_and(|last| last == "mod") {
+        module.pop();
+    }
+    module
+}
+
 #[test]
 fn imports_run_downward() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -65,6 +88,9 @@ fn imports_run_downward() {
         let text = fs::read_to_string(&file).unwrap();
         looked_at += 1;
         wrong.extend(upward(room, &text).into_iter().map(|name| format!("{} uses {name}", inside.display())));
+        // Between rooms, `crate::` is said: so a reader sees it, and so does this test.
+        let out = out_of_the_room(&module_of(&root, &file), &text);
+        wrong.extend(out.into_iter().map(|name| format!("{} leaves its room for {name:?}", inside.display())));
     }
     assert!(looked_at > 80, "only {looked_at} files were found");
     assert_eq!(wrong, Vec::<String>::new());
@@ -77,6 +103,24 @@ fn an_import_that_runs_upward_is_seen() {
     assert_eq!(upward("operations", "let x = crate::commands::run();"), ["commands"]);
     assert_eq!(upward("commands", "use crate::documents::keys;\n// crate::nonsense"), Vec::<String>::new());
     assert_eq!(upward("progress", "use crate::documents::keys;"), ["documents"]);
+}
+
+#[test]
+fn a_way_out_of_a_room_by_super_is_seen() {
+    let out = |file: &str, text: &str| out_of_the_room(&module_of(Path::new("/src"), Path::new(file)), text);
+    let text = "use super::super::operations::verify;";
+    assert_eq!(out("/src/adapters/node.rs", text), ["operations"]);
+    assert_eq!(out("/src/adapters/kubernetes/mod.rs", text), ["operations"]);
+    assert_eq!(out("/src/adapters/kubernetes/stored.rs", text), Vec::<String>::new());
+    assert_eq!(out("/src/kms/mod.rs", "use super::commands::run;"), ["commands"]);
+    assert_eq!(
+        out("/src/adapters/a/b.rs", "super::super::super::{operations::x, commands}"),
+        ["operations", "commands"]
+    );
+    // What tests in a file climb out of first is their own module.
+    let tests = |path: &str| format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n    use {path};\n}}\n");
+    assert_eq!(out("/src/adapters/node.rs", &tests("super::super::etcd::Etcd")), Vec::<String>::new());
+    assert_eq!(out("/src/adapters/node.rs", &tests("super::super::super::operations::x")), ["operations"]);
 }
 
 /// The paths that follow each `crate::ROOM::` or `super::` in a file, as the first two words; lists in braces are opened.
@@ -200,18 +244,9 @@ fn files_of_a_folder_use_each_other_in_no_circle() {
     // Of each folder, which of its files and folders uses which.
     let mut folders: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     for file in sources(&root) {
-        let mut module: Vec<String> = file
-            .strip_prefix(&root)
-            .unwrap()
-            .with_extension("")
-            .iter()
-            .map(|part| part.to_str().unwrap().to_owned())
-            .collect();
+        let module = module_of(&root, &file);
         if module.last().is_some_and(|last| last == "tests") {
             continue;
-        }
-        if module.last().is_some_and(|last| last == "mod") {
-            module.pop();
         }
         for (steps, word) in climbs(&fs::read_to_string(&file).unwrap()) {
             let Some(depth) = module.len().checked_sub(steps) else { continue };

@@ -26,8 +26,18 @@ use crate::{
 const SUITES: [&str; 2] = ["bookworm", "trixie"];
 
 /// The files that decide whether the first command works on a new machine, apart from kprov itself: that one is tested by
-/// `test`. The lock file says what has to be compiled.
-const INPUTS: [&str; 5] = [".cargo", "Cargo.toml", "Cargo.lock", "tests/node-image", "tests/xtask"];
+/// `test`. The lock file says what has to be compiled, the manifests of all members whether cargo begins at all, and with
+/// which features.
+const INPUTS: [&str; 8] = [
+    ".cargo",
+    "Cargo.toml",
+    "Cargo.lock",
+    "tests/bench/Cargo.toml",
+    "tests/node-image",
+    "tests/record/Cargo.toml",
+    "tests/support/Cargo.toml",
+    "tests/xtask",
+];
 
 /// What has been proven, below the workspace.
 const LOCK: &str = "tests/xtask/fresh.lock";
@@ -220,6 +230,21 @@ mod tests {
         let readme = "# kprov\n\n```\ncargo install --path .\ncargo xtask demo     # all\ncargo xtask test\n```\n";
         assert_eq!(first_command(readme).as_deref(), Some("cargo xtask demo"));
         assert_eq!(first_command("Run cargo xtask demo."), None);
+    }
+
+    #[test]
+    fn the_manifest_of_each_member_is_an_input() {
+        let manifest = fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).unwrap();
+        let members: Vec<&str> = members.split(',').map(|member| member.trim().trim_matches('"')).collect();
+        assert!(members.contains(&"tests/xtask"));
+        for member in members {
+            let manifest = format!("{member}/Cargo.toml");
+            assert!(INPUTS.contains(&member) || INPUTS.contains(&manifest.as_str()), "{manifest}");
+        }
+        for input in INPUTS {
+            assert!(workspace().join(input).exists(), "{input}");
+        }
     }
 
     #[test]

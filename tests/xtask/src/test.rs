@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
+    apt,
     ground::{Ground, cargo},
     node_image, tools,
 };
@@ -26,6 +27,8 @@ pub(crate) struct Options {
 
 /// Runs the tests; an error unless all of them pass.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // An engine behind ssh is this machine's, behind a server of the test's own.
+    apt::need(&[("sshd", "openssh-server"), ("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")])?;
     let ground = Ground::ensure(options.image.as_deref())?;
     let begin = Instant::now();
     let mut command = cargo(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]);

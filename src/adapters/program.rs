@@ -44,7 +44,8 @@ pub enum ProgramError {
 /// its libraries with their `loader` in `lib`, unless it needs none.
 ///
 /// # Errors
-/// [`ProgramError`].
+/// [`ProgramError::File`] if the program or one of its libraries cannot be read; [`ProgramError::Unfit`] if it is none for
+/// Linux on that architecture, or the one that the environment names needs libraries.
 pub fn files(architecture: &str, folder: &str) -> Result<Vec<FileEntry>, ProgramError> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);

@@ -252,7 +252,7 @@ impl Store {
     /// Writes what goes with a record, before the record itself is written.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if the folder cannot be made or the file not be written; what was there before is untouched.
     pub fn stage(&self, cluster: &ClusterName, succession: &Succession) -> Result<(), RecordError> {
         Ok(paths::write_private(&self.path(cluster).join(SUCCESSION), &json(succession))?)
     }
@@ -268,7 +268,7 @@ impl Store {
     /// Forgets what [`Self::stage`] has written. Nothing is no error.
     ///
     /// # Errors
-    /// [`RecordError::Paths`].
+    /// [`RecordError::Paths`] if it is there and cannot be removed.
     pub fn forget_staged(&self, cluster: &ClusterName) -> Result<(), RecordError> {
         remove_all(&self.path(cluster).join(SUCCESSION))
     }

@@ -131,7 +131,7 @@ async fn ask(client: &Client, path: &str) -> Option<Result<String, kube::Error>>
 /// The version that the API server tells, such as `v1.36.2`.
 ///
 /// # Errors
-/// [`ApiError::Request`].
+/// [`ApiError::Request`] if the API server does not answer, or refuses.
 pub async fn server_version(client: &Client) -> Result<String, ApiError> {
     let version = client.apiserver_version().await.map_err(ApiError::request("asking for the version"))?;
     Ok(version.git_version)

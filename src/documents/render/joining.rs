@@ -25,7 +25,7 @@ struct JoiningValues<'a> {
 /// The manifest. `kubeconfig` says where the cluster is and who vouches for it, and names no user.
 ///
 /// # Errors
-/// [`RenderError::Template`].
+/// [`RenderError::Template`] if the user's template in place of the built-in one cannot be rendered.
 pub fn joining_manifest(
     templates: &Templates,
     version: &KubernetesVersion,

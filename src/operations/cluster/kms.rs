@@ -141,7 +141,8 @@ fn has_server(record: &Record) -> bool {
 /// Holds that a state of the cluster can be read: without its server, nobody can.
 ///
 /// # Errors
-/// [`ClusterError::ServerGone`].
+/// [`ClusterError::ServerGone`] if the cluster has a server and that is not there; [`ClusterError::Engine`] if the engine
+/// cannot be asked.
 pub(super) async fn require(context: &Context, record: &Record) -> Result<(), ClusterError> {
     if has_server(record) && find(&context.engine, &record.name).await?.is_none() {
         return Err(ClusterError::ServerGone { name: render::kms_server_name(&record.name) });

@@ -367,7 +367,7 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
 /// Removes the containers of one generation, whatever else there is.
 ///
 /// # Errors
-/// [`ClusterError::Engine`].
+/// [`ClusterError::Engine`] if they cannot be listed, or one of them not be removed; others may be gone then.
 pub(in super::super) async fn remove_generation(
     context: &Context,
     name: &ClusterName,

@@ -445,4 +445,14 @@ mod tests {
         let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
         assert_eq!(config.current_context.as_deref(), Some("kubernetes-super-admin@c"));
     }
+
+    #[test]
+    fn the_public_kubeconfig_names_the_server_and_no_user() {
+        let server = "https://127.0.0.1:6443";
+        let config: serde_json::Value = serde_yaml::from_str(&pki("v1.36.2").public_kubeconfig(server)).unwrap();
+        assert_eq!(config["clusters"][0]["cluster"]["server"], server);
+        assert_eq!(config["clusters"][0]["name"], "");
+        assert_eq!(config["current-context"], "");
+        assert!(config["contexts"].is_null() && config["users"].is_null());
+    }
 }

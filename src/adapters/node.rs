@@ -224,21 +224,21 @@ impl Node {
         stdin: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<ExecOutput, NodeError> {
         let spec = ExecSpec { command: command.iter().map(|&word| word.to_owned()).collect(), env: Vec::new(), stdin };
-        self.in_time(command, self.engine.exec(&self.name, spec)).await
+        self.in_time(&command.join(" "), self.engine.exec(&self.name, spec)).await
     }
 
-    /// What comes of a command, if it comes in time.
-    async fn in_time(
+    /// What comes of something that is called `what`, if it comes in time.
+    async fn in_time<T>(
         &self,
-        command: &[&str],
-        output: impl Future<Output = Result<ExecOutput, EngineError>>,
-    ) -> Result<ExecOutput, NodeError> {
-        match tokio::time::timeout(self.deadline, output).await {
-            Ok(output) => Ok(output?),
+        what: &str,
+        outcome: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, NodeError> {
+        match tokio::time::timeout(self.deadline, outcome).await {
+            Ok(outcome) => Ok(outcome?),
             Err(_) => Err(NodeError::TimedOut {
                 node: self.name.clone(),
                 // Of a script, its beginning.
-                command: command.join(" ").chars().take(SHOWN).collect(),
+                command: what.chars().take(SHOWN).collect(),
                 seconds: self.deadline.as_secs(),
             }),
         }
@@ -290,19 +290,20 @@ impl Node {
     ) -> Result<String, NodeError> {
         let command = ["sh", "-euc", script];
         let words = command.iter().map(|&word| word.to_owned()).collect();
-        let output = self.in_time(&command, self.engine.exec_fed(&self.name, words, input)).await;
+        let output = self.in_time(&command.join(" "), self.engine.exec_fed(&self.name, words, input)).await;
         self.named(what, output.and_then(|output| self.succeeded(&command, output)))
     }
 
     /// A file's bytes, 16 MiB at most; `None` if there is no such file. Works on a stopped node, too.
     ///
     /// # Errors
-    /// [`NodeError::Engine`] if there is no such container, or the engine does not answer.
+    /// [`NodeError::Engine`] if there is no such container, or the engine does not answer; [`NodeError::TimedOut`] if it begins to,
+    /// and does not end in time.
     pub async fn read_file(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
-        match self.engine.get_archive(&self.name, path, LARGEST_FILE).await {
+        match self.in_time(&format!("reading {path}"), self.engine.get_archive(&self.name, path, LARGEST_FILE)).await {
             Ok(archive) => Ok(first_file(&archive)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(NodeError::Engine(error)) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -530,6 +531,8 @@ esac
         assert_eq!(error.to_string(), "a-worker: `sleep 1` has not ended within 7 s");
         let error = node.script("looking around", "sleep 1").await.unwrap_err();
         assert_eq!(error.to_string(), "a-worker: `looking around` has not ended within 7 s");
+        let error = node.read_file("/etc/hosts").await.unwrap_err();
+        assert_eq!(error.to_string(), "a-worker: `reading /etc/hosts` has not ended within 7 s");
     }
 
     #[test]

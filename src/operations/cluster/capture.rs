@@ -204,9 +204,24 @@ mod tests {
             .unwrap();
         let stat = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         assert!(!stat.contains("T (stopped)"), "etcd goes on: {stat}");
+        assert!(is_gone(&folder.join("run/kprov-standstill.over")), "a watchdog would let the next one's etcd go on");
         let left: Vec<_> = fs::read_dir(folder.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [".keep"]);
         output
+    }
+
+    /// Whether no process is about to write the mark of a watchdog, at the latest in some moments.
+    fn is_gone(mark: &Path) -> bool {
+        let mark = mark.to_str().unwrap();
+        let waits = || {
+            let processes = fs::read_dir("/proc").unwrap().flatten();
+            let command = |process: fs::DirEntry| fs::read(process.path().join("cmdline")).unwrap_or_default();
+            processes.map(command).any(|words| String::from_utf8_lossy(&words).contains(mark))
+        };
+        (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !waits()
+        })
     }
 
     #[test]

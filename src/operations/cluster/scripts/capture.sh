@@ -109,7 +109,8 @@ resume() {
   if [ -e "$still" ]; then
     { read -r etcd; read -r leaders; read -r watchdog; } < "$still"
     for pid in $etcd $leaders; do kill -CONT "$pid" 2>/dev/null || true; done
-    kill -TERM -- "-$watchdog" 2>/dev/null || true
+    # dash takes no `--` behind a signal that is written as an option.
+    kill -s TERM -- "-$watchdog" 2>/dev/null || true
     rm -f "$still" "$still.over" "$still.threads" "$still.now"
   fi
 }

@@ -158,3 +158,223 @@ async fn retried<T>(doing: &str, request: impl AsyncFn() -> Result<T, kube::Erro
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower_service::Service;
+
+    use super::*;
+
+    /// What is asked, as `METHOD PATH`.
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// An API server that answers by a script: a status and a document for what is asked, and how often it has been before.
+    #[derive(Clone)]
+    struct Script {
+        answer: fn(&str, usize) -> (u16, Value),
+        asked: Asked,
+    }
+
+    impl Service<Request<Body>> for Script {
+        type Response = Response<String>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<String>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let what = format!("{} {}", request.method(), request.uri().path());
+            let mut asked = self.asked.lock().unwrap();
+            let before = asked.iter().filter(|known| **known == what).count();
+            let (status, document) = (self.answer)(&what, before);
+            asked.push(what);
+            ready(Ok(Response::builder().status(status).body(document.to_string()).unwrap()))
+        }
+    }
+
+    fn api(answer: fn(&str, usize) -> (u16, Value)) -> (Client, Asked) {
+        let asked = Asked::default();
+        (Client::new(Script { answer, asked: Arc::clone(&asked) }, "default"), asked)
+    }
+
+    fn failure(code: u16, reason: &str) -> (u16, Value) {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": reason, "reason": reason,
+            "code": code,
+        });
+        (code, status)
+    }
+
+    fn group(name: &str, versions: &[&str]) -> Value {
+        let version = |version: &str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+        let all: Vec<Value> = versions.iter().map(|one| version(one)).collect();
+        // The last one is preferred, so that the order is seen not to decide.
+        json!({"name": name, "versions": all, "preferredVersion": all.last()})
+    }
+
+    fn resources(of: &[(&str, &str, bool, &[&str])]) -> (u16, Value) {
+        let resource = |(name, kind, namespaced, verbs): &(&str, &str, bool, &[&str])| json!({"name": name, "singularName": "", "kind": kind, "namespaced": namespaced, "verbs": verbs});
+        let list: Vec<Value> = of.iter().map(resource).collect();
+        (200, json!({"kind": "APIResourceList", "groupVersion": "any", "resources": list}))
+    }
+
+    const KEPT: &[&str] = &["create", "delete", "get", "list", "patch", "update"];
+
+    /// A cluster with resources that are served in one version only, two CustomResourceDefinitions whose groups look built in,
+    /// and a server for metrics that is gone.
+    fn cluster(what: &str, _: usize) -> (u16, Value) {
+        match what {
+            "GET /apis" => {
+                let groups = [
+                    group("apiregistration.k8s.io", &["v1"]),
+                    group("autoscaling", &["v1", "v2"]),
+                    group("scheduling.k8s.io", &["v1alpha1", "v1"]),
+                    group("gateway.networking.k8s.io", &["v1beta1", "v1"]),
+                    group("metrics.k8s.io", &["v1beta1"]),
+                ];
+                (200, json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+            }
+            "GET /apis/apiextensions.k8s.io/v1/customresourcedefinitions" => {
+                let names = ["gateways.gateway.networking.k8s.io", "volumesnapshots.snapshot.storage.k8s.io"];
+                let items = names.map(|name| json!({"metadata": {"name": name}}));
+                let kind = "PartialObjectMetadataList";
+                (200, json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}))
+            }
+            "GET /apis/apiregistration.k8s.io/v1/apiservices" => {
+                let service = |group: &str, version: &str, service: Value| {
+                    json!({
+                        "metadata": {"name": format!("{version}.{group}")},
+                        "spec": {
+                            "group": group, "version": version, "service": service,
+                            "groupPriorityMinimum": 100, "versionPriority": 100,
+                        },
+                    })
+                };
+                let items = [
+                    service("autoscaling", "v2", Value::Null),
+                    service("metrics.k8s.io", "v1beta1", json!({"name": "metrics-server", "namespace": "kube-system"})),
+                ];
+                let kind = "APIServiceList";
+                (200, json!({"kind": kind, "apiVersion": "apiregistration.k8s.io/v1", "metadata": {}, "items": items}))
+            }
+            "GET /api/v1" => resources(&[
+                ("secrets", "Secret", true, KEPT),
+                ("nodes", "Node", false, KEPT),
+                ("nodes/status", "Node", false, &["get", "patch"]),
+                ("bindings", "Binding", true, &["create"]),
+            ]),
+            "GET /apis/apiregistration.k8s.io/v1" => resources(&[("apiservices", "APIService", false, KEPT)]),
+            "GET /apis/autoscaling/v1" | "GET /apis/autoscaling/v2" => {
+                resources(&[("horizontalpodautoscalers", "HorizontalPodAutoscaler", true, KEPT)])
+            }
+            "GET /apis/scheduling.k8s.io/v1" => resources(&[("priorityclasses", "PriorityClass", false, KEPT)]),
+            "GET /apis/scheduling.k8s.io/v1alpha1" => resources(&[("workloads", "Workload", true, KEPT)]),
+            "GET /apis/gateway.networking.k8s.io/v1" => resources(&[("gateways", "Gateway", true, KEPT)]),
+            "GET /apis/gateway.networking.k8s.io/v1beta1" => resources(&[
+                ("gateways", "Gateway", true, KEPT),
+                ("gateways/status", "Gateway", true, &["get", "patch", "update"]),
+            ]),
+            _ => failure(404, "NotFound"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_served_in_any_version_is_found_where_it_lies() {
+        let (client, asked) = api(cluster);
+        let layout = layout(&client, "/registry").await.unwrap();
+        let mut found: Vec<(String, &str, Option<&str>, bool)> = Vec::new();
+        for located in layout.resources() {
+            let version = located.served.as_ref().map(|served| served.version.as_str());
+            found.push((located.name.to_string(), &located.prefix, version, located.custom));
+        }
+        found.sort();
+        let expected = [
+            ("apiservices.apiregistration.k8s.io", "apiregistration.k8s.io/apiservices/", Some("v1"), false),
+            // Its group looks built in.
+            ("gateways.gateway.networking.k8s.io", "gateway.networking.k8s.io/gateways/", Some("v1"), true),
+            // In the preferred version, of several.
+            ("horizontalpodautoscalers.autoscaling", "horizontalpodautoscalers/", Some("v2"), false),
+            ("nodes", "minions/", Some("v1"), false),
+            ("priorityclasses.scheduling.k8s.io", "priorityclasses/", Some("v1"), false),
+            ("secrets", "secrets/", Some("v1"), false),
+            // No version is served, and its objects are there.
+            ("volumesnapshots.snapshot.storage.k8s.io", "snapshot.storage.k8s.io/volumesnapshots/", None, true),
+            // In a version that is not preferred.
+            ("workloads.scheduling.k8s.io", "workloads/", Some("v1alpha1"), false),
+        ];
+        let expected =
+            expected.map(|(name, prefix, version, custom)| (name, format!("/registry/{prefix}"), version, custom));
+        let seen: Vec<(&str, String, Option<&str>, bool)> = found
+            .iter()
+            .map(|(name, prefix, version, custom)| (name.as_str(), (*prefix).to_owned(), *version, *custom))
+            .collect();
+        assert_eq!(seen, expected);
+        // What another server keeps is not asked for: that one is gone.
+        let asked = asked.lock().unwrap();
+        assert!(!asked.iter().any(|what| what.contains("metrics")), "{asked:?}");
+    }
+
+    /// The definitions cannot be listed.
+    fn without_definitions(what: &str, before: usize) -> (u16, Value) {
+        if what.ends_with("/customresourcedefinitions") { failure(404, "NotFound") } else { cluster(what, before) }
+    }
+
+    /// One version of a group does not answer.
+    fn without_a_version(what: &str, before: usize) -> (u16, Value) {
+        if what == "GET /apis/scheduling.k8s.io/v1alpha1" { failure(404, "NotFound") } else { cluster(what, before) }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_for_is_no_empty_answer() {
+        let (client, _) = api(without_definitions);
+        let error = layout(&client, "/registry").await.unwrap_err().to_string();
+        assert!(error.starts_with("listing every CustomResourceDefinition failed"), "{error}");
+        let (client, _) = api(without_a_version);
+        let error = layout(&client, "/registry").await.unwrap_err().to_string();
+        assert!(error.starts_with("asking for the resources of scheduling.k8s.io/v1alpha1 failed"), "{error}");
+    }
+
+    fn located(plural: &str, group: &str, namespaced: bool, prefix: &str) -> (Located, Served) {
+        let name = GroupResource { plural: plural.to_owned(), group: group.to_owned() };
+        let served = Served { name: name.clone(), version: "v1".to_owned(), kind: "Any".to_owned(), namespaced };
+        (Located { name, prefix: prefix.to_owned(), served: Some(served.clone()), custom: !group.is_empty() }, served)
+    }
+
+    /// Busy at first, then does as it is told; one object is gone.
+    fn patched(what: &str, before: usize) -> (u16, Value) {
+        match (what, before) {
+            (what, _) if what.ends_with("/gone") => failure(404, "NotFound"),
+            (what, _) if what.ends_with("/refused") => failure(422, "Invalid"),
+            (_, 0) => failure(503, "ServiceUnavailable"),
+            _ => (200, json!({"metadata": {"name": "a"}})),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_is_found_by_its_key_and_written_in_the_end() {
+        let (client, asked) = api(patched);
+        let (gateways, gateway) =
+            located("gateways", "gateway.networking.k8s.io", true, "/registry/gateway.networking.k8s.io/gateways/");
+        let (nodes, node) = located("nodes", "", false, "/registry/minions/");
+        let key = |rest: &str| format!("{}{rest}", gateways.prefix);
+        touch(&client, &gateways, &gateway, &key("web/a")).await.unwrap();
+        touch(&client, &nodes, &node, "/registry/minions/a").await.unwrap();
+        touch(&client, &gateways, &gateway, &key("web/gone")).await.unwrap();
+        let error = touch(&client, &gateways, &gateway, &key("web/refused")).await.unwrap_err().to_string();
+        assert!(error.contains(&key("web/refused")) && error.contains("Invalid"), "{error}");
+        let of = |name: &str| format!("PATCH /apis/gateway.networking.k8s.io/v1/namespaces/web/gateways/{name}");
+        let node = "PATCH /api/v1/nodes/a".to_owned();
+        let expected = [of("a"), of("a"), node.clone(), node, of("gone"), of("refused")];
+        assert_eq!(*asked.lock().unwrap(), expected);
+    }
+}

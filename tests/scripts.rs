@@ -1,4 +1,5 @@
-//! The scripts that run on nodes, held against shellcheck where it is installed, and in CI whether it is or not.
+//! The scripts, those that run on nodes and those of tests and tasks, held against shellcheck where it is installed, and in
+//! CI whether it is or not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ fn scripts(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn shellcheck_has_nothing_to_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let scripts: Vec<_> =
-        ["src", "tests/kind_files"].into_iter().flat_map(|folder| scripts(&root.join(folder))).collect();
+    let scripts: Vec<_> = ["src", "tests/kind_files", "tests/node-image/build", "tests/xtask/fresh"]
+        .into_iter()
+        .flat_map(|folder| scripts(&root.join(folder)))
+        .collect();
     assert!(!scripts.is_empty());
     match Command::new("shellcheck").args(["--shell=sh", "--severity=style"]).args(&scripts).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),

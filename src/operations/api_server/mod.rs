@@ -20,6 +20,9 @@ use crate::progress::Reporter;
 pub use readiness::Readiness;
 use restart::{BACKUP, BEFORE, Failure, LOOK, MANIFEST, READY};
 
+const KEEP_BACKUP: &str = include_str!("scripts/keep_backup.sh");
+const START_KUBELET: &str = include_str!("scripts/start_kubelet.sh");
+
 /// Why the API server is not as it was meant to be.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum ApiServerError {
@@ -209,7 +212,7 @@ impl ApiServer {
     /// # Errors
     /// [`NodeError`] if the backup could not be written; the change stays made.
     pub async fn commit(&self) -> Result<(), NodeError> {
-        let script = format!("if [ -e '{BEFORE}' ]; then mv -f '{BEFORE}' '{BACKUP}'; sync /kind/kprov; fi");
+        let script = format!("before='{BEFORE}' backup='{BACKUP}'\n{KEEP_BACKUP}");
         self.node.script("keeping the manifest's backup", &script).await.map(|_| ())
     }
 
@@ -278,8 +281,7 @@ impl ApiServer {
         if Etcd::on(self.node.clone()).log_is_renewed().await? {
             self.comes_back().await?;
         }
-        let script = "systemctl is-active -q kubelet || systemctl start kubelet";
-        self.node.script("starting the kubelet", script).await.map(|_| ())
+        self.node.script("starting the kubelet", START_KUBELET).await.map(|_| ())
     }
 
     /// Finishes or takes back what a kprov that was killed has left half done. Says what it did, if anything.

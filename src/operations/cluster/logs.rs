@@ -18,6 +18,7 @@ const LAST_WORDS: &str = include_str!("scripts/last_words.sh");
 const CRASH_LOOP: &str = include_str!("scripts/crash_loop.sh");
 const STARTS: &str = include_str!("scripts/starts.sh");
 const KUBELET: &str = include_str!("scripts/kubelet.sh");
+const LIST_LOGS: &str = include_str!("scripts/list_logs.sh");
 
 /// How long the logs of one node may take: they are kept while somebody waits for an error.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,8 +58,7 @@ async fn read_into(node: &Node, logs: &mut Vec<(PathBuf, String)>) {
             logs.push((PathBuf::from(format!("{unit}.log")), text));
         }
     }
-    let list = "cd /var/log/containers 2>/dev/null && ls || true";
-    let names = node.script("listing logs", list).await.unwrap_or_default();
+    let names = node.script("listing logs", LIST_LOGS).await.unwrap_or_default();
     // What a node says is no path of ours.
     for name in names.lines().filter(|name| !name.starts_with('.') && !name.contains('/')) {
         let path = format!("/var/log/containers/{name}");

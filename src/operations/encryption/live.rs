@@ -20,6 +20,11 @@ use super::reload::{self, Loaded};
 use super::world::{Books, Machine, Storage};
 use super::{EncryptionError, Scrubbed};
 
+const MAKE_FOLDER: &str = include_str!("scripts/make_folder.sh");
+const REMOVE: &str = include_str!("scripts/remove.sh");
+const AGE: &str = include_str!("scripts/age.sh");
+const WORDS: &str = include_str!("scripts/words.sh");
+
 impl Machine for ApiServer {
     fn name(&self) -> &str {
         &self.node().name
@@ -39,14 +44,14 @@ impl Machine for ApiServer {
 
     async fn write(&self, path: &str, content: &[u8]) -> Result<(), NodeError> {
         let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
-        let script = format!("[ -d '{folder}' ] || mkdir -m 700 -p '{folder}'");
+        let script = format!("folder='{folder}'\n{MAKE_FOLDER}");
         self.node().script(&format!("making {folder}"), &script).await?;
         self.node().replace_file(path, 0o600, content).await
     }
 
     async fn remove(&self, path: &str) -> Result<(), NodeError> {
         let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
-        let script = format!("if [ -d '{folder}' ]; then rm -f '{path}'; sync '{folder}'; fi");
+        let script = format!("folder='{folder}' path='{path}'\n{REMOVE}");
         self.node().script(&format!("removing {path}"), &script).await.map(|_| ())
     }
 
@@ -88,22 +93,13 @@ impl Machine for ApiServer {
     }
 
     async fn started_after(&self, file: &str) -> Result<bool, NodeError> {
-        let script = format!(
-            r#"{STATIC_POD}
-boot=$(sed -n 's/^btime //p' /proc/stat)
-for pid in $(static_pod_pids kube-apiserver); do
-  read -r stat < "/proc/$pid/stat"; set -- $stat
-  echo $((boot + ${{22}} / $(getconf CLK_TCK 2>/dev/null || echo 100) - $(stat -c %Y '{file}')))
-done"#
-        );
+        let script = format!("file='{file}'\n{STATIC_POD}\n{AGE}");
         let text = self.node().script("comparing the API server's age with its configuration's", &script).await?;
         Ok(text.trim().parse::<i64>().is_ok_and(|seconds| seconds > 2))
     }
 
     async fn words(&self) -> String {
-        let script = "cat $(ls -t /var/log/pods/kube-system_kube-apiserver-*/kube-apiserver/*.log | head -n 1) \
-                      | grep -i 'encryption config' | tail -n 3 | cut -d ' ' -f 4-";
-        let text = self.node().script("reading the API server's log", script).await.unwrap_or_default();
+        let text = self.node().script("reading the API server's log", WORDS).await.unwrap_or_default();
         crate::adapters::node::last_lines(&text, 3)
     }
 

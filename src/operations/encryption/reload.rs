@@ -12,6 +12,9 @@ pub(super) const RELOAD: Duration = Duration::from_secs(150);
 
 const PREFIX: &str = "apiserver_encryption_config_controller_";
 
+/// Prints metrics of an API server.
+const METRICS: &str = include_str!("scripts/metrics.sh");
+
 /// What an API server says of its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loaded {
@@ -25,20 +28,16 @@ pub(super) enum Loaded {
 
 /// Asks the API server on `node` once.
 pub(super) async fn look(node: &Node, port: &str, file: &str, sha256: &str) -> Result<Loaded, NodeError> {
-    let script = format!("stat -c 'written %Y' '{file}'\n{}", metrics_script(port, PREFIX));
+    let script = format!(
+        "file='{file}' port='{port}' prefix='{PREFIX}'
+{METRICS}"
+    );
     Ok(judge(&node.script("asking the API server for its configuration", &script).await?, sha256))
 }
 
 /// The metrics of the API server on `node` whose names begin so; none if it does not answer.
 pub(super) async fn metrics(node: &Node, port: &str, prefix: &str) -> Result<String, NodeError> {
-    node.script("asking the API server for its metrics", &metrics_script(port, prefix)).await
-}
-
-fn metrics_script(port: &str, prefix: &str) -> String {
-    format!(
-        "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:{port} \
-           --tls-server-name=kubernetes.default --request-timeout=5s get --raw=/metrics 2>/dev/null | grep '^{prefix}' || true"
-    )
+    node.script("asking the API server for its metrics", &format!("port='{port}' prefix='{prefix}'\n{METRICS}")).await
 }
 
 fn judge(text: &str, sha256: &str) -> Loaded {

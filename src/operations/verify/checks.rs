@@ -18,6 +18,8 @@ use super::canary::{self, Canary};
 use super::expected::{Expected, Resource};
 use super::{Census, Check, Target, VerifyError, kms, modes};
 
+const AUDIT_LOG: &str = include_str!("scripts/audit_log.sh");
+
 fn control_planes<'a>(target: &Target<'a>) -> impl Iterator<Item = &'a Node> {
     target.nodes.iter().filter(|node| node.role == Role::ControlPlane)
 }
@@ -124,8 +126,8 @@ pub(super) async fn files(target: &Target<'_>, expected: &Expected) -> Result<Ve
             ));
         }
         if expected.audit {
-            let size =
-                node.script("looking at the audit log", &format!("stat -c %s {AUDIT_LOG_FILE} || echo 0")).await?;
+            let script = format!("log='{AUDIT_LOG_FILE}'\n{AUDIT_LOG}");
+            let size = node.script("looking at the audit log", &script).await?;
             let size: u64 = size.trim().parse().unwrap_or_default();
             checks.push(Check::new(
                 format!("{}: audit log", node.name),

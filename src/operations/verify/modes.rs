@@ -24,6 +24,9 @@ const PRIVATE: &str = "\
 /etc/systemd/system/kubelet.service.d/*.conf
 /usr/lib/systemd/system/kubelet.service.d/*.conf";
 
+const RESTRICT: &str = include_str!("scripts/restrict_modes.sh");
+const READ: &str = include_str!("scripts/read_modes.sh");
+
 /// Gives etcd's data to a user of its own.
 const OWN_ETCD: &str = include_str!("scripts/own_etcd.sh");
 
@@ -35,21 +38,15 @@ const OWN_ETCD: &str = include_str!("scripts/own_etcd.sh");
 pub async fn restrict_file_modes(node: &Node) -> Result<(), NodeError> {
     // An image may have the folder on workers, too, where there is nothing in it.
     let own_etcd = if node.role == Role::ControlPlane { OWN_ETCD } else { "" };
-    let script = format!(
-        "for f in {patterns}; do if [ -f \"$f\" ]; then chmod go-rwx \"$f\"; fi; done\n{own_etcd}",
-        patterns = PRIVATE.replace('\n', " ")
-    );
+    let script = format!("patterns='{PRIVATE}'\n{RESTRICT}\n{own_etcd}");
     node.script("restricting file modes", &script).await.map(|_| ())
 }
 
 /// Checks what [`restrict_file_modes`] has set: owner root, nothing for group and others.
 pub(super) async fn check(node: &Node) -> Result<Check, NodeError> {
     let control_plane = node.role == Role::ControlPlane;
-    let data = if control_plane { "stat -L -c '%a %U:%G %n' /var/lib/etcd" } else { "" };
-    let script = format!(
-        "for f in {patterns}; do if [ -f \"$f\" ]; then stat -L -c '%a %U:%G %n' \"$f\"; fi; done\n{data}",
-        patterns = PRIVATE.replace('\n', " ")
-    );
+    let data = if control_plane { "/var/lib/etcd" } else { "" };
+    let script = format!("patterns='{PRIVATE}' data='{data}'\n{READ}");
     let listing = node.script("reading file modes", &script).await?;
     let wrong: Vec<&str> = listing.lines().filter(|line| !is_private(line)).collect();
     let evidence = if wrong.is_empty() {

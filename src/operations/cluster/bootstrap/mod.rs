@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(4);
 /// Where kubeadm's configuration lies on a node.
 const KUBEADM_CONFIG: &str = "/kind/kubeadm.conf";
 
+const LIST_IMAGES: &str = include_str!("scripts/list_images.sh");
+
 /// How Kubernetes is brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -301,10 +303,7 @@ impl Build<'_> {
             // Whether it is there or comes from a registry is kubeadm's and the kubelet's affair.
             return Ok(true);
         }
-        // A node whose boot has been seen may still be starting containerd.
-        let script = "n=0; until ctr version >/dev/null 2>&1 || [ $n -ge 300 ]; do n=$((n+1)); sleep 0.1; done; \
-                      exec ctr --namespace k8s.io images ls -q";
-        let images = node.script("listing images", script).await?;
+        let images = node.script("listing images", LIST_IMAGES).await?;
         Ok(images.lines().any(|image| image.contains("/coredns")))
     }
 }

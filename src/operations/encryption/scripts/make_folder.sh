@@ -1,0 +1,5 @@
+#!/bin/sh
+# Makes $folder, for root alone, unless it is there. The folders above it are as the image has them, or as any.
+
+# shellcheck disable=SC2174
+[ -d "${folder:?}" ] || mkdir -m 700 -p "$folder"

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+#!/bin/sh
 # Prints the metrics of the node's API server whose names begin with $prefix; nothing if it does not answer.
 #
 # In front of it: port (the API server's), prefix, and with file, that file's time comes first.

@@ -87,7 +87,8 @@ async fn share_certificates(build: &Build<'_>, member: &Member) -> Result<(), Cl
             path: path.to_owned(),
             reason: "there is no such file".to_owned(),
         })?;
-        let mode = if path.ends_with(".key") { 0o600 } else { 0o644 };
+        // As kubeadm itself writes them: the public key for ServiceAccounts is no certificate.
+        let mode = if path.ends_with(".crt") { 0o644 } else { 0o600 };
         files.push(crate::documents::files::FileEntry { path: path.to_owned(), mode, content });
     }
     member.node.put_files(&files).await?;

@@ -225,7 +225,7 @@ fn the_record_and_keys_of_another_engines_cluster_are_kept() {
     for command in [&["down", "--yes"][..], &["down", "lab", "--yes"]] {
         sandbox.kprov(command).fails().says("the cluster \"lab\" is on another engine").says("--forget");
     }
-    sandbox.kprov(&["down", "--forget"]).fails();
+    sandbox.kprov(&["down", "--forget"]).is_refused();
     assert_eq!(kept(), theirs.to_string());
     assert!(sandbox.path().join("data/kprov/clusters/lab/keys.json").exists());
     // Another one of that name, on this engine, is not what is forgotten.

@@ -311,9 +311,9 @@ mod tests {
     #[test]
     fn a_command_that_could_not_run_explains_a_hint_and_never_a_scored_verdict() {
         let of = |scored: bool| {
-            let findings = [finding("5.1.5", Status::Pass)];
+            let findings = [finding("1.2.15", Status::Pass)];
             let result = format!(
-                r#"{{"test_number": "5.1.5", "status": "WARN", "scored": {scored}, "actual_value": "/bin/sh: 1: jq: not found\n"}}"#
+                r#"{{"test_number": "1.2.15", "status": "WARN", "scored": {scored}, "actual_value": "/bin/sh: 1: jq: not found\n"}}"#
             );
             pairs(&findings, &result)[0].why
         };

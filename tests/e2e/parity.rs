@@ -73,14 +73,16 @@ fn same(cluster: &str, profile: &str) {
 fn look(sandbox: &Sandbox) -> BTreeMap<String, String> {
     let status = sandbox.kprov(&["status", &sandbox.cluster, "-o", "json"]).ok().json();
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-    let addresses: Vec<(String, String)> = nodes
+    let mut addresses: Vec<(String, String)> = nodes
         .iter()
         .filter_map(|node| Some((node["ipv4"].as_str()?.to_owned(), node["name"].as_str()?.to_owned())))
         .collect();
+    // The longest first: one address may begin with another.
+    addresses.sort_by_key(|(ip, _)| std::cmp::Reverse(ip.len()));
     let named = |text: &str| addresses.iter().fold(text.to_owned(), |text, (ip, name)| text.replace(ip, name));
     let shell = |node: &str, script: &str| named(&sandbox.kprov(&["exec", node, "--", "sh", "-c", script]).ok().stdout);
     let mut seen = BTreeMap::new();
-    for (_, node) in &addresses {
+    for (_, node) in addresses.iter().filter(|(_, name)| !name.ends_with("load-balancer")) {
         for line in shell(node, FILES).lines() {
             seen.insert(format!("{node}: {line}"), String::new());
         }

@@ -17,6 +17,7 @@ use crate::documents::profile::{Role, Taint, TaintEffect};
 use crate::documents::render::{KubernetesVersion, NodePlan, control_plane_taints};
 
 use super::ApiError;
+use super::retry::retried;
 
 /// The name under which the API server records what kprov owns of an object.
 const FIELD_MANAGER: &str = "kprov";
@@ -122,17 +123,14 @@ pub async fn complete_node(client: &Client, plan: &NodePlan, version: &Kubernete
         pending: vec![format!("node {} has not registered", plan.name)],
     };
     tokio::time::timeout(REGISTER, registered).await.map_err(|_| not_ready())?.map_err(|_| not_ready())?;
-    let doing = || format!("completing the node {}", plan.name);
-    loop {
-        let mut node = api.get(&plan.name).await.map_err(ApiError::request(doing()))?;
+    // A conflict passes: kubelet has reported meanwhile. So does a balancer that has just sent this to an API server that is not
+    // there yet.
+    retried(&format!("completing the node {}", plan.name), async || {
+        let mut node = api.get(&plan.name).await?;
         complete(&mut node, plan, version);
-        match api.replace(&plan.name, &PostParams::default(), &node).await {
-            Ok(_) => return Ok(()),
-            // kubelet has reported meanwhile.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(ApiError::request(doing())(error)),
-        }
-    }
+        api.replace(&plan.name, &PostParams::default(), &node).await.map(|_| ())
+    })
+    .await
 }
 
 fn complete(node: &mut Node, plan: &NodePlan, version: &KubernetesVersion) {

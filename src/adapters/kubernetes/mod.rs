@@ -10,6 +10,7 @@ mod controllers;
 mod network;
 mod probes;
 pub mod ready;
+mod retry;
 mod stored;
 
 use std::time::Duration;

@@ -3,7 +3,6 @@
 //! Every request is repeated while an API server is being restarted. What to write again is decided elsewhere.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -15,9 +14,7 @@ use kube::{Api, Client};
 use crate::documents::encryption::{GroupResource, Layout, Located, Served};
 
 use super::ApiError;
-
-/// How often a request is repeated that may succeed later; with the pauses, about a minute.
-const TRIES: u32 = 35;
+use super::retry::retried;
 
 /// How many lists of resources are asked for at a time.
 const PARALLEL: usize = 8;
@@ -134,29 +131,6 @@ async fn patch(
         }
     };
     retried(&doing, request).await
-}
-
-/// Whether the same request may succeed later: a conflict, an overload, an API server that is being restarted.
-fn passes(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => matches!(status.code, 401 | 403 | 409 | 429 | 500..),
-        kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
-        _ => false,
-    }
-}
-
-async fn retried<T>(doing: &str, request: impl AsyncFn() -> Result<T, kube::Error>) -> Result<T, ApiError> {
-    let (mut attempt, mut pause) = (1, Duration::from_millis(50));
-    loop {
-        match request().await {
-            Err(error) if attempt < TRIES && passes(&error) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-                attempt += 1;
-            }
-            other => return other.map_err(ApiError::request(doing)),
-        }
-    }
 }
 
 #[cfg(test)]

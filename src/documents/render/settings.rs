@@ -53,6 +53,13 @@ pub struct HostVolume {
     pub path_type: &'static str,
 }
 
+impl HostVolume {
+    /// A folder that is there, to be read under the path that it has on the node.
+    fn folder(name: &'static str, path: &'static str) -> Self {
+        Self { name, host_path: path.into(), mount_path: path.into(), read_only: true, path_type: "Directory" }
+    }
+}
+
 /// What a static pod is started with, beyond what kubeadm decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StaticPod {
@@ -93,13 +100,7 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
         if inputs.version.reloads_encryption_config() {
             set("encryption-provider-config-automatic-reload", "true".to_owned());
         }
-        pod.volumes.push(HostVolume {
-            name: "kprov-encryption",
-            host_path: ENCRYPTION_FOLDER.into(),
-            mount_path: ENCRYPTION_FOLDER.into(),
-            read_only: true,
-            path_type: "Directory",
-        });
+        pod.volumes.push(HostVolume::folder("kprov-encryption", ENCRYPTION_FOLDER));
         if let Some(kms) = encryption.kms() {
             let folder = super::kms::socket_folder(kms);
             pod.volumes.push(HostVolume {
@@ -122,13 +123,7 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
         ] {
             pod.args.insert(name.to_owned(), value);
         }
-        pod.volumes.push(HostVolume {
-            name: "kprov-audit-policy",
-            host_path: AUDIT_FOLDER.into(),
-            mount_path: AUDIT_FOLDER.into(),
-            read_only: true,
-            path_type: "Directory",
-        });
+        pod.volumes.push(HostVolume::folder("kprov-audit-policy", AUDIT_FOLDER));
         pod.volumes.push(HostVolume {
             name: "kprov-audit-log",
             host_path: AUDIT_LOG_FOLDER.into(),
@@ -139,23 +134,11 @@ pub fn api_server(inputs: &Inputs<'_>) -> Result<StaticPod, RenderError> {
     }
     if !admission_plugins(inputs).is_empty() {
         pod.args.insert("admission-control-config-file".to_owned(), ADMISSION_FILE.to_owned());
-        pod.volumes.push(HostVolume {
-            name: "kprov-admission",
-            host_path: ADMISSION_FOLDER.into(),
-            mount_path: ADMISSION_FOLDER.into(),
-            read_only: true,
-            path_type: "Directory",
-        });
+        pod.volumes.push(HostVolume::folder("kprov-admission", ADMISSION_FOLDER));
     }
     if anonymous_paths(inputs).is_some() {
         pod.args.insert("authentication-config".to_owned(), AUTHENTICATION_FILE.to_owned());
-        pod.volumes.push(HostVolume {
-            name: "kprov-authentication",
-            host_path: AUTHENTICATION_FOLDER.into(),
-            mount_path: AUTHENTICATION_FOLDER.into(),
-            read_only: true,
-            path_type: "Directory",
-        });
+        pod.volumes.push(HostVolume::folder("kprov-authentication", AUTHENTICATION_FOLDER));
     }
     if spec.hardening.kubelet_serving_certificates {
         pod.args.insert("kubelet-certificate-authority".to_owned(), "/etc/kubernetes/pki/ca.crt".to_owned());

@@ -35,9 +35,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command.args(&options.arguments);
     // Clusters whose key stays in a KMS: no registry is needed for its server.
     command.env("KPROV_OPENBAO", tools::openbao()?);
+    // Clusters of several control planes: nor for what stands in front of them.
+    command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine, false)?);
     if options.faults {
         command.env("KPROV_TEST_FAULTS", "1");
-        command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine, false)?);
     } else {
         // Tests that have no short form say so in their names.
         command.args(["--skip", "in_full"]);

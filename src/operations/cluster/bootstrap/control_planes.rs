@@ -190,15 +190,7 @@ fn files(
     let kubelet_server = if asks_own { &local } else { &endpoint };
     files.extend(pki.kubelet_files(build.inputs.cluster, &member.plan.name, kubelet_server)?);
     if start != NodeStart::Init {
-        let config = render::kubeadm_config(
-            &build.inputs,
-            &member.plan,
-            NodeStart::Init,
-            addresses,
-            &build.endpoint,
-            &build.token,
-        )?;
-        files.push(FileEntry::new(FURTHER_CONFIG, 0o600, config.as_bytes()));
+        files.push(build.config_file(member, FURTHER_CONFIG, NodeStart::Init, addresses)?);
     }
     Ok(files)
 }

@@ -149,6 +149,18 @@ impl Build<'_> {
         self.nodes.iter().filter(move |member| member.plan.start() == start)
     }
 
+    /// What kubeadm reads on a node, if that is to start so.
+    fn config_file(
+        &self,
+        member: &Member,
+        path: &str,
+        start: NodeStart,
+        addresses: &NodeAddresses,
+    ) -> Result<FileEntry, ClusterError> {
+        let config = render::kubeadm_config(&self.inputs, &member.plan, start, addresses, &self.endpoint, &self.token)?;
+        Ok(FileEntry::new(path, 0o600, config.as_bytes()))
+    }
+
     /// Starts a node's container and waits for its init system, then tells kubeadm what it is to be.
     async fn boot(&self, member: &Member) -> Result<(), ClusterError> {
         self.boot_with(member, |_| Ok(Vec::new())).await.map(|_| ())
@@ -165,11 +177,8 @@ impl Build<'_> {
             self.context.engine.start_container(&member.plan.name).await?;
             let (v4, v6) = member.node.addresses(self.network()).await?;
             let addresses = NodeAddresses { v4, v6 };
-            let start = member.plan.start();
-            let config =
-                render::kubeadm_config(&self.inputs, &member.plan, start, &addresses, &self.endpoint, &self.token)?;
             let mut files = files(&addresses)?;
-            files.push(FileEntry::new(KUBEADM_CONFIG, 0o600, config.as_bytes()));
+            files.push(self.config_file(member, KUBEADM_CONFIG, member.plan.start(), &addresses)?);
             member.node.put_files(&files).await?;
             member.node.wait_booted().await?;
             Ok::<_, ClusterError>(addresses)

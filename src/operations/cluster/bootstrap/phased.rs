@@ -21,7 +21,6 @@ use zeroize::Zeroizing;
 use crate::adapters::kubernetes;
 use crate::adapters::node::Node;
 use crate::documents::certificates::Pki;
-use crate::documents::files::FileEntry;
 use crate::documents::render::{self, NodeStart};
 
 use super::control_planes::{self, phases, start_kubelet};
@@ -118,15 +117,7 @@ async fn boot_worker(build: &Build<'_>, pki: &Pki, member: &Member) -> Result<()
     build
         .boot_with(member, |addresses| {
             // kubeadm's phase that sets up a kubelet reads an InitConfiguration, whichever node it runs on.
-            let config = render::kubeadm_config(
-                &build.inputs,
-                &member.plan,
-                NodeStart::Init,
-                addresses,
-                &build.endpoint,
-                &build.token,
-            )?;
-            Ok(vec![FileEntry::new(KUBELET_CONFIG, 0o600, config.as_bytes())])
+            Ok(vec![build.config_file(member, KUBELET_CONFIG, NodeStart::Init, addresses)?])
         })
         .await?;
     let script = format!("config='{KUBELET_CONFIG}'\n{WORKER_KUBELET}");

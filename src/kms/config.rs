@@ -98,6 +98,9 @@ mod tests {
     fn a_secret_in_the_wrong_place_is_not_repeated() {
         let text = "vault: {address: 'https://v', caFile: /ca, key: k, login: {token: {value: s.very-secret}}}";
         assert!(!read(text).unwrap_err().to_string().contains("very-secret"));
+        let text = "vault: {address: 'https://a:very-secret@v', caFile: /ca, key: k, login: {token: {env: T}}}";
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("address is https://HOST:PORT") && !error.contains("very-secret"), "{error}");
     }
 
     /// A profile's plugin, as its control planes get it.

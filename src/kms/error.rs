@@ -31,6 +31,10 @@ pub enum KmsError {
     #[error("the environment variable {0} is not set")]
     #[diagnostic(code(kprov::kms::variable))]
     Variable(String),
+    /// A secret's file or variable is there, and holds nothing.
+    #[error("{0} is empty")]
+    #[diagnostic(code(kprov::kms::empty), help("a secret is expected there"))]
+    Empty(String),
     /// A file's content makes no sense. It is not repeated: it may be secret.
     #[error("{path}: {reason}", path = path.display())]
     #[diagnostic(code(kprov::kms::config))]

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -43,20 +44,23 @@ impl TryFrom<Fields> for Source {
 }
 
 impl Source {
-    /// The secret, without white space around it.
+    /// The secret, without white space around it. An empty one is an error here, and not the server's riddle.
     pub(super) fn read(&self) -> Result<Zeroizing<String>, KmsError> {
-        match self {
+        let (text, place) = match self {
             Self::File(path) => {
                 let bytes = read_private(path)?;
                 let text = std::str::from_utf8(&bytes)
                     .map_err(|_| KmsError::Config { path: path.clone(), reason: "is not text".to_owned() })?;
-                Ok(Zeroizing::new(text.trim().to_owned()))
+                (Zeroizing::new(text.to_owned()), path.display().to_string())
             }
             Self::Environment(variable) => {
-                let text =
-                    std::env::var(variable).map(Zeroizing::new).map_err(|_| KmsError::Variable(variable.clone()))?;
-                Ok(Zeroizing::new(text.trim().to_owned()))
+                let text = std::env::var(variable).map_err(|_| KmsError::Variable(variable.clone()))?;
+                (Zeroizing::new(text), format!("the environment variable {variable}"))
             }
+        };
+        match text.trim() {
+            "" => Err(KmsError::Empty(place)),
+            text => Ok(Zeroizing::new(text.to_owned())),
         }
     }
 }
@@ -64,9 +68,11 @@ impl Source {
 /// The bytes of a file that nobody but root and this user may read. What is checked is the file that is read: it
 /// is opened first.
 pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-    let fail = |error| KmsError::File { path: path.to_owned(), error };
+    let fail = |error: std::io::Error| KmsError::File { path: path.to_owned(), error };
     let mode = |problem: String| KmsError::Mode { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(fail)?;
+    // A pipe that nobody writes to would be waited for without end.
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let file = File::from(opened.map_err(|error| fail(error.into()))?);
     let metadata = file.metadata().map_err(fail)?;
     if !metadata.is_file() {
         return Err(mode("is not a regular file".to_owned()));
@@ -107,10 +113,28 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_no_secret() {
+    fn what_is_no_file_is_no_secret() {
         let folder = tempfile::tempdir().unwrap();
-        let error = read_private(folder.path()).unwrap_err();
-        assert!(error.to_string().ends_with("is not a regular file"), "{error}");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        for path in [folder.path(), &pipe, Path::new("/dev/null")] {
+            let error = read_private(path).unwrap_err();
+            assert!(error.to_string().ends_with("is not a regular file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        for text in ["", " \n"] {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let error = Source::File(path.clone()).read().unwrap_err();
+            assert!(error.to_string().ends_with("token is empty"), "{error}");
+        }
+        let error = Source::Environment("KPROV_NO_SUCH_VARIABLE".to_owned()).read().unwrap_err();
+        assert!(matches!(error, KmsError::Variable(_)), "{error}");
     }
 
     #[test]

@@ -154,6 +154,16 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(matches!(Socket::bind(&path), Err(KmsError::Socket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        // Nor is a link followed, be it to a file, to nothing, or to somebody's socket, stale or not.
+        let (link, other) = (folder.path().join("link"), folder.path().join("other"));
+        drop(UnixListener::bind(&other).unwrap());
+        for target in [&path, &other, &folder.path().join("nothing")] {
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            assert!(matches!(Socket::bind(&link), Err(KmsError::Socket { .. })));
+            assert!(link.is_symlink());
+            fs::remove_file(&link).unwrap();
+        }
+        assert!(other.exists() && !folder.path().join("nothing").exists());
     }
 
     #[test]

@@ -130,6 +130,52 @@ async fn what_the_protocol_does_not_allow_is_refused() {
 }
 
 #[tokio::test]
+async fn who_sends_nonsense_ends_its_own_connection_alone() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let plugin = Running::start().await;
+    let mut client = plugin.client().await;
+    let frame = |length: usize, kind: u8, flags: u8, stream: u8, bytes: &[u8]| {
+        let [.., a, b, c] = u32::try_from(length).unwrap().to_be_bytes();
+        [&[a, b, c, kind, flags, 0, 0, 0, stream], bytes].concat()
+    };
+    let settings = frame(0, 4, 0, 0, b"");
+    let half = [PREFACE, &settings, &frame(500, 1, 4, 1, &[0x82; 20])].concat();
+    let endless = {
+        // A block of headers that never ends.
+        let mut bytes = [PREFACE, &settings, &frame(16_000, 1, 0, 1, &[0x82; 16_000])].concat();
+        for _ in 0..20 {
+            bytes.extend(frame(16_000, 9, 0, 1, &[0x82; 16_000]));
+        }
+        bytes
+    };
+    let huge = [PREFACE, &settings, &frame(0xff_ffff, 1, 4, 1, &[0x82; 4000])].concat();
+    let broken = [PREFACE, &settings, &frame(8, 1, 5, 1, &[0xff; 8])].concat();
+    for (what, bytes, stays) in [
+        ("half a preface", &PREFACE[..9], true),
+        ("no HTTP/2", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+        ("half a frame", &half, true),
+        ("endless headers", &endless, false),
+        ("a frame that is too large", &huge, false),
+        ("headers that are none", &broken, false),
+    ] {
+        let mut stream = tokio::net::UnixStream::connect(&plugin.socket).await.unwrap();
+        // What is refused early need not be read to its end.
+        let _ = stream.write_all(bytes).await;
+        if !stays {
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok(), "{what}: the connection stays");
+        }
+        // Others are served all the while.
+        let wrapped: proto::EncryptResponse = client.call(path::ENCRYPT, encrypt(DATA_KEY)).await.unwrap();
+        let unwrapped: proto::DecryptResponse = client.call(path::DECRYPT, decrypt(&wrapped)).await.unwrap();
+        assert_eq!(unwrapped.plaintext, DATA_KEY, "{what}");
+    }
+    plugin.stop().await;
+}
+
+#[tokio::test]
 async fn a_rotation_shows_in_status_and_in_what_is_wrapped() {
     let plugin = Running::start().await;
     let mut client = plugin.client().await;

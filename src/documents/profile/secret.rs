@@ -49,6 +49,8 @@ fn mark_kms(node: &mut Node) {
             // The name of a transit key is none.
             ("key", Value::String(_)) if entry.node.text().is_some_and(|text| text.len() < 40) => {}
             ("key", _) => mark_source(&mut entry.node),
+            // Where none belongs, a password may stand.
+            ("address", _) if entry.node.text().is_some_and(|text| text.contains('@')) => entry.node.mark_secret(),
             ("local" | "vault" | "auth" | "appRole" | "certificate", _) => mark_kms(&mut entry.node),
             _ => {}
         }

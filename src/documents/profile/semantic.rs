@@ -596,7 +596,11 @@ impl Checks<'_, '_> {
     fn vault(&mut self, index: usize, vault: &VaultKms) {
         let within = |field: &str| at!["encryption", "providers", index, "kms", "vault", field];
         let host = vault.address.strip_prefix("https://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
-        if host.is_none_or(|host| host.is_empty() || vault.address.contains(char::is_whitespace)) {
+        if vault.address.contains(['@', '?', '#']) {
+            // It may hold a password, which is not repeated.
+            let message = "the server's address holds more than host, port and path";
+            self.error("profile::kms", message, &within("address"), "expected https://HOST:PORT");
+        } else if host.is_none_or(|host| host.is_empty() || vault.address.contains(char::is_whitespace)) {
             let message = format!("`{}` is no address of a server with TLS", vault.address);
             self.error("profile::kms", message, &within("address"), "expected https://HOST:PORT");
         }

@@ -714,6 +714,12 @@ fn faults_of_a_kms_are_shown_where_they_are() {
     ] {
         assert!(report.contains(expected), "{expected}: {report}");
     }
+    let password = text
+        .replace("s.very-secret-text", "{file: ''}")
+        .replace("http://vault:8200", "https://root:hvs.very-secret-text@vault:8200");
+    let report = load_text(&password).unwrap_err();
+    assert!(report.contains("holds more than host, port and path"), "{report}");
+    assert!(!report.contains("very-secret"), "{report}");
     for endpoint in ["/run/kms.sock", "unix://@kms", "unix:///kms.sock", "unix:///run/../kms.sock"] {
         let text = profile(&format!(
             "  encryption:\n    providers:\n      - type: kms\n        kms: {{endpoint: '{endpoint}'}}"

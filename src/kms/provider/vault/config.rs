@@ -85,6 +85,10 @@ impl Config {
             return Err("address must begin with https://".to_owned());
         }
         self.address.parse::<http::Uri>().map_err(|error| format!("address: {error}"))?;
+        // What somebody logs in by is no part of an address, which is told in errors.
+        if self.address.contains(['@', '?', '#']) {
+            return Err("address is https://HOST:PORT, with a path at most".to_owned());
+        }
         // Mounts may have slashes; the key is one component of a path.
         let plain = |text: &str, slash: bool| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte) || slash && byte == b'/';

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Taint as ApiTaint};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Scope, pinned_kind};
-use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::json;
@@ -17,7 +16,7 @@ use crate::documents::profile::{Role, Taint, TaintEffect};
 use crate::documents::render::{KubernetesVersion, NodePlan, control_plane_taints};
 
 use super::ApiError;
-use super::retry::retried;
+use super::retry::{comes, retried};
 
 /// The name under which the API server records what kprov owns of an object.
 const FIELD_MANAGER: &str = "kprov";
@@ -48,15 +47,14 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiErr
         let object_name = object.metadata.name.clone().ok_or_else(|| fail(format!("a {} has no name", gvk.kind)))?;
         let doing = format!("applying {} {object_name} of the manifest {name}", gvk.kind);
         let (resource, capabilities) =
-            pinned_kind(client, &gvk).await.map_err(ApiError::request(format!("{doing} (asking for its kind)")))?;
+            retried(&format!("{doing} (asking for its kind)"), || pinned_kind(client, &gvk)).await?;
         let api: Api<DynamicObject> = match (capabilities.scope, &object.metadata.namespace) {
             (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
             (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), namespace, &resource),
             (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
         };
-        api.patch(&object_name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object))
-            .await
-            .map_err(ApiError::request(doing))?;
+        let (parameters, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
+        retried(&doing, || api.patch(&object_name, &parameters, &patch)).await?;
     }
     Ok(())
 }
@@ -70,10 +68,9 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<(), ApiErr
 pub async fn probe_name_server_often(client: &Client) -> Result<(), ApiError> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), "kube-system");
     let container = json!({"name": "coredns", "readinessProbe": {"periodSeconds": 1}});
-    let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
-    api.patch("coredns", &PatchParams::default(), &Patch::Strategic(patch))
-        .await
-        .map_err(ApiError::request("having the name server probed every second"))?;
+    let patch = Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": [container]}}}}));
+    let parameters = PatchParams::default();
+    retried("having the name server probed every second", || api.patch("coredns", &parameters, &patch)).await?;
     Ok(())
 }
 
@@ -84,14 +81,10 @@ pub async fn probe_name_server_often(client: &Client) -> Result<(), ApiError> {
 pub async fn await_namespace(client: &Client, name: &str) -> Result<(), ApiError> {
     const COMES: Duration = Duration::from_secs(60);
     let api: Api<Namespace> = Api::all(client.clone());
-    let there = await_condition(api, name, |namespace: Option<&Namespace>| namespace.is_some());
-    match tokio::time::timeout(COMES, there).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(ApiError::NotReady {
-            seconds: COMES.as_secs(),
-            pending: vec![format!("the namespace {name} is not there")],
-        }),
+    if comes(&api, name, |namespace| namespace.is_some(), COMES).await {
+        return Ok(());
     }
+    Err(ApiError::NotReady { seconds: COMES.as_secs(), pending: vec![format!("the namespace {name} is not there")] })
 }
 
 /// Takes a label off a node. One that is not there is no error.
@@ -101,10 +94,8 @@ pub async fn await_namespace(client: &Client, name: &str) -> Result<(), ApiError
 pub async fn remove_label(client: &Client, node: &str, label: &str) -> Result<(), ApiError> {
     let api: Api<Node> = Api::all(client.clone());
     let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": {label: null}}}));
-    api.patch(node, &PatchParams::default(), &patch)
-        .await
-        .map(|_| ())
-        .map_err(ApiError::request(format!("taking the label {label} off {node}")))
+    let parameters = PatchParams::default();
+    retried(&format!("taking the label {label} off {node}"), || api.patch(node, &parameters, &patch)).await.map(|_| ())
 }
 
 /// Completes a Node object with what `kubeadm join` and the kubelet's flags would have brought: the annotation with the
@@ -117,12 +108,12 @@ pub async fn complete_node(client: &Client, plan: &NodePlan, version: &Kubernete
     let api: Api<Node> = Api::all(client.clone());
     // A node may have no labels at first, and then takes those of the kubelet for all that there are.
     let named = |node: Option<&Node>| node.is_some_and(|node| node.labels().contains_key(HOSTNAME));
-    let registered = await_condition(api.clone(), &plan.name, named);
-    let not_ready = || ApiError::NotReady {
-        seconds: REGISTER.as_secs(),
-        pending: vec![format!("node {} has not registered", plan.name)],
-    };
-    tokio::time::timeout(REGISTER, registered).await.map_err(|_| not_ready())?.map_err(|_| not_ready())?;
+    if !comes(&api, &plan.name, named, REGISTER).await {
+        return Err(ApiError::NotReady {
+            seconds: REGISTER.as_secs(),
+            pending: vec![format!("node {} has not registered", plan.name)],
+        });
+    }
     // A conflict passes: kubelet has reported meanwhile. So does a balancer that has just sent this to an API server that is not
     // there yet.
     retried(&format!("completing the node {}", plan.name), async || {
@@ -169,7 +160,44 @@ fn api_taint(taint: &Taint) -> ApiTaint {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    use super::super::scripted::{api, failure};
     use super::*;
+
+    /// The API server behind a balancer as another one joins it: everything fails once, and then succeeds.
+    fn unsteady(what: &str, before: usize) -> (u16, Value) {
+        match (what, before) {
+            (_, 0) => failure(500, "rpc error: code = Unavailable desc = transport is closing"),
+            ("GET /api/v1", _) => {
+                let kinds = json!([{"name": "configmaps", "singularName": "", "kind": "ConfigMap", "namespaced": true, "verbs": ["patch"]}]);
+                (200, json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": kinds}))
+            }
+            ("GET /api/v1/namespaces", _) => {
+                let item = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "uid": "1"}});
+                (
+                    200,
+                    json!({"kind": "NamespaceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [item]}),
+                )
+            }
+            ("PATCH /api/v1/namespaces/n/configmaps/refused", _) => failure(422, "Invalid"),
+            _ => (200, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "n"}})),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_for_a_moment_is_tried_again() {
+        let manifest =
+            |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: n}}\n");
+        let (client, asked) = api(unsteady);
+        apply(&client, "rules", &manifest("c")).await.unwrap();
+        let of = "PATCH /api/v1/namespaces/n/configmaps/c";
+        assert_eq!(*asked.lock().unwrap(), ["GET /api/v1", "GET /api/v1", of, of]);
+        let error = apply(&client, "rules", &manifest("refused")).await.unwrap_err().to_string();
+        assert!(error.starts_with("applying ConfigMap refused of the manifest rules failed: Invalid"), "{error}");
+        // A watch that breaks off says nothing of the namespace.
+        await_namespace(&client, "n").await.unwrap();
+    }
 
     #[test]
     fn a_node_is_completed_as_kubeadm_join_does_it() {

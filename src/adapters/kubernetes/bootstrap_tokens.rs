@@ -5,6 +5,7 @@ use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
 
 use super::ApiError;
+use super::retry::retried;
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 
@@ -15,13 +16,14 @@ const TYPE: &str = "bootstrap.kubernetes.io/token";
 pub async fn delete_bootstrap_tokens(client: &Client) -> Result<(), ApiError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     let tokens = ListParams::default().fields(&format!("type={TYPE}"));
-    let found = api.list(&tokens).await.map_err(ApiError::request("listing bootstrap tokens"))?;
+    let found = retried("listing bootstrap tokens", || api.list(&tokens)).await?;
     for token in found.items {
-        match api.delete(&token.name_any(), &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(ApiError::request("deleting a bootstrap token")(error)),
-        }
+        let name = token.name_any();
+        retried("deleting a bootstrap token", async || match api.delete(&name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(|_| ()),
+        })
+        .await?;
     }
     Ok(())
 }

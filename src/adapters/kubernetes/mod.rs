@@ -11,6 +11,8 @@ mod network;
 mod probes;
 pub mod ready;
 mod retry;
+#[cfg(test)]
+mod scripted;
 mod stored;
 
 use std::time::Duration;

@@ -1,6 +1,11 @@
 //! Requests that are made again: API servers are restarted, and balancers know of it late.
 
+use std::fmt::Debug;
 use std::time::Duration;
+
+use kube::runtime::wait::await_condition;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
 
 use super::ApiError;
 
@@ -32,4 +37,18 @@ pub(super) async fn retried<T>(doing: &str, request: impl AsyncFn() -> Result<T,
             other => return other.map_err(ApiError::request(doing)),
         }
     }
+}
+
+/// Watches an object until it is as `wanted`, and says whether it was within `limit`. A watch that breaks off begins again.
+pub(super) async fn comes<K>(api: &Api<K>, name: &str, wanted: impl Fn(Option<&K>) -> bool, limit: Duration) -> bool
+where
+    K: Clone + Debug + Send + DeserializeOwned + Resource + 'static,
+{
+    const PAUSE: Duration = Duration::from_millis(200);
+    let watched = async {
+        while await_condition(api.clone(), name, &wanted).await.is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(limit, watched).await.is_ok()
 }

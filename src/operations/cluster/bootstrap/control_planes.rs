@@ -332,3 +332,41 @@ pub(super) async fn finish(build: &Build<'_>) -> Result<(), ClusterError> {
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kubeadm that takes a phase at its third try only, another one never, and for a third does not take its configuration.
+    const KUBEADM: &str = r#"#!/bin/sh
+echo "$3 $4" >> "$0.log"
+tries=$(wc -l < "$0.log")
+case $3 in slow) [ "$tries" -ge 3 ] ;; never) exit 1 ;; invalid) exit 3 ;; esac
+"#;
+
+    #[test]
+    fn a_phase_that_fails_for_a_moment_is_tried_again() {
+        use std::os::unix::fs::PermissionsExt as _;
+        use std::process::Command;
+
+        let run = |names: &[&str]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, program) in [("kubeadm", KUBEADM), ("sleep", "#!/bin/sh\n")] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, program).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+            let status = Command::new("sh").args(["-euc", &phases("/c", names)]).env("PATH", path).status().unwrap();
+            let log = std::fs::read_to_string(folder.path().join("kubeadm.log")).unwrap();
+            (status.code().unwrap(), log.lines().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let (code, tried) = run(&["slow", "two words"]);
+        assert_eq!(
+            (code, tried.join("; ")),
+            (0, "slow --config=/c; slow --config=/c; slow --config=/c; two words".to_owned())
+        );
+        assert_eq!(run(&["never", "slow"]), (1, vec!["never --config=/c".to_owned(); 3]));
+        assert_eq!(run(&["invalid", "slow"]), (3, vec!["invalid --config=/c".to_owned()]));
+    }
+}

@@ -175,6 +175,29 @@ fn reset_finds_out_what_is_wrong_before_a_node_goes() {
 }
 
 #[test]
+fn reset_misses_an_image_or_a_key_before_a_node_goes() {
+    let labels =
+        json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane", "dev.kprov.owner": "kprov"});
+    let key = json!({"name": "key1", "source": {"file": "of-the-teacher"}});
+    let providers = json!([{"type": "aescbc", "keys": [key]}]);
+    for (has_image, encryption, said) in [
+        (false, Value::Null, "no registry has it"),
+        (true, json!({"providers": providers}), "/nowhere/of-the-teacher"),
+    ] {
+        let engine = FakeEngine::start(Traits { has_image, ..Traits::default() });
+        engine.hold("lab-control-plane", &labels);
+        let sandbox = Sandbox::with_host(KPROV, &engine.host());
+        let mut record = record("lab", "ready", 1);
+        record["base"] = "/nowhere".into();
+        record["profile"]["spec"]["encryption"] = encryption;
+        sandbox.write("data/kprov/clusters/lab/cluster.json", record.to_string());
+        sandbox.kprov(&["reset", "lab"]).fails().says(said);
+        assert!(!engine.was_asked("DELETE /containers/lab-control-plane") && !engine.was_asked("rename"));
+        assert_eq!(engine.left(), ["lab-control-plane"]);
+    }
+}
+
+#[test]
 fn what_is_left_over_is_told_by_the_engines_clock() {
     // Made a few seconds ago by a process that is alive: by the host's clock, half a century ago.
     for (clock, left) in [("1970-01-01T00:00:30Z", 1), ("1970-01-01T00:10:00+00:00", 0)] {

@@ -80,6 +80,58 @@ fn a_kubeadm_without_a_phase_makes_the_cluster_by_its_own_way() {
     sandbox.assert_clean();
 }
 
+/// What is asked of containerd where nothing but a shell runs.
+const CONTAINERD: &str = "containerd > /dev/null 2>&1 & until ctr version > /dev/null 2>&1; do sleep 0.1; done";
+
+/// The test image's own network agent in the shape of kind's images: their names, and manifests of that form.
+fn in_kinds_shape() -> String {
+    let image = |name: &str, of: &str| format!("ctr --namespace k8s.io images tag {name} docker.io/kindest/{of}");
+    let file = |path: &str, text: &str| format!("cat > {path} << 'END'\n{text}\nEND");
+    [
+        CONTAINERD.to_owned(),
+        image("docker.io/kprov/net:1", "kindnetd:v20250512-df8de77b"),
+        image("$(ctr --namespace k8s.io images ls -q | grep /pause:)", "local-path-provisioner:v20250521-9b1ef2f4"),
+        "kill $!; wait $! || true; rm -rf /run/containerd".to_owned(),
+        file("/kind/manifests/default-cni.yaml", include_str!("strange_images/kindnet.yaml")),
+        file("/kind/manifests/default-storage.yaml", include_str!("strange_images/local-path.yaml")),
+    ]
+    .join("\n")
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn kinds_own_network_and_storage_are_installed_as_kind_does_it() {
+    let sandbox = Sandbox::on_engine(KPROV, "kinds");
+    let image = Image::altered(&sandbox, &in_kinds_shape());
+    image.up(&["--profile", "secure-two-node"]).ok().never_says(FALLS_BACK).done();
+    sandbox.kprov(&["verify", &sandbox.cluster]).done();
+    let asked = |node: &str, script: &str| {
+        let run = sandbox.kprov(&["exec", &sandbox.node(node), "--", "sh", "-euc", script]).ok();
+        run.stdout.trim().to_owned()
+    };
+    let environment = "kubectl --namespace kube-system get daemonset kindnet \
+        --output 'jsonpath={range .spec.template.spec.containers[0].env[*]}{.name}={.value}{\"\\n\"}{end}'";
+    let environment = asked("control-plane", environment);
+    let endpoint = format!("CONTROL_PLANE_ENDPOINT={}:6443", sandbox.node("control-plane"));
+    for wanted in ["POD_SUBNET=10.244.0.0/16", &endpoint] {
+        assert!(environment.lines().any(|line| line == wanted), "{wanted} is not in\n{environment}");
+    }
+    // In the seconds before kindnet has come around to it, as kprov does for it.
+    for node in ["control-plane", "worker"] {
+        assert!(asked(node, "cat /etc/cni/net.d/10-kindnet.conflist").contains("\"name\": \"kindnet\""), "{node}");
+    }
+    let pods = asked("control-plane", "kubectl get pods -A --field-selector=status.phase=Running -o name");
+    assert_eq!(pods.matches("pod/kindnet-").count(), 2, "{pods}");
+    assert_eq!(pods.matches("pod/local-path-provisioner-").count(), 1, "{pods}");
+    assert_eq!(
+        asked("control-plane", "kubectl get storageclass standard -o jsonpath={.provisioner}"),
+        "rancher.io/local-path"
+    );
+    sandbox.kprov(&["down", &sandbox.cluster]).done();
+    drop(image);
+    sandbox.assert_clean();
+}
+
 #[test]
 #[ignore = "needs an engine: cargo xtask test"]
 fn a_kubelet_that_keeps_ending_is_quoted_soon() {
@@ -130,8 +182,11 @@ enum End {
 fn in_full_strange_images_end_in_proof_or_one_clear_error() {
     const CNI: &str = "/kind/manifests/default-cni.yaml";
     const STORAGE: &str = "/kind/manifests/default-storage.yaml";
-    let late = "mkdir -p /etc/systemd/system/kubelet.service.d; printf '[Service]\\nExecStartPre=/bin/sleep 20\\n' \
-                > /etc/systemd/system/kubelet.service.d/90-late.conf";
+    let before = |unit: &str, command: &str| {
+        let folder = format!("/etc/systemd/system/{unit}.service.d");
+        format!("mkdir -p {folder}; printf '[Service]\\nExecStartPre={command}\\n' > {folder}/90-test.conf")
+    };
+    let read_only = "/var/lib/kubelet/kubeadm-flags.env";
     let mut failed = Vec::new();
     for (what, script, end) in [
         ("a CNI of another name", format!("sed -i 's/kprov-net/other-net/' {CNI}"), End::Fast),
@@ -154,7 +209,16 @@ fn in_full_strange_images_end_in_proof_or_one_clear_error() {
             ),
             End::Plain,
         ),
-        ("a kubelet that starts late", late.to_owned(), End::Fast),
+        ("a kubelet that starts late", before("kubelet", "/bin/sleep 20"), End::Fast),
+        ("a systemd that boots slowly", before("containerd", "/bin/sleep 25"), End::Fast),
+        (
+            "a read-only file",
+            format!(
+                "touch {read_only}; {}",
+                before("containerd", &format!("/bin/mount --bind -o ro {read_only} {read_only}"))
+            ),
+            End::Error("kubeadm-flags.env"),
+        ),
         ("no phase for kubelets", without_phase("kubelet-start"), End::Plain),
         ("no phase for certificates", without_phase("certs"), End::Plain),
         ("no phase for kube-proxy", without_phase("addon kube-proxy"), End::Plain),

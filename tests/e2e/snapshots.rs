@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use test_support::{Job, Sandbox, in_full};
+use test_support::{Job, Run, Sandbox, in_full};
 
 use super::KPROV;
 
@@ -42,7 +42,23 @@ fn an_exercise_that_is_broken_on_purpose_comes_back_as_it_was_saved() {
     assert!(has_namespace(&sandbox, "exercise"));
     sandbox.kprov(&["verify", cluster]).fails().says("pod broken is not Ready").says("--profiling=false is not set");
     sandbox.kprov(&["snapshot", "rm", "whole"]).done();
+    // To a colleague, who has none of it.
+    sandbox.write("passphrase", "as it were on a stick");
+    let phrase = ["--passphrase-file", "passphrase"];
+    sandbox.kprov(&[&["snapshot", "export", "exercise", "exercise.kprov"][..], &phrase].concat()).done();
     sandbox.kprov(&["down", cluster]).done();
+    let colleague = |arguments: &[&str]| {
+        Run::of(sandbox.kprov_command(arguments).env("XDG_DATA_HOME", sandbox.path().join("colleague")))
+    };
+    colleague(&[&["snapshot", "import", "exercise.kprov"][..], &phrase].concat()).ok().says(cluster).done();
+    colleague(&["up", "--from", "exercise"]).ok().says("not waited for: ").done();
+    assert_eq!(sandbox.engine().containers(cluster), [sandbox.node("control-plane"), sandbox.node("worker")]);
+    let keys = colleague(&["etcd", "keys", "namespaces/", "--cluster", cluster]).ok();
+    assert!(keys.stdout.contains("/exercise"), "{keys}");
+    shell(&sandbox, "kubectl delete namespace exercise");
+    colleague(&["reset", cluster]).done();
+    colleague(&["verify", cluster]).fails().says("pod broken is not Ready");
+    colleague(&["down", cluster]).done();
     sandbox.assert_clean();
 }
 
@@ -52,6 +68,10 @@ fn a_restore_that_is_killed_or_fails_leaves_the_cluster_there() {
     let sandbox = Sandbox::on_engine(KPROV, "gone");
     let cluster = sandbox.cluster.as_str();
     sandbox.up(&[]).done();
+    // A change of encryption that somebody has begun and not ended.
+    shell(&sandbox, "mkdir -p /kind/kprov; echo '{}' > /kind/kprov/encryption.json");
+    sandbox.kprov(&["snapshot", "save", "before", "--cluster", cluster]).fails().says("under way");
+    shell(&sandbox, "rm /kind/kprov/encryption.json");
     sandbox.kprov(&["snapshot", "save", "before", "--cluster", cluster]).done();
     shell(&sandbox, "kubectl create namespace kept");
     let stages = ["Making new nodes beside the old ones", "Changing places", "Booting", "Verifying"];

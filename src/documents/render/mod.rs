@@ -6,6 +6,7 @@
 //! `profile`, making keys to `keys`, and putting documents where they belong to its callers.
 
 mod balancer;
+mod cni;
 mod digest;
 mod effects;
 mod joining;
@@ -35,6 +36,7 @@ use crate::documents::patches::PatchError;
 use crate::documents::profile::Profile;
 
 pub use balancer::{LoadBalancer, load_balancer_config};
+pub use cni::cni_manifest;
 pub use digest::{Digest, NotADigest, cluster_digest, documents_digest};
 pub use effects::{PatchedSettings, patched_settings, warnings};
 pub use joining::joining_manifest;

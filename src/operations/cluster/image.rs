@@ -41,25 +41,6 @@ impl ImageFacts {
     pub fn has_kindnet(&self) -> bool {
         self.cni.as_ref().is_some_and(|manifest| manifest.contains("/kindnetd"))
     }
-
-    /// The CNI's manifest for these pod addresses. It is a Go template with a single field, so that
-    /// replacing the field is all that rendering it takes.
-    #[must_use]
-    pub fn cni_manifest(&self, pod_subnet: &str) -> Option<String> {
-        let text = self.cni.as_ref()?;
-        let mut rendered = String::with_capacity(text.len());
-        let mut rest = text.as_str();
-        while let Some((before, after)) = rest.split_once("{{") {
-            let Some((field, behind)) = after.split_once("}}") else { break };
-            rendered.push_str(before);
-            if field.trim_matches(|c: char| c.is_whitespace() || c == '-') == ".PodSubnet" {
-                rendered.push_str(pod_subnet);
-            }
-            rest = behind;
-        }
-        rendered.push_str(rest);
-        Some(rendered)
-    }
 }
 
 /// Makes sure that the engine has the image, and reads what it holds.
@@ -168,18 +149,5 @@ mod tests {
         assert!(one.name.starts_with("kprov-probe-"));
         let labels = [(LABEL_OWNER, "kprov".to_owned()), (LABEL_PROCESS, std::process::id().to_string())];
         assert_eq!(one.labels, labels.map(|(name, value)| (name.to_owned(), value)));
-    }
-
-    #[test]
-    fn the_cni_manifest_is_a_template_of_one_field() {
-        let facts = ImageFacts {
-            version: "v1.36.2".to_owned(),
-            cni: Some("subnet: {{ .PodSubnet }}\nother: \"{{.PodSubnet}}\"\n".to_owned()),
-            storage: None,
-        };
-        assert_eq!(
-            facts.cni_manifest("10.244.0.0/16").as_deref(),
-            Some("subnet: 10.244.0.0/16\nother: \"10.244.0.0/16\"\n")
-        );
     }
 }

@@ -25,6 +25,8 @@ pub struct Traits {
     pub start: (u16, &'static str),
     /// What lies in its only image at `/kind/version`; without it, the engine never ends sending the file.
     pub version: Option<&'static str>,
+    /// Whether it has its image; it cannot be pulled.
+    pub has_image: bool,
     /// Requests that hold this, such as `DELETE /containers`, are never answered.
     pub silent: Option<&'static str>,
 }
@@ -32,7 +34,16 @@ pub struct Traits {
 impl Default for Traits {
     fn default() -> Self {
         let clock = "2026-01-01T00:00:00.5Z";
-        Self { id: "one", api: "1.45", root_dir: "/", clock, start: (204, ""), version: Some("v1.33.1"), silent: None }
+        Self {
+            id: "one",
+            api: "1.45",
+            root_dir: "/",
+            clock,
+            start: (204, ""),
+            version: Some("v1.33.1"),
+            has_image: true,
+            silent: None,
+        }
     }
 }
 
@@ -195,6 +206,8 @@ fn answer(
             json!({"ID": traits.id, "DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2,
                 "SystemTime": traits.clock}),
         ),
+        ("GET", ["images", ..]) if !traits.has_image => message(404, "No such image"),
+        ("POST", ["images", "create"]) => message(404, "no registry has it"),
         ("GET", ["images", ..]) => json(200, json!({"Id": "sha256:1234"})),
         ("GET", ["networks"]) => json(200, Value::from_iter(state.network.clone())),
         ("POST", ["networks", "create"]) => {

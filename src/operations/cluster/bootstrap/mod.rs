@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use kube::Client;
 
+use crate::adapters::kubernetes::ApiError;
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::{kubeconfig, kubernetes};
 use crate::documents::files::FileEntry;
@@ -61,7 +62,19 @@ impl Way {
 
     /// Whether another way is taken where this one meets something that it does not know.
     pub(super) fn can_fall_back(self, profile: &Profile) -> bool {
-        self == Self::Phased && profile.spec.bootstrap == Bootstrap::Auto
+        self != Self::Plain && profile.spec.bootstrap == Bootstrap::Auto
+    }
+
+    /// Whether an error may come of what this way relies on and [`Way::Plain`] does not.
+    pub(super) fn may_be_why(self, error: &ClusterError) -> bool {
+        match self {
+            Self::Phased => error.is_unfamiliar(),
+            // Here it is kubeadm that makes the nodes, and where it fails it fails again.
+            Self::Kubeadm => {
+                matches!(error, ClusterError::Api(ApiError::Manifest { .. } | ApiError::Request { .. }))
+            }
+            Self::Plain => false,
+        }
     }
 }
 
@@ -243,8 +256,10 @@ impl Build<'_> {
     async fn addons(&self, client: &Client) -> Result<(), ClusterError> {
         let networking = &self.inputs.profile.spec.networking;
         if !networking.disable_default_cni
-            && let Some(manifest) = self.facts.cni_manifest(networking.pod_subnet())
+            && let Some(manifest) = &self.facts.cni
         {
+            let manifest = render::cni_manifest(manifest, networking.pod_subnet(), &self.endpoint)
+                .map_err(|error| ApiError::Manifest { name: "CNI".to_owned(), reason: error.to_string() })?;
             self.apply(client, "CNI", &manifest).await?;
         }
         if let Some(manifest) = &self.facts.storage {
@@ -334,18 +349,41 @@ mod tests {
 
     #[test]
     fn only_who_names_no_way_gets_another_one() {
-        for (bootstrap, control_planes, way, falls_back) in [
-            (None, 1, Way::Phased, true),
-            (Some("auto"), 1, Way::Phased, true),
-            (Some("phased"), 1, Way::Phased, false),
-            (Some("kubeadm"), 1, Way::Kubeadm, false),
-            (None, 3, Way::Phased, true),
-            (Some("phased"), 3, Way::Phased, false),
-            (Some("kubeadm"), 3, Way::Kubeadm, false),
+        for (bootstrap, control_planes, patch, way, falls_back) in [
+            (None, 1, None, Way::Phased, true),
+            (Some("auto"), 1, None, Way::Phased, true),
+            (Some("phased"), 1, None, Way::Phased, false),
+            (Some("kubeadm"), 1, None, Way::Kubeadm, false),
+            (None, 3, None, Way::Phased, true),
+            (Some("phased"), 3, None, Way::Phased, false),
+            (Some("kubeadm"), 3, None, Way::Kubeadm, false),
+            (None, 1, Some("kind: ClusterConfiguration"), Way::Kubeadm, true),
+            (Some("kubeadm"), 1, Some("kind: ClusterConfiguration"), Way::Kubeadm, false),
         ] {
-            let profile = profile(bootstrap, control_planes);
+            let mut profile = profile(bootstrap, control_planes);
+            profile.spec.kubeadm_config_patches.extend(patch.map(str::to_owned));
             assert_eq!(Way::of(&profile), way, "{bootstrap:?} {control_planes}");
             assert_eq!(Way::of(&profile).can_fall_back(&profile), falls_back, "{bootstrap:?} {control_planes}");
+        }
+    }
+
+    #[test]
+    fn where_kubeadm_fails_it_is_not_asked_again() {
+        let command = || {
+            ClusterError::from(NodeError::Command {
+                node: "n".to_owned(),
+                command: "kubeadm init".to_owned(),
+                code: 1,
+                last_lines: String::new(),
+            })
+        };
+        let list = || ClusterError::Api(ApiError::Manifest { name: "CNI".to_owned(), reason: "odd".to_owned() });
+        let late = || ClusterError::Api(ApiError::NotReady { seconds: 1, pending: Vec::new() });
+        for (way, manifest, failed, not_ready) in
+            [(Way::Phased, true, true, true), (Way::Kubeadm, true, false, false), (Way::Plain, false, false, false)]
+        {
+            let judged = [list(), command(), late()].map(|error| way.may_be_why(&error));
+            assert_eq!(judged, [manifest, failed, not_ready], "{way:?}");
         }
     }
 

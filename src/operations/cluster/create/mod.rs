@@ -203,7 +203,11 @@ fn proof_of<'a>(
     nodes: &'a [Node],
     addresses: &'a [NodeRecord],
 ) -> Proof<'a> {
-    let patience = if build.way.can_fall_back(build.inputs.profile) { GOOD_TIME } else { build.context.patience };
+    let patience = if build.way == Way::Phased && build.way.can_fall_back(build.inputs.profile) {
+        GOOD_TIME
+    } else {
+        build.context.patience
+    };
     Proof {
         context: build.context,
         client: &up.client,
@@ -324,7 +328,7 @@ async fn attempt(
     };
     let way = Way::of(profile);
     let raised = match raise(context, &parts, inputs, &facts, way).await {
-        Err(error) if way.can_fall_back(profile) && error.is_unfamiliar() => {
+        Err(error) if way.can_fall_back(profile) && way.may_be_why(&error) => {
             // What is wrong with the host now would be as wrong the other way.
             let info = context.engine.info().await?;
             if preflight::require(context, &info, u32::try_from(plan.len()).unwrap_or(u32::MAX)).is_err() {

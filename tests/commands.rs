@@ -180,10 +180,9 @@ fn reset_misses_an_image_or_a_key_before_a_node_goes() {
         json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane", "dev.kprov.owner": "kprov"});
     let key = json!({"name": "key1", "source": {"file": "of-the-teacher"}});
     let providers = json!([{"type": "aescbc", "keys": [key]}]);
-    for (has_image, encryption, said) in [
-        (false, Value::Null, "no registry has it"),
-        (true, json!({"providers": providers}), "/nowhere/of-the-teacher"),
-    ] {
+    for (has_image, encryption, said) in
+        [(false, Value::Null, "no registry has it"), (true, json!({"providers": providers}), "/nowhere/of-the-teacher")]
+    {
         let engine = FakeEngine::start(Traits { has_image, ..Traits::default() });
         engine.hold("lab-control-plane", &labels);
         let sandbox = Sandbox::with_host(KPROV, &engine.host());

@@ -10,6 +10,7 @@ mod kube_proxy;
 mod lifecycle;
 mod parity;
 mod power;
+mod resources;
 mod snapshots;
 mod ssh;
 mod thief;

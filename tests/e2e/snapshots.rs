@@ -52,7 +52,7 @@ fn an_exercise_that_is_broken_on_purpose_comes_back_as_it_was_saved() {
     };
     colleague(&[&["snapshot", "import", "exercise.kprov"][..], &phrase].concat()).ok().says(cluster).done();
     colleague(&["up", "--from", "exercise"]).ok().says("not waited for: ").done();
-    assert_eq!(sandbox.engine().containers(cluster), [sandbox.node("control-plane"), sandbox.node("worker")]);
+    assert_eq!(sandbox.engine().containers(cluster).len(), 2);
     let keys = colleague(&["etcd", "keys", "namespaces/", "--cluster", cluster]).ok();
     assert!(keys.stdout.contains("/exercise"), "{keys}");
     shell(&sandbox, "kubectl delete namespace exercise");

@@ -151,7 +151,9 @@ pub(super) async fn settle<W: World>(world: &W) -> Result<Settled, W::Error> {
         (true, false) => Settled::Removed,
         (false, _) => {
             // Started before they have their names again: whoever is killed in between leaves a name that says so.
-            try_join_all(go.iter().map(|member| world.kill(member))).await?;
+            // Those to be started are killed, too: where one still runs, who is dead has asked for its end, and the engine may
+            // be about to bring it about.
+            try_join_all(go.iter().chain(&displaced).map(|member| world.kill(member))).await?;
             world.start(&displaced).await?;
             let in_place = go.iter().filter(|member| member.name == member.place());
             try_join_all(in_place.map(async |member| world.rename(member, &next_name(member.place())).await)).await?;

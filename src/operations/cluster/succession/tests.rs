@@ -13,6 +13,8 @@ const PLACES: [&str; 2] = ["c-control-plane", "c-worker"];
 struct State {
     members: Vec<Member>,
     running: Vec<String>,
+    /// Those that run for a moment more: whoever had them killed is dead, the engine goes on.
+    dying: Vec<String>,
     /// The generation that the record calls proven.
     proven: Option<u64>,
     /// Whose keys lie beside the record.
@@ -138,8 +140,15 @@ impl World for Memory {
     }
 
     async fn kill(&self, member: &Member) -> Result<(), Broken> {
+        let later = self.half_done && self.left.get() == Some(0);
         self.step(|state| {
-            state.running.retain(|running| *running != member.id);
+            if later {
+                state.dying.push(member.id.clone());
+            } else {
+                // Ends only when the container has.
+                state.running.retain(|running| *running != member.id);
+                state.dying.retain(|dying| *dying != member.id);
+            }
             Ok(())
         })
     }
@@ -155,6 +164,9 @@ impl World for Memory {
                 if !state.running.contains(&member.id) {
                     state.running.push(member.id.clone());
                 }
+                // One that still ran was no error.
+                let ended = std::mem::take(&mut state.dying);
+                state.running.retain(|running| !ended.contains(running));
                 Ok(())
             })?;
         }
@@ -165,6 +177,7 @@ impl World for Memory {
         self.step(|state| {
             state.members.retain(|other| other.id != member.id);
             state.running.retain(|running| *running != member.id);
+            state.dying.retain(|dying| *dying != member.id);
             Ok(())
         })
     }

@@ -1,4 +1,4 @@
-//! How soon the control plane's static pods are asked whether they have started.
+//! How soon the control plane's static pods are asked whether they have started, and what may keep a kubelet from starting them.
 //!
 //! kubeadm lays these patches over the manifests that it writes.
 
@@ -31,6 +31,8 @@ struct ProbeValues {
     delay: u8,
     /// A health check of the API server that its life does not depend on.
     excluded: Option<&'static str>,
+    /// Whether kubeadm's manifest asks for storage on the node.
+    claims_storage: bool,
 }
 
 /// The patches, by their paths on a control plane.
@@ -41,7 +43,12 @@ pub(super) fn startup_probe_patches(inputs: &Inputs<'_>) -> Result<Vec<(&'static
     let check = kms::health_check(inputs)?.filter(|_| inputs.version.dies_of_an_ill_kms());
     let patch = |(component, path, delay)| {
         let excluded = check.filter(|_| component == "kube-apiserver");
-        let values = ProbeValues { component, delay, excluded };
+        let values = ProbeValues {
+            component,
+            delay,
+            excluded,
+            claims_storage: component == "etcd" && inputs.version.etcd_claims_storage(),
+        };
         Ok((path, inputs.templates.render(templates::STARTUP_PROBE, values)?))
     };
     PATCHES.into_iter().map(patch).collect()

@@ -353,6 +353,13 @@ impl KubernetesVersion {
         !self.at_least(1, 22)
     }
 
+    /// Whether kubeadm has etcd ask for storage on the node, which a kubelet that has just started may not know of
+    /// (kubernetes/kubernetes#99305). It no longer does from 1.22 (#102673) and some patch releases before.
+    #[must_use]
+    pub fn etcd_claims_storage(&self) -> bool {
+        !self.at_least(1, 22)
+    }
+
     /// Whether kubeadm binds the API server's client certificate for kubelets to the role `system:kubelet-api-admin`, from
     /// 1.36.1 on (CHANGELOG-1.36; cmd/kubeadm/app/phases/bootstraptoken/node/tlsbootstrap.go).
     #[must_use]

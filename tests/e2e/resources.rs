@@ -62,7 +62,7 @@ fn custom_resources_and_wildcards_keep_the_keys_that_they_need() {
     sandbox.up(&[]).done();
     shell(&sandbox, GATEWAY);
     let status = sandbox.kprov(&["status", cluster, "-o", "json"]).ok().json();
-    let minor: u32 = status["version"].as_str().unwrap().split('.').nth(1).unwrap().parse().unwrap();
+    let minor: u32 = status["kubernetesVersion"].as_str().unwrap().split('.').nth(1).unwrap().parse().unwrap();
 
     // What the API does not know is an error before anything is touched.
     change(&["enable", "--resources", "secret"]).fails().says("secret");

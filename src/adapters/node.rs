@@ -15,7 +15,7 @@ use crate::adapters::engine::{Engine, EngineError, ExecOutput, ExecSpec};
 use crate::documents::files::{FileEntry, first_file, pack};
 use crate::documents::profile::Role;
 
-/// The most bytes of a file that is read from a node, where students are root.
+/// The most bytes of a file that is read from a node, and of what a script prints there, where students are root.
 const LARGEST_FILE: usize = 16 << 20;
 
 /// How long a container may take to boot its init system, as in kind.
@@ -223,7 +223,18 @@ impl Node {
         command: &[&str],
         stdin: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<ExecOutput, NodeError> {
-        let spec = ExecSpec { command: command.iter().map(|&word| word.to_owned()).collect(), env: Vec::new(), stdin };
+        self.bounded(command, stdin, None).await
+    }
+
+    /// The same, of a command that may print so many bytes.
+    async fn bounded(
+        &self,
+        command: &[&str],
+        stdin: Option<Zeroizing<Vec<u8>>>,
+        most: Option<usize>,
+    ) -> Result<ExecOutput, NodeError> {
+        let words = command.iter().map(|&word| word.to_owned()).collect();
+        let spec = ExecSpec { command: words, env: Vec::new(), stdin, most };
         self.in_time(&command.join(" "), self.engine.exec(&self.name, spec)).await
     }
 
@@ -262,10 +273,11 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError::Command`], named `what`, if it ends with another code than 0, [`NodeError::TimedOut`] if it does not end in
-    /// time, [`NodeError::Engine`] if it could not be run.
+    /// time, [`NodeError::Engine`] if it could not be run, or prints more than 16 MiB.
     pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
-        let input = Zeroizing::new(script.as_bytes().to_vec());
-        self.named(what, self.output(&["sh", "-eu"], Some(input)).await)
+        let (command, input) = (["sh", "-eu"], Zeroizing::new(script.as_bytes().to_vec()));
+        let output = self.bounded(&command, Some(input), Some(LARGEST_FILE)).await;
+        self.named(what, output.and_then(|output| self.succeeded(&command, output)))
     }
 
     /// Runs a shell script that reads `input`. The script itself may be seen by others; the input is not.
@@ -521,6 +533,8 @@ esac
         };
         assert_eq!(run("static_pod kube-apiserver"), "ours 33\n");
         assert_eq!(run("static_pod_pids kube-apiserver etcd"), "33\n", "etcd does not run");
+        assert_eq!(run("static_pods kube-apiserver etcd"), "kube-apiserver 33\n");
+        assert_eq!(run("static_pods etcd"), "");
     }
 
     #[tokio::test(start_paused = true)]

@@ -139,11 +139,11 @@ pub enum EngineError {
         /// What the engine said.
         reason: String,
     },
-    /// A file in a container is larger than any of its kind.
+    /// A file in a container, or what a command prints there, is larger than any of its kind.
     #[error("{path} in {container} has more than {} MiB, and is not read", most >> 20)]
-    #[diagnostic(code(kprov::engine::large), help("look at it: no file that kprov reads there is so large by itself"))]
+    #[diagnostic(code(kprov::engine::large), help("look at it: nothing that kprov reads there is so large by itself"))]
     Large {
-        /// The file.
+        /// The file, or what else is read.
         path: String,
         /// The container.
         container: String,

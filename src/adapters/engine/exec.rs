@@ -21,6 +21,8 @@ pub struct ExecSpec {
     pub env: Vec<String>,
     /// What the command reads from its standard input; wiped when dropped.
     pub stdin: Option<Zeroizing<Vec<u8>>>,
+    /// How many bytes it may print, if there is a bound: whoever is root in a container decides what a command prints.
+    pub most: Option<usize>,
 }
 
 /// What a command has printed, and how it ended.
@@ -53,7 +55,7 @@ impl Engine {
     /// [`EngineError`] if it could not be run; a command that fails is no error here.
     pub async fn exec(&self, container: &str, spec: ExecSpec) -> Result<ExecOutput, EngineError> {
         let input = spec.stdin.map(|bytes| stream::iter([bytes]));
-        self.exec_reading(container, spec.command, spec.env, input).await
+        self.exec_reading(container, spec.command, spec.env, input, spec.most).await
     }
 
     /// Runs a command in a container and waits for its end; what it reads comes in pieces. They are dropped once it reads
@@ -67,7 +69,7 @@ impl Engine {
         command: Vec<String>,
         input: impl Stream<Item = Bytes>,
     ) -> Result<ExecOutput, EngineError> {
-        self.exec_reading(container, command, Vec::new(), Some(input)).await
+        self.exec_reading(container, command, Vec::new(), Some(input), None).await
     }
 
     async fn exec_reading<B: AsRef<[u8]>>(
@@ -76,8 +78,10 @@ impl Engine {
         command: Vec<String>,
         env: Vec<String>,
         from: Option<impl Stream<Item = B>>,
+        most: Option<usize>,
     ) -> Result<ExecOutput, EngineError> {
-        let doing = format!("running {} in {container}", command.first().map_or("", String::as_str));
+        let command_name = command.first().cloned().unwrap_or_default();
+        let doing = format!("running {command_name} in {container}");
         let options = CreateExecOptions {
             cmd: Some(command),
             env: Some(env),
@@ -106,15 +110,26 @@ impl Engine {
             };
             let drain = async {
                 while let Some(chunk) = output.next().await {
-                    match chunk.map_err(fail)? {
+                    let chunk = chunk.map_err(fail)?;
+                    let most = most.unwrap_or(usize::MAX);
+                    if stdout.len() + stderr.len() + chunk.as_ref().len() > most {
+                        let path = format!("what `{command_name}` prints");
+                        return Err(EngineError::Large { path, container: container.to_owned(), most });
+                    }
+                    match chunk {
                         LogOutput::StdErr { message } => stderr.extend_from_slice(&message),
                         other => stdout.extend_from_slice(other.as_ref()),
                     }
                 }
                 Ok::<_, EngineError>(())
             };
-            let ((), drained) = tokio::join!(feed, drain);
-            drained?;
+            let ((), ()) = tokio::try_join!(
+                async {
+                    feed.await;
+                    Ok(())
+                },
+                drain
+            )?;
         }
         let code = self.docker.inspect_exec(&id).await.map_err(fail)?.exit_code.unwrap_or(-1);
         Ok(ExecOutput { code, stdout, stderr })

@@ -99,13 +99,18 @@ pub(super) async fn open(context: &Context, cluster: Option<&ClusterName>) -> Re
     }
     let nodes = found.nodes(&context.engine);
     let control_planes = found.control_planes(&context.engine)?;
-    let admin = control_planes.first().read_text(kubeconfig::ADMIN).await?;
+    // Each asks the engine, and one need not wait for the other.
+    // A record of a cluster of the same name on another engine says nothing of this one.
+    let (admin, record) = tokio::join!(
+        control_planes.first().read_text(kubeconfig::ADMIN),
+        cluster::record_if_here(context, &found.name)
+    );
+    let admin = admin?;
     let (address, port) =
         found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", std::net::SocketAddr::new(address, port));
     let kubeconfig = kubeconfig::for_cluster(&admin, &found.name, &server)?;
-    // A record of a cluster of the same name on another engine says nothing of this one.
-    let record = cluster::record_if_here(context, &found.name).await?;
+    let record = record?;
     let keys = if record.is_some() { context.store().load_keys(&found.name)? } else { None };
     Ok(Opened { nodes, record, keys, kubeconfig, found })
 }

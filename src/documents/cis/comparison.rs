@@ -198,12 +198,20 @@ const TO_A_PERSON: &str = "kube-bench leaves it to a person; ours looks";
 /// Why they may differ where a program that kube-bench's command needs, such as jq, is not there.
 const COULD_NOT_LOOK: &str = "kube-bench's command did not run: the node lacks a program that it needs";
 
+/// Whether a control is scored: it is enough that one of the two says so, so that neither can hide it.
+fn is_scored(ours: Option<&Finding>, theirs: &Theirs) -> bool {
+    theirs.scored || ours.is_some_and(|finding| finding.kind == Kind::Scored)
+}
+
 fn why(finding: &Finding, theirs: &Theirs, relation: Relation) -> Option<&'static str> {
-    if theirs.kind == "manual" && !theirs.scored {
+    if theirs.kind == "manual" && !is_scored(Some(finding), theirs) {
         return Some(TO_A_PERSON);
     }
     let lacks = |line: &str| line.starts_with("/bin/sh:") && line.ends_with(": not found");
-    if !theirs.scored && relation == Relation::Laxer && theirs.actual_value.lines().any(|line| lacks(line.trim())) {
+    if !is_scored(Some(finding), theirs)
+        && relation == Relation::Laxer
+        && theirs.actual_value.lines().any(|line| lacks(line.trim()))
+    {
         return Some(COULD_NOT_LOOK);
     }
     let known = KNOWN.iter().find(|(benchmark, ids, of, _)| {
@@ -235,14 +243,18 @@ pub fn compare(findings: &[Finding], node: &str, theirs: &KubeBench) -> Vec<Pair
         pairs.push(Pair {
             node: node.to_owned(),
             id: verdict.test_number.clone(),
-            scored: verdict.scored,
+            scored: is_scored(ours, verdict),
             ours: ours.map(|finding| finding.status),
             theirs: Some(verdict.status.clone()),
             relation,
             why: ours.filter(|_| relation != Relation::Same).and_then(|finding| why(finding, verdict, relation)),
         });
     }
-    for finding in findings.iter().filter(|finding| finding.node.as_deref() == Some(node)) {
+    // What is about the whole cluster, kube-bench looks at on control planes.
+    let is_control_plane =
+        findings.iter().any(|finding| finding.node.as_deref() == Some(node) && finding.id.starts_with("1."));
+    let is_due = |finding: &&Finding| finding.node.as_deref().map_or(is_control_plane, |name| name == node);
+    for finding in findings.iter().filter(is_due) {
         if !theirs.iter().any(|verdict| verdict.test_number == finding.id) {
             pairs.push(Pair {
                 node: node.to_owned(),
@@ -311,13 +323,36 @@ mod tests {
     #[test]
     fn a_command_that_could_not_run_explains_a_hint_and_never_a_scored_verdict() {
         let of = |scored: bool| {
-            let findings = [finding("1.2.15", Status::Pass)];
+            let findings = [finding("5.1.1", Status::Pass)];
             let result = format!(
-                r#"{{"test_number": "1.2.15", "status": "WARN", "scored": {scored}, "actual_value": "/bin/sh: 1: jq: not found\n"}}"#
+                r#"{{"test_number": "5.1.1", "status": "WARN", "scored": {scored}, "actual_value": "/bin/sh: 1: jq: not found\n"}}"#
             );
             pairs(&findings, &result)[0].why
         };
         assert_eq!((of(false), of(true)), (Some(COULD_NOT_LOOK), None));
+    }
+
+    #[test]
+    fn a_scored_verdict_cannot_be_talked_down() {
+        // A kube-bench whose rules were changed: what it calls manual is scored all the same.
+        let found = pairs(
+            &[finding("1.2.15", Status::Fail)],
+            r#"{"test_number": "1.2.15", "status": "PASS", "scored": false, "type": "manual"}"#,
+        );
+        assert!(found[0].scored && found[0].is_unexplained(), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_about_the_cluster_is_missed_where_a_control_plane_says_nothing_of_it() {
+        let of_cluster = || Finding { node: None, ..finding("5.1.1", Status::Pass) };
+        let on_control_plane = [finding("1.2.15", Status::Pass), of_cluster()];
+        let found = pairs(&on_control_plane, r#"{"test_number": "1.2.15", "status": "PASS", "scored": true}"#);
+        assert_eq!(found.iter().filter(|pair| pair.is_unexplained()).count(), 1, "{found:?}");
+        let found = pairs(
+            &[finding("4.2.1", Status::Pass), of_cluster()],
+            r#"{"test_number": "4.2.1", "status": "PASS", "scored": true}"#,
+        );
+        assert!(!found.iter().any(Pair::is_unexplained), "{found:?}");
     }
 
     #[test]

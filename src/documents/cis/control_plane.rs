@@ -183,6 +183,9 @@ pub(super) fn proxy_metrics(node: &NodeFacts, facts: &Facts) -> Verdict {
     let by_flag = flags::value(&words, "metrics-bind-address", false);
     // A configuration file wins over the flag.
     let found = match flags::value(&words, "config", false) {
+        Some(file) if facts.objects.kube_proxy.is_none() => {
+            return Verdict::fail(format!("kube-proxy reads {file}, which could not be looked at: nothing is proven"));
+        }
         Some(_) => by_file().or(by_flag),
         None => by_flag,
     };

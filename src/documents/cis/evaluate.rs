@@ -86,6 +86,10 @@ fn flags_of(node: &NodeFacts, component: Component, wanted_flags: &[Flag]) -> Ve
     let (mut seen, mut wrong) = (Vec::new(), Vec::new());
     for wanted_flag in wanted_flags {
         let Flag { name, want, default_holds } = wanted_flag;
+        if let Some(file) = overruled(node, component, arguments, name) {
+            wrong.push(format!("--{name} does not count, since {} reads {file}: nothing is proven", component.name()));
+            continue;
+        }
         let mut value = flags::value(arguments, name, is_list(*want));
         if value.is_none() && component == Component::Etcd {
             let variable = format!("ETCD_{}", name.to_ascii_uppercase().replace('-', "_"));
@@ -102,6 +106,19 @@ fn flags_of(node: &NodeFacts, component: Component, wanted_flags: &[Flag]) -> Ve
         }
     }
     if wrong.is_empty() { Verdict::pass(seen.join(", ")) } else { Verdict::fail(wrong.join("; ")) }
+}
+
+/// The file that a process reads its settings from, if a flag does not count beside it.
+fn overruled(node: &NodeFacts, component: Component, arguments: &[String], flag: &str) -> Option<String> {
+    let file = |name| flags::value(arguments, name, false);
+    let named = match (component, flag) {
+        (Component::Etcd, _) => file("config-file")
+            .filter(|file| !file.is_empty())
+            .or_else(|| node.etcd_environment.get("ETCD_CONFIG_FILE").cloned()),
+        (Component::Scheduler, "profiling") => file("config"),
+        _ => None,
+    };
+    named.filter(|file| !file.is_empty())
 }
 
 /// Whether a flag of that kind may be given several times, each adding to it.
@@ -238,6 +255,11 @@ pub(super) fn kubelet(node: &NodeFacts, settings: &[Setting]) -> Verdict {
             }
             _ => (flag_value.clone().or_else(|| file_value.clone()), ""),
         };
+        let unknown = matches!(node.kubelet_running, Some(Err(_))) && node.kubelet_file.is_none();
+        if unknown && value.is_none() && !path.is_empty() {
+            wrong.push(format!("{name} is not known: the kubelet does not answer, and has no file"));
+            continue;
+        }
         if !meets(want, default_holds, value.as_deref()) {
             wrong.push(format!("{}{source}, wanted is {}", show(&value), wanted(want)));
             continue;

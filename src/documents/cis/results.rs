@@ -171,6 +171,9 @@ pub struct Document<'f> {
     pub cluster: &'f str,
     /// The benchmark.
     pub benchmark: &'static str,
+    /// Nodes that the API server knows and that were not looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<&'f str>,
     /// The first number's parts, a node each.
     #[serde(rename = "Controls")]
     pub controls: Vec<Part<'f>>,
@@ -305,7 +308,13 @@ pub fn document<'f>(facts: &'f Facts, benchmark: Benchmark, findings: &'f [Findi
             }
         })
         .collect();
-    Document { cluster: &facts.cluster, benchmark: benchmark.name(), controls, totals: Totals::of(findings) }
+    Document {
+        cluster: &facts.cluster,
+        benchmark: benchmark.name(),
+        unseen: facts.unseen(),
+        controls,
+        totals: Totals::of(findings),
+    }
 }
 
 fn section_of(findings: Vec<&Finding>) -> Section<'_> {

@@ -124,6 +124,21 @@ fn etcds_variables_are_as_good_as_flags() {
     assert_eq!(status(&facts, "2.1"), Status::Pass);
 }
 
+#[test]
+fn flags_that_a_file_goes_before_prove_nothing() {
+    let flags = "--cert-file=/c --key-file=/k --client-cert-auth=true";
+    assert_eq!(status(&with("etcd", flags), "2.2"), Status::Pass);
+    let found = finding(&with("etcd", &format!("{flags} --config-file=/etcd.yaml")), Benchmark::V1_12, "2.2");
+    assert!(found.status == Status::Fail && found.evidence.contains("/etcd.yaml"), "{}", found.evidence);
+    let mut facts = with("etcd", flags);
+    facts.nodes[0].etcd_environment.insert("ETCD_CONFIG_FILE".to_owned(), "/etcd.yaml".to_owned());
+    assert_eq!((status(&facts, "2.1"), status(&facts, "2.6")), (Status::Fail, Status::Fail));
+    let scheduler = |line: &str, id: &str| status(&with("kube-scheduler", line), id);
+    assert_eq!(scheduler("--profiling=false", "1.4.1"), Status::Pass);
+    assert_eq!(scheduler("--profiling=false --config=/s.yaml", "1.4.1"), Status::Fail);
+    assert_eq!(scheduler("--bind-address=127.0.0.1 --config=/s.yaml", "1.4.2"), Status::Pass);
+}
+
 fn file(path: &str, mode: u32, owner: &str) -> FileFact {
     FileFact { path: path.to_owned(), mode, owner: owner.to_owned(), folder: false }
 }
@@ -185,6 +200,37 @@ fn a_kubelet_that_does_not_answer_is_judged_by_its_file_and_that_is_told() {
     facts.nodes[0].kubelet_running = Some(Err("refused".to_owned()));
     let found = finding(&facts, Benchmark::V1_12, "4.2.4");
     assert!(found.status == Status::Warn && found.evidence.contains("does not answer"), "{}", found.evidence);
+}
+
+#[test]
+fn of_a_kubelet_that_neither_answers_nor_has_a_file_no_default_is_taken_for_granted() {
+    let mut facts = kubelet("makeIPTablesUtilChains: true", None, "");
+    facts.nodes[0].kubelet_running = Some(Err("refused".to_owned()));
+    let passed = |facts: &Facts| {
+        let all = assess(facts, Benchmark::V1_12, &[], &Selection { sections: vec!["4.2".to_owned()], level: 0 });
+        all.iter().filter(|finding| finding.status == Status::Pass).map(|finding| finding.id).collect::<Vec<_>>()
+    };
+    assert!(passed(&facts).contains(&"4.2.6"));
+    facts.nodes[0].kubelet_file = None;
+    // What is a flag alone, its command line tells.
+    assert_eq!(passed(&facts), ["4.2.7"]);
+    // What its command line says, it runs with.
+    let words = ["kubelet", "--anonymous-auth=false"].map(str::to_owned).to_vec();
+    facts.nodes[0].processes.insert("kubelet".to_owned(), words);
+    assert_eq!(status(&facts, "4.2.1"), Status::Pass);
+}
+
+#[test]
+fn a_kube_proxy_whose_configuration_is_not_known_proves_nothing() {
+    let mut facts = with("kube-apiserver", "");
+    facts.objects.pods = vec![parsed(
+        "{metadata: {name: kube-proxy-x, namespace: kube-system}, spec: {nodeName: n, containers: [{name: p, command: [kube-proxy, --config=/c]}]}}",
+    )];
+    assert_eq!(status(&facts, "4.3.1"), Status::Fail);
+    facts.objects.kube_proxy = Some(parsed("{mode: iptables}"));
+    assert_eq!(status(&facts, "4.3.1"), Status::Pass);
+    facts.objects.kube_proxy = Some(parsed("{metricsBindAddress: '0.0.0.0:10249'}"));
+    assert_eq!(status(&facts, "4.3.1"), Status::Fail);
 }
 
 #[test]
@@ -391,6 +437,20 @@ fn the_document_has_kube_benchs_fields() {
         ("policies", None),
     ];
     assert_eq!(parts, expected);
+}
+
+#[test]
+fn what_reads_kube_benchs_results_reads_ours() {
+    let mut facts = with("kube-apiserver", "--profiling=true");
+    facts.objects.nodes = vec![parsed("{metadata: {name: far}}")];
+    let findings = assess(&facts, Benchmark::V1_12, &[], &Selection::default());
+    let value = serde_json::to_value(document(&facts, Benchmark::V1_12, &findings)).unwrap();
+    assert_eq!(value["unseen"], serde_json::json!(["far"]));
+    let read = comparison::KubeBench::parse(&value.to_string()).unwrap();
+    assert_eq!(read.version(), "cis-1.12");
+    let pairs = comparison::compare(&findings, "n", &read);
+    assert_eq!(pairs.len(), findings.len());
+    assert!(pairs.iter().all(|pair| pair.relation == comparison::Relation::Same));
 }
 
 #[test]

@@ -4,9 +4,12 @@
 pub mod kube_bench;
 mod objects;
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use kube::Client;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::adapters::kubernetes::{self, ApiError};
 use crate::adapters::node::{Node, NodeError, STATIC_POD};
@@ -17,6 +20,12 @@ use crate::documents::static_pod::flag_of;
 
 /// Prints what is to be known of a node.
 const FACTS: &str = include_str!("scripts/facts.sh");
+
+/// How long a kubelet may take to tell what it runs with. One that does not is judged by its file, and that is told.
+const KUBELET: Duration = Duration::from_secs(10);
+
+/// How long the API server may take for all that it is asked.
+const API: Duration = Duration::from_secs(60);
 
 /// Why a cluster could not be judged.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -117,12 +126,21 @@ pub struct Target<'a> {
 /// [`CisError`] if a node or the API cannot be asked: what is not seen is not judged.
 pub async fn gather(target: &Target<'_>) -> Result<Facts, CisError> {
     let nodes = try_join_all(target.nodes.iter().map(|node| node_facts(node, target.client)));
-    let (nodes, mut objects, version) =
-        tokio::try_join!(nodes, async { Ok(objects::all(target.client).await?) }, async {
-            Ok(kubernetes::server_version(target.client).await?)
-        })?;
+    let asked = async { tokio::try_join!(objects::all(target.client), kubernetes::server_version(target.client)) };
+    let (nodes, (mut objects, version)) = tokio::try_join!(nodes, async { Ok(in_time(asked).await?) })?;
     objects.admin_groups.clone_from(&target.admin_groups);
     Ok(Facts { cluster: target.cluster.to_owned(), version, nodes, objects })
+}
+
+/// What the API server answers, if it does so in time: one that stands still takes requests, too.
+async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(API, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::NotReady {
+            seconds: API.as_secs(),
+            pending: vec!["the API server takes requests and does not answer".to_owned()],
+        }),
+    }
 }
 
 async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError> {
@@ -135,7 +153,8 @@ async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError>
     facts.kubelet_running = Some(running);
     let file = facts.processes.get("kube-apiserver").and_then(|line| flag_of(line, "encryption-provider-config"));
     if let Some(file) = file {
-        facts.encryption = Some(encryption_rules(node, &file).await);
+        let seen = facts.digests.get("encryption").map(String::as_str);
+        facts.encryption = Some(encryption_rules(node, &file, seen).await);
     }
     Ok(facts)
 }
@@ -144,16 +163,23 @@ async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError>
 pub(crate) async fn running_configuration(client: &Client, node: &str) -> Result<Value, String> {
     let request =
         kubernetes::http_get(&format!("/api/v1/nodes/{node}/proxy/configz")).map_err(|error| error.to_string())?;
-    let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+    let answer: Value = match tokio::time::timeout(KUBELET, client.request(request)).await {
+        Ok(answer) => answer.map_err(|error| error.to_string())?,
+        Err(_) => return Err(format!("it has not answered within {} s", KUBELET.as_secs())),
+    };
     match answer.get("kubeletconfig") {
         Some(configuration) => Ok(configuration.clone()),
         None => Err("its answer has no kubeletconfig".to_owned()),
     }
 }
 
-/// The rules of an encryption configuration, without its keys.
-async fn encryption_rules(node: &Node, file: &str) -> Result<Vec<EncryptionRule>, String> {
+/// The rules of an encryption configuration, without its keys. `seen` is the checksum of the file that the API server sees
+/// by that name: a mount may show it another one than the node has.
+async fn encryption_rules(node: &Node, file: &str, seen: Option<&str>) -> Result<Vec<EncryptionRule>, String> {
     let text = node.read_text(file).await.map_err(|error| error.to_string())?;
+    if seen != Some(hex::encode(Sha256::digest(text.as_bytes())).as_str()) {
+        return Err(format!("the API server sees another file at {file} than the node has there, or none"));
+    }
     let config = Config::parse(&text)?;
     let mut rules: Vec<EncryptionRule> = Vec::new();
     for (resource, group) in config.resources() {
@@ -170,5 +196,45 @@ fn provider_name(provider: &Provider) -> String {
     match provider {
         Provider::Local(keys) => keys.kind.name().to_owned(),
         Provider::Kms(_) => "kms".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Pending, pending};
+    use std::task::{Context, Poll};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower_service::Service;
+
+    use super::*;
+
+    /// An API server that takes every request and answers none.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<String>;
+        type Error = Infallible;
+        type Future = Pending<Result<Response<String>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_not_waited_for_for_ever() {
+        let client = Client::new(Silent, "default");
+        let reason = running_configuration(&client, "node").await.unwrap_err();
+        assert_eq!(reason, "it has not answered within 10 s");
+        let error = in_time(objects::all(&client)).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("60 s") && error.contains("does not answer"), "{error}");
     }
 }

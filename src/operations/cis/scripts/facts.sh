@@ -1,22 +1,20 @@
 #!/bin/sh
 # Prints what controls of the CIS benchmark are judged by: command lines, modes and owners of files, the kubelet's
 # configuration, policies. Records that each end in a zero byte, since a path may hold anything else; the last one says
-# "end". No keys: of the encryption configuration nothing is printed.
+# "end". No keys: of the encryption configuration nothing is printed but its checksum.
 #
 # Needs static_pod.sh, and in $control_plane whether this is one.
 
 encoded() { base64 -w0; }
 
-# file PATH...: those that are there, links followed.
+# file PATH...: those that are there, links followed. One program for all of them: of those that are not, it says so.
 file() {
-  for path; do
-    if [ -e "$path" ]; then stat -L --printf 'file %a %U:%G %f %n\0' -- "$path"; fi
-  done
+  stat -L --printf 'file %a %U:%G %f %n\0' -- "$@" 2>/dev/null || :
 }
 
-# flag NAME PID: a flag's value on a process's command line, the last one.
+# flag NAME PID: a flag's value on a process's command line, the last one, be it behind a = or a word of its own.
 flag() {
-  tr '\0' '\n' <"/proc/$2/cmdline" | sed -n "s/^--*$1=//p" | tail -n 1
+  tr '\0' '\n' <"/proc/$2/cmdline" | sed -n -e "s/^--*$1=//p" -e "/^--*$1\$/{n;p;}" | tail -n 1
 }
 
 # content NAME PATH: what is in a file.
@@ -61,32 +59,42 @@ for folder in /etc/kubernetes/pki /etc/cni/net.d /var/lib/cni/networks; do
   if [ -d "$folder" ]; then find -L "$folder" ! -type l -exec stat -L --printf 'file %a %U:%G %f %n\0' -- {} +; fi
 done
 
+# component NAME PID: what is to be known of a static pod's process.
+component() {
+  printf 'process %s %s\0' "$1" "$(encoded <"/proc/$2/cmdline")"
+  case "$1" in
+  etcd)
+    data=$(flag data-dir "$2")
+    if [ -n "$data" ]; then file "${data%/}"; fi
+    printf 'environment %s\0' "$(tr '\0' '\n' <"/proc/$2/environ" | grep '^ETCD_' | tr '\n' '\0' | encoded)"
+    own=$(flag trusted-ca-file "$2")
+    if [ -n "$own" ]; then digest etcd-ca "/proc/$2/root$own"; fi
+    ;;
+  kube-apiserver)
+    # As the process sees them: a mount may show it something else than the node.
+    policy=$(flag audit-policy-file "$2")
+    if [ -n "$policy" ]; then content audit-policy "/proc/$2/root$policy"; fi
+    admission=$(flag admission-control-config-file "$2")
+    if [ -n "$admission" ]; then content admission "/proc/$2/root$admission"; fi
+    authentication=$(flag authentication-config "$2")
+    if [ -n "$authentication" ]; then content authentication "/proc/$2/root$authentication"; fi
+    encryption=$(flag encryption-provider-config "$2")
+    if [ -n "$encryption" ]; then digest encryption "/proc/$2/root$encryption"; fi
+    clients=$(flag client-ca-file "$2")
+    if [ -n "$clients" ]; then digest client-ca "/proc/$2/root$clients"; fi
+    ;;
+  esac
+}
+
 if [ "${control_plane:?}" = yes ]; then
-  for component in kube-apiserver kube-controller-manager kube-scheduler etcd; do
-    for pid in $(static_pod_pids "$component"); do
-      printf 'process %s %s\0' "$component" "$(encoded <"/proc/$pid/cmdline")"
-      case "$component" in
-      etcd)
-        data=$(flag data-dir "$pid")
-        if [ -n "$data" ]; then file "${data%/}"; fi
-        printf 'environment %s\0' "$(tr '\0' '\n' <"/proc/$pid/environ" | grep '^ETCD_' | tr '\n' '\0' | encoded)"
-        own=$(flag trusted-ca-file "$pid")
-        if [ -n "$own" ]; then digest etcd-ca "/proc/$pid/root$own"; fi
-        ;;
-      kube-apiserver)
-        # As the process sees them: a mount may show it something else than the node.
-        policy=$(flag audit-policy-file "$pid")
-        if [ -n "$policy" ]; then content audit-policy "/proc/$pid/root$policy"; fi
-        admission=$(flag admission-control-config-file "$pid")
-        if [ -n "$admission" ]; then content admission "/proc/$pid/root$admission"; fi
-        authentication=$(flag authentication-config "$pid")
-        if [ -n "$authentication" ]; then content authentication "/proc/$pid/root$authentication"; fi
-        clients=$(flag client-ca-file "$pid")
-        if [ -n "$clients" ]; then digest client-ca "/proc/$pid/root$clients"; fi
-        ;;
-      esac
-      break
-    done
+  seen=
+  for found in $(static_pods kube-apiserver kube-controller-manager kube-scheduler etcd | tr ' ' =); do
+    # Of one that is being replaced, the first.
+    case "$seen" in
+    *" ${found%%=*} "*) continue ;;
+    esac
+    seen="$seen ${found%%=*} "
+    component "${found%%=*}" "${found#*=}"
   done
 fi
 printf 'end\0'

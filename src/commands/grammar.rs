@@ -237,8 +237,22 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the JSON Schema of profiles, for editors
-    Schema,
+    /// Print the JSON Schema of profiles, for editors, or of reports
+    Schema {
+        /// Of what
+        #[arg(value_enum, default_value_t)]
+        of: SchemaOf,
+    },
+}
+
+/// What a schema is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemaOf {
+    /// A profile
+    #[default]
+    Profile,
+    /// What `kprov report` writes as JSON
+    Report,
 }
 
 /// `kprov up`.

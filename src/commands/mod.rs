@@ -63,7 +63,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "kprov", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Schema => profiles::schema(),
+        Command::Schema { of } => profiles::schema(of),
         Command::Profiles { name } => profiles::profiles(global, name.as_deref()),
         Command::Render(arguments) => profiles::render(global, &arguments),
         #[cfg(target_os = "linux")]
@@ -115,7 +115,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Doctor => doctor::doctor(global).await,
         #[cfg(target_os = "linux")]
         Command::Kms { .. } => unreachable!("it needs no engine, and has been run"),
-        Command::Completions { .. } | Command::Schema | Command::Profiles { .. } | Command::Render(_) => {
+        Command::Completions { .. } | Command::Schema { .. } | Command::Profiles { .. } | Command::Render(_) => {
             unreachable!("these need no engine, and have been run")
         }
     }

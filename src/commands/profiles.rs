@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::adapters::bundle::{self, BundleError};
 use crate::adapters::paths::Paths;
 use crate::adapters::program;
-use crate::commands::grammar::{self, Global, Output};
+use crate::commands::grammar::{self, Global, Output, SchemaOf};
 use crate::documents::names::ClusterName;
 use crate::documents::profile::{self, Loaded, SearchPath};
 use crate::documents::render::{self, Inputs, KubernetesVersion, PLUGIN_IN_BUNDLE};
+use crate::documents::report;
 
 use super::target::chosen;
 use super::{Result, present, reporter, templates};
@@ -25,8 +26,12 @@ enum ArgumentError {
     Image(String),
 }
 
-pub(super) fn schema() -> Result<ExitCode> {
-    present::result(Output::Json, &profile::json_schema(), String::new);
+pub(super) fn schema(of: SchemaOf) -> Result<ExitCode> {
+    let schema = match of {
+        SchemaOf::Profile => profile::json_schema(),
+        SchemaOf::Report => report::json_schema(),
+    };
+    present::result(Output::Json, &schema, String::new);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -175,6 +175,7 @@ async fn look(context: &Context, name: &ClusterName) -> Result<Cluster> {
             .iter()
             .map(|node| NodeLine { name: node.name.clone(), role: role(node.role).to_owned() })
             .collect(),
+        unseen: facts.unseen().into_iter().map(str::to_owned).collect(),
         evidence: evidence
             .checks
             .iter()

@@ -1,11 +1,12 @@
 //! How long the steps took by which a cluster was made, and when each began: what a waterfall is drawn from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::{self, Timeline};
 
 /// The steps of a command.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timings {
     /// The command, such as `up` or `reset`.
@@ -19,7 +20,7 @@ pub struct Timings {
 }
 
 /// A step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// The node that it was about; none if it was about the whole cluster.
@@ -36,7 +37,7 @@ pub struct Step {
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Ended {
     /// It succeeded.

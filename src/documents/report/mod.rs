@@ -7,6 +7,8 @@ mod junit;
 mod page;
 mod sarif;
 
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::cis::results::{numbers, remedy, section, section_title};
@@ -18,7 +20,7 @@ pub use page::{Beside, earlier, page};
 pub use sarif::sarif;
 
 /// Everything that is told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// The version of kprov.
@@ -30,7 +32,7 @@ pub struct Report {
 }
 
 /// A cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
     /// Its name.
@@ -45,6 +47,9 @@ pub struct Cluster {
     pub digest: Option<String>,
     /// Its nodes.
     pub nodes: Vec<NodeLine>,
+    /// Nodes that the API server knows and that were not looked at.
+    #[serde(default)]
+    pub unseen: Vec<String>,
     /// What `verify` has seen.
     pub evidence: Vec<Evidence>,
     /// How a Secret is stored in etcd.
@@ -57,7 +62,7 @@ pub struct Cluster {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeLine {
     /// Its name.
@@ -67,7 +72,7 @@ pub struct NodeLine {
 }
 
 /// Something that `verify` has seen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
     /// What was looked at.
@@ -79,7 +84,7 @@ pub struct Evidence {
 }
 
 /// How a Secret is stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Secret {
     /// Under which provider and key.
@@ -89,7 +94,7 @@ pub struct Secret {
 }
 
 /// A section of the benchmark.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Section {
     /// Its number.
@@ -101,7 +106,7 @@ pub struct Section {
 }
 
 /// A control on a node, or in the cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
     /// Its number.
@@ -113,6 +118,7 @@ pub struct Row {
     /// Whether it is scored.
     pub scored: bool,
     /// `PASS`, `FAIL`, `WARN` or `EXCEPTED`.
+    #[schemars(regex(pattern = "^(PASS|FAIL|WARN|EXCEPTED)$"))]
     pub status: String,
     /// The node; none if it is about the cluster.
     pub node: Option<String>,
@@ -122,6 +128,16 @@ pub struct Row {
     pub remedy: String,
     /// Why it is excepted.
     pub reason: Option<String>,
+}
+
+/// The JSON Schema of a report as JSON (draft 2020-12), made from the types.
+#[must_use]
+pub fn json_schema() -> serde_json::Value {
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Report>().to_value();
+    if let Some(root) = schema.as_object_mut() {
+        root.insert("title".to_owned(), "kprov report".into());
+    }
+    schema
 }
 
 /// Findings by their sections.
@@ -165,6 +181,24 @@ pub(super) mod tests {
     use super::*;
     use crate::documents::timings::{Ended, Step};
 
+    #[test]
+    fn the_schema_holds() {
+        let validator = jsonschema::draft202012::new(&json_schema()).unwrap();
+        let value = serde_json::to_value(hostile()).unwrap();
+        assert!(validator.is_valid(&value), "{:?}", validator.iter_errors(&value).next());
+        for (place, wrong) in [
+            ("/clusters/0/sections/0/rows/0/status", "FINE".into()),
+            ("/clusters/0/sections/0/rows/0/level", "1".into()),
+            ("/clusters/0/timings/totalMs", (-1).into()),
+            ("/clusters/0/evidence", serde_json::Value::Null),
+            ("/created", serde_json::Value::Null),
+        ] {
+            let mut broken = value.clone();
+            *broken.pointer_mut(place).unwrap() = wrong;
+            assert!(!validator.is_valid(&broken), "{place}");
+        }
+    }
+
     /// A report of a cluster whose texts mean harm.
     pub(super) fn hostile() -> Report {
         let row = |id: &str, status: &str| Row {
@@ -189,6 +223,7 @@ pub(super) mod tests {
                 profile: None,
                 digest: None,
                 nodes: vec![NodeLine { name: "n".to_owned(), role: "control-plane".to_owned() }],
+                unseen: vec!["<b>far".to_owned()],
                 evidence: vec![Evidence { name: "e".to_owned(), ok: true, evidence: "<img src=x>".to_owned() }],
                 secret: Some(Secret { stored: "k8s:enc".to_owned(), first_bytes: "00000000  6b |k<s|\n".to_owned() }),
                 timings: Some(Timings {

@@ -246,6 +246,7 @@ mod tests {
                 let found = text.replace("&lt;img src=x&gt;", "").replace("\\u003cimg src=x\\u003e", "");
                 assert!(!found.contains(outside), "{outside}");
             }
+            assert!(text.contains("&lt;b&gt;far: no container") && text.contains("Content-Security-Policy"));
             assert!(!text.contains("<img") && !text.contains('\u{0}') && !text.contains('\u{1b}'));
         }
     }

@@ -28,6 +28,11 @@ fn run(report: &Report, cluster: &Cluster) -> Value {
             }));
         }
     }
+    let unseen: Vec<Value> = cluster
+        .unseen
+        .iter()
+        .map(|node| json!({"level": "warning", "message": {"text": format!("{node} was not looked at: no container is called so")}}))
+        .collect();
     let results: Vec<Value> =
         cluster.rows().filter(|row| row.status != "PASS").map(|row| result(cluster, row, &ids)).collect();
     json!({
@@ -35,7 +40,9 @@ fn run(report: &Report, cluster: &Cluster) -> Value {
             "name": "kprov", "version": report.kprov, "rules": rules,
             "properties": {"benchmark": cluster.benchmark, "kubernetes": cluster.kubernetes},
         }},
-        "invocations": [{"executionSuccessful": true, "endTimeUtc": report.created}],
+        "invocations": [{
+            "executionSuccessful": true, "endTimeUtc": report.created, "toolExecutionNotifications": unseen,
+        }],
         "results": results,
     })
 }
@@ -74,6 +81,79 @@ mod tests {
         for result in run["results"].as_array().unwrap() {
             let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
             assert_eq!(run["tool"]["driver"]["rules"][index]["id"], result["ruleId"]);
+        }
+    }
+
+    /// What SARIF 2.1.0 asks of the objects that are written here (its sections 3.13 to 3.58), none of which may have anything
+    /// else. In kprov's own words.
+    fn schema() -> Value {
+        let object = |required: &[&str], properties: Value| json!({"type": "object", "additionalProperties": false, "required": required, "properties": properties});
+        let list = |items: Value| json!({"type": "array", "items": items});
+        let text = json!({"type": "string"});
+        let message = object(&["text"], json!({"text": text}));
+        let rule = object(
+            &["id"],
+            json!({"id": text, "shortDescription": message, "help": message, "properties": {"type": "object"}}),
+        );
+        let driver = object(
+            &["name"],
+            json!({
+                "name": text, "version": text, "properties": {"type": "object"},
+                "rules": {"type": "array", "items": rule, "uniqueItems": true},
+            }),
+        );
+        let levels = json!({"enum": ["none", "note", "warning", "error"]});
+        let place = object(&[], json!({"name": text, "fullyQualifiedName": text, "kind": text}));
+        let suppression = object(
+            &["kind"],
+            json!({
+                "kind": {"enum": ["inSource", "external"]}, "status": {"enum": ["accepted", "underReview", "rejected"]},
+                "justification": text,
+            }),
+        );
+        let result = object(
+            &["message"],
+            json!({
+                "ruleId": text, "ruleIndex": {"type": "integer", "minimum": -1}, "level": levels, "message": message,
+                "locations": list(object(&[], json!({"logicalLocations": list(place)}))),
+                "suppressions": list(suppression),
+            }),
+        );
+        let moment = json!({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"});
+        let notification = object(&["message"], json!({"level": levels, "message": message}));
+        let invocation = object(
+            &["executionSuccessful"],
+            json!({
+                "executionSuccessful": {"type": "boolean"}, "endTimeUtc": moment,
+                "toolExecutionNotifications": list(notification),
+            }),
+        );
+        let run = object(
+            &["tool"],
+            json!({
+                "tool": object(&["driver"], json!({"driver": driver})), "invocations": list(invocation),
+                "results": list(result),
+            }),
+        );
+        object(&["version", "runs"], json!({"$schema": text, "version": {"const": "2.1.0"}, "runs": list(run)}))
+    }
+
+    #[test]
+    fn the_schema_holds() {
+        let validator = jsonschema::draft202012::new(&schema()).unwrap();
+        let value = sarif(&hostile());
+        assert!(validator.is_valid(&value), "{:?}", validator.iter_errors(&value).next());
+        assert!(validator.is_valid(&sarif(&Report { clusters: Vec::new(), ..hostile() })));
+        for (place, wrong) in [
+            ("/runs/0/results/0/level", json!("fatal")),
+            ("/runs/0/results/0/message", json!("text")),
+            ("/runs/0/results/2/suppressions/0/kind", json!("mine")),
+            ("/runs/0/invocations/0/endTimeUtc", json!("yesterday")),
+            ("/version", json!("2.0.0")),
+        ] {
+            let mut broken = value.clone();
+            *broken.pointer_mut(place).unwrap() = wrong;
+            assert!(!validator.is_valid(&broken), "{place}");
         }
     }
 }

@@ -14,17 +14,17 @@ fn server(sandbox: &Sandbox) -> String {
 }
 
 /// Runs a command on the control plane.
-fn on_node(sandbox: &Sandbox, command: &[&str]) -> Run {
+pub(super) fn on_node(sandbox: &Sandbox, command: &[&str]) -> Run {
     let node = sandbox.node("control-plane");
     sandbox.kprov(&[&["exec", &node, "--"], command].concat())
 }
 
-fn kubectl(sandbox: &Sandbox, arguments: &[&str]) -> Run {
+pub(super) fn kubectl(sandbox: &Sandbox, arguments: &[&str]) -> Run {
     on_node(sandbox, &[&["kubectl", "--request-timeout=10s"], arguments].concat())
 }
 
 /// Waits until `holds`, for as long as an API server may take to come up.
-fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(180), "not within 3 minutes: {what}");
@@ -33,7 +33,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Ends the API server; the kubelet starts another one, which has unwrapped nothing yet.
-fn restart_api_server(sandbox: &Sandbox) {
+pub(super) fn restart_api_server(sandbox: &Sandbox) {
     let id = || on_node(sandbox, &["pgrep", "-x", "kube-apiserver"]).stdout;
     let before = id();
     on_node(sandbox, &["pkill", "-KILL", "-x", "kube-apiserver"]).done();
@@ -43,13 +43,13 @@ fn restart_api_server(sandbox: &Sandbox) {
     });
 }
 
-fn reads(sandbox: &Sandbox, name: &str) -> bool {
+pub(super) fn reads(sandbox: &Sandbox, name: &str) -> bool {
     let read = kubectl(sandbox, &["get", "secret", name, "--output=jsonpath={.data.password}"]);
     // The base64 of `mypassword`.
     read.code == Some(0) && read.stdout.contains("bXlwYXNzd29yZA==")
 }
 
-fn writes(sandbox: &Sandbox, name: &str) -> Run {
+pub(super) fn writes(sandbox: &Sandbox, name: &str) -> Run {
     kubectl(sandbox, &["create", "secret", "generic", name, "--from-literal=password=mypassword"])
 }
 
@@ -289,7 +289,7 @@ fn a_cluster_goes_to_a_kms_and_back() {
 }
 
 /// A profile of one control plane whose Secrets are encrypted by this KMS.
-fn profile_with(sandbox: &Sandbox, name: &str, kms: &str, node: &str) -> String {
+pub(super) fn profile_with(sandbox: &Sandbox, name: &str, kms: &str, node: &str) -> String {
     let text = format!(
         "apiVersion: kprov.dev/v1alpha1\nkind: Profile\nmetadata: {{name: {name}}}\nspec:\n  nodes:\n  - role: control-plane\n{node}  \
          encryption:\n    resources: [secrets]\n    providers:\n    - type: kms\n      kms: {kms}\n    - type: identity\n"

@@ -2,6 +2,7 @@
 
 mod cis;
 mod day;
+mod elsewhere;
 mod failing;
 mod kills;
 mod kind;

@@ -22,6 +22,9 @@ const SECRETS_EACH: usize = 20;
 /// The pause between two requests of a client.
 const PACE: Duration = Duration::from_millis(60);
 
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Secrets by name, and what each may hold.
 type Known = Vec<(String, BTreeSet<String>)>;
 
@@ -198,9 +201,9 @@ async fn client(kubeconfig: &Path) -> Client {
 
 async fn retried<T>(request: impl AsyncFn() -> Result<T, kube::Error>) -> Result<T, kube::Error> {
     for _ in 0..60 {
-        match request().await {
-            Ok(answer) => return Ok(answer),
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        match tokio::time::timeout(PATIENCE, request()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            _ => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
     request().await
@@ -257,10 +260,14 @@ impl Worker {
         let patch = new.map(|new| Patch::Merge(json!({"stringData": {"v": new}})));
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         for attempt in 0..2 {
-            let answer = match &patch {
-                Some(patch) => self.api.patch(name, &PatchParams::default(), patch).await,
-                None => self.api.get(name).await,
+            let asked = async {
+                match &patch {
+                    Some(patch) => self.api.patch(name, &PatchParams::default(), patch).await,
+                    None => self.api.get(name).await,
+                }
             };
+            // A client that waits for a connection without end has no answer, either.
+            let Ok(answer) = tokio::time::timeout(PATIENCE, asked).await else { continue };
             match answer {
                 Ok(secret) => {
                     if attempt > 0 {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 use crate::adapters::engine::{ContainerSpec, ContainerState, Engine, EngineError, ExecOutput, ExecSpec, Restart};
+use crate::adapters::kms_plugin;
 use crate::adapters::node::{Node, NodeError, last_lines};
 use crate::adapters::program;
 use crate::adapters::states::States;
@@ -21,6 +22,7 @@ use crate::documents::profile::{Encryption, EncryptionProvider, Kms, KmsHolder, 
 use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
 
+use super::discover;
 use super::image::have_image;
 use super::{ClusterError, Context, ControlPlanes, LABEL_SERVER};
 
@@ -44,6 +46,9 @@ const ASK: Duration = Duration::from_millis(300);
 
 /// How long `bao` may take for one thing that it is asked.
 const COMMAND: Duration = Duration::from_secs(30);
+
+/// How long a plugin may take to say how it is: longer than its KMS may.
+const ASKED: Duration = Duration::from_secs(15);
 
 /// Does something on the server as who administers the key. That login is the last thing that the server sets up, so that
 /// it tells when all is there.
@@ -156,6 +161,26 @@ pub(super) async fn require(context: &Context, record: &Record) -> Result<(), Cl
 /// [`ClusterError::Server`] if it does not come up.
 pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), ClusterError> {
     if has_server(record) { ensure(context, &record.name, record.network(), "", &Server::There).await } else { Ok(()) }
+}
+
+/// Warns if a plugin of a cluster that runs says that its KMS, which is somebody else's, does not work: who goes back to a state
+/// would wait in vain for an API server. One that kprov has beside the cluster is started anyway.
+pub(super) async fn warn_if_ill(context: &Context, record: &Record) {
+    if has_server(record) || !record.profile.kms().is_some_and(Kms::is_own) {
+        return;
+    }
+    // Nodes that do not run tell nothing: that is what a state may be gone back to for.
+    let Ok(found) = discover::find(&context.engine, Some(&record.name)).await else { return };
+    let Ok(nodes) = found.control_planes(&context.engine) else { return };
+    let node = nodes.first();
+    if let Ok(Ok(Ok(report))) = tokio::time::timeout(ASKED, kms_plugin::report(node)).await
+        && let Some(problem) = report.problem
+    {
+        context.reporter.warn(&format!(
+            "The KMS does not work: {problem} ({}). An API server that starts without it reads nothing that it has encrypted, and is not ready.",
+            node.name
+        ));
+    }
 }
 
 /// Makes a server, or starts one that is there, and waits until it works. The network has to be there.

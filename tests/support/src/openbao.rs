@@ -114,6 +114,43 @@ impl OpenBao {
         self.folder.path().join("token")
     }
 
+    /// Sends it a signal: `STOP` makes it a server that takes connections and says nothing, until `CONT`.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub fn signal(&self, signal: &str) {
+        Run::of(Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string())).done();
+    }
+
+    /// What it shows to clients: its CA's certificate, its own, and the key to that, in PEM.
+    ///
+    /// # Panics
+    /// If they cannot be read.
+    #[must_use]
+    pub fn shown(&self) -> [String; 3] {
+        self.identity().map(|path| std::fs::read_to_string(path).expect("a file of the server's"))
+    }
+
+    /// Has it show these from the next connection on.
+    ///
+    /// # Panics
+    /// If they cannot be written.
+    pub fn show(&self, identity: &[String; 3]) {
+        for (path, text) in self.identity().into_iter().zip(identity) {
+            std::fs::write(path, text).expect("a file of the server's");
+        }
+        self.signal("HUP");
+    }
+
+    fn identity(&self) -> [PathBuf; 3] {
+        let ca = self.ca();
+        let of = |part: &str| {
+            let name = ca.file_name().and_then(|name| name.to_str()).expect("a name").replace("ca.pem", part);
+            ca.with_file_name(name)
+        };
+        [of("ca.pem"), of("cert.pem"), of("key.pem")]
+    }
+
     /// Writes a private file beside its own.
     ///
     /// # Panics

@@ -105,6 +105,7 @@ pub(super) async fn restore(
     since: Timestamp,
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
+    kms::warn_if_ill(context, &state.record).await;
     let restored = Restored { context, state, since, addresses: OnceLock::new() };
     follow(context, &state.record.name, retain, &restored).await
 }

@@ -36,7 +36,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Clusters whose key stays in a KMS: no registry is needed for its server.
     command.env("KPROV_OPENBAO", tools::openbao()?);
     // Clusters of several control planes: nor for what stands in front of them.
-    command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine, false)?);
+    command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine)?);
+    // Clusters with registries beside them.
+    command.env("KPROV_REGISTRY_IMAGE", node_image::registry(&ground.engine)?);
     if options.faults {
         command.env("KPROV_TEST_FAULTS", "1");
     } else {

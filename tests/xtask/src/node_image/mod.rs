@@ -6,9 +6,9 @@
 //! What lies in the image, and how it is made inside, is in `tests/node-image`; this module makes the parts and puts them
 //! together.
 
-mod balancer;
 mod check;
 mod oci;
+mod packaged;
 mod parts;
 
 use std::{
@@ -28,6 +28,7 @@ use crate::{
     sh::{self, cmd},
     tools,
 };
+use packaged::{BALANCER, REGISTRY};
 
 /// Changes whenever this code would make another image from the same files.
 const BUILDER_VERSION: &str = "1";
@@ -45,8 +46,11 @@ pub(crate) struct Options {
     /// Build, and print, the load balancer's image instead of the node image.
     #[arg(long)]
     load_balancer: bool,
+    /// Build, and print, the image of registries instead of the node image.
+    #[arg(long, conflicts_with = "load_balancer")]
+    registry: bool,
     /// Then let the real kind make a cluster of the node image, and check that it works.
-    #[arg(long, conflicts_with_all = ["tag_only", "load_balancer"])]
+    #[arg(long, conflicts_with_all = ["tag_only", "load_balancer", "registry"])]
     check: bool,
     /// Build the image even if the engine has it.
     #[arg(long)]
@@ -55,12 +59,17 @@ pub(crate) struct Options {
 
 /// The task: makes sure that the engine has an image; returns its tag.
 pub(crate) fn run(options: &Options) -> Result<String> {
+    let packaged = match (options.load_balancer, options.registry) {
+        (true, _) => Some(BALANCER),
+        (_, true) => Some(REGISTRY),
+        _ => None,
+    };
     if options.tag_only {
-        return if options.load_balancer { balancer::tag(&sources()) } else { tag(&sources()) };
+        return packaged.map_or_else(|| tag(&sources()), |packaged| packaged.tag(&sources()));
     }
     let engine = engine::ensure()?;
-    if options.load_balancer {
-        return load_balancer(&engine, options.force);
+    if let Some(packaged) = packaged {
+        return packaged.ensure(&engine, &sources(), options.force);
     }
     let tag = ensure(&engine, options.force)?;
     if options.check {
@@ -69,9 +78,14 @@ pub(crate) fn run(options: &Options) -> Result<String> {
     Ok(tag)
 }
 
-/// Makes sure that the engine has the load balancer's image, made anew if `force` says so; returns its tag.
-pub(crate) fn load_balancer(engine: &Engine, force: bool) -> Result<String> {
-    balancer::ensure(engine, &sources(), force)
+/// Makes sure that the engine has the load balancer's image; returns its tag.
+pub(crate) fn load_balancer(engine: &Engine) -> Result<String> {
+    BALANCER.ensure(engine, &sources(), false)
+}
+
+/// Makes sure that the engine has the image of registries; returns its tag.
+pub(crate) fn registry(engine: &Engine) -> Result<String> {
+    REGISTRY.ensure(engine, &sources(), false)
 }
 
 /// Makes sure that the engine has the node image; returns its tag. With `force`, it is built even if it is there.

@@ -273,7 +273,8 @@ impl Etcd {
         // and is good for clients as well.
         let mut command = vec![
             "etcdctl",
-            "--endpoints=https://127.0.0.1:2379",
+            // By name: in IPv6 clusters etcd listens at no other address of this host than ::1.
+            "--endpoints=https://localhost:2379",
             "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
             "--cert=/etc/kubernetes/pki/etcd/server.crt",
             "--key=/etc/kubernetes/pki/etcd/server.key",

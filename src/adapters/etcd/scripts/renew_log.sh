@@ -38,7 +38,7 @@ inside() {
 }
 
 control() {
-  inside etcdctl --command-timeout=20s --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
+  inside etcdctl --command-timeout=20s --endpoints=https://localhost:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
     --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key "$@"
 }
 

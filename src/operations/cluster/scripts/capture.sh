@@ -46,7 +46,7 @@ halt() {
   printf '%s\n%s\n%s\n' "$etcd" "$leaders" "$!" > "$still"
   for pid in $leaders; do kill -STOP "$pid" 2>/dev/null || true; done
   ctr --namespace k8s.io tasks exec --exec-id "kprov-$(cat /proc/sys/kernel/random/uuid)" "${found%% *}" etcdctl \
-    --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
+    --endpoints=https://localhost:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
     --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key \
     del --prefix /registry/leases/kube-system/kube- >/dev/null 2>&1 </dev/null || true
   kill -STOP "$etcd"

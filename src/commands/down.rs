@@ -88,6 +88,11 @@ pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, how: Ho
             Err(error) => failed.push(error),
         }
     }
+    if all {
+        // Those that were to stay, too; their network goes with them.
+        cluster::remove_unused_registries(&context, cluster::Unused::All).await?;
+        cluster::delete_leftovers(&context).await?;
+    }
     if !failed.is_empty() {
         context.reporter.close();
         return Err(if failed.len() == 1 && names.len() == 1 {

@@ -120,6 +120,9 @@ pub enum Command {
     Start {
         /// The cluster; may be left out if there is but one
         cluster: Option<ClusterName>,
+        /// Make its certificates anew even if they do not end within 30 days
+        #[arg(long)]
+        renew: bool,
     },
     /// Bring images into nodes, to all of them at once, and only what each of them lacks
     Load {

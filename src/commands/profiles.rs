@@ -92,6 +92,17 @@ pub(super) fn render(global: &Global, arguments: &grammar::Render) -> Result<Exi
     for warning in loaded.warnings.iter().map(ToString::to_string).chain(render::warnings(&inputs)) {
         reporter.warn(&warning);
     }
+    let spec = &loaded.profile.spec;
+    let limited = spec.nodes.iter().any(|group| !group.limits.is_none());
+    let left_out = [
+        ("registry", spec.registry.is_some()),
+        ("caCertificates", !spec.ca_certificates.is_empty()),
+        ("networking.proxy", spec.networking.proxy.is_some()),
+        ("nodes.limits", limited),
+    ];
+    for (field, _) in left_out.iter().filter(|(_, asked)| *asked) {
+        reporter.warn(&format!("kind's configuration has no word for {field}: left out"));
+    }
     let digest = render::documents_digest(&inputs)?.to_string();
     let Some(out) = &arguments.out else {
         let bundle = render::bundle(&inputs, Path::new("/path/to/bundle"))?;

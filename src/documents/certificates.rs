@@ -4,6 +4,8 @@
 //! The layout, names and usages are those of cmd/kubeadm/app/phases/certs/certlist.go; the keys are
 //! of the curve P-256, which takes a fraction of the time of RSA. Pure but for the random source and the clock.
 
+pub mod renewal;
+
 use std::net::IpAddr;
 
 use k8s_openapi::jiff::tz::TimeZone;
@@ -312,13 +314,13 @@ impl Authority {
     }
 }
 
-/// An authority of its own for one server, and the server's certificate, which names it, this very host and nothing else. The
+/// An authority of its own, called `authority`, for one server, and the server's certificate, which names it, this very host and nothing else. The
 /// authority's key is gone afterwards: the certificate lasts as long as the authority does.
 ///
 /// # Errors
 /// [`PkiError`] if there are no random bytes, or the name cannot be in a certificate.
-pub fn server_identity(name: &str) -> Result<(String, Identity), PkiError> {
-    let authority = Authority::generate("kms-ca")?;
+pub fn server_identity(authority: &'static str, name: &str) -> Result<(String, Identity), PkiError> {
+    let authority = Authority::generate(authority)?;
     let own = key(name)?;
     let mut params = params(name, None, AUTHORITY_YEARS);
     let local = SanType::IpAddress(IpAddr::from([127, 0, 0, 1]));
@@ -329,6 +331,34 @@ pub fn server_identity(name: &str) -> Result<(String, Identity), PkiError> {
     let certificate = params.signed_by(&own, &authority.issuer).map_err(|error| fail(name, error))?;
     let identity = Identity { certificate: certificate.pem(), key: Zeroizing::new(own.serialize_pem()) };
     Ok((authority.certificate.pem(), identity))
+}
+
+/// Nothing, if a text is certificates in PEM, and nothing else that would have to be kept secret.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_authorities(text: &str) -> Result<(), &'static str> {
+    if text.contains("PRIVATE KEY-----") {
+        return Err("there is a private key in it, which nodes must not get");
+    }
+    let (mut inside, mut count) = (false, 0);
+    for line in text.lines().map(str::trim) {
+        match line {
+            "-----BEGIN CERTIFICATE-----" if !inside => inside = true,
+            "-----END CERTIFICATE-----" if inside => (inside, count) = (false, count + 1),
+            line if inside => {
+                if line.is_empty() || !line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)) {
+                    return Err("a certificate in it is no base64");
+                }
+            }
+            _ => {}
+        }
+    }
+    match (inside, count) {
+        (true, _) => Err("a certificate in it has no end"),
+        (false, 0) => Err("there is no certificate in PEM in it"),
+        (false, _) => Ok(()),
+    }
 }
 
 fn params(name: &str, group: Option<&str>, years: i64) -> CertificateParams {
@@ -432,6 +462,16 @@ mod tests {
             assert!(params.not_before.unix_timestamp() <= yesterday);
             assert!(params.not_after.unix_timestamp() > Timestamp::now().as_second() + years * 364 * 24 * 3600);
         }
+    }
+
+    #[test]
+    fn authorities_are_certificates_and_nothing_secret() {
+        let (authority, identity) = server_identity("kms-ca", "a").unwrap();
+        assert_eq!(check_authorities(&format!("# ours\n{authority}\n{authority}")), Ok(()));
+        for bad in ["", "a", &authority[..authority.len() - 10], &format!("{authority}{}", *identity.key)] {
+            assert!(check_authorities(bad).is_err(), "{bad}");
+        }
+        assert!(check_authorities("-----BEGIN CERTIFICATE-----\n$(x)\n-----END CERTIFICATE-----").is_err());
     }
 
     #[test]

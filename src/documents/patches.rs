@@ -28,6 +28,11 @@ pub enum PatchError {
     /// A value that TOML cannot hold, such as null.
     #[error("TOML cannot hold what it makes of the configuration: {0}")]
     NotToml(String),
+    /// containerd takes either mirrors in its own configuration, or folders with what it is told of registries.
+    #[error(
+        "it has `{0}` of registries, which containerd does not take beside a folder for each registry, as `registry` in the profile makes them"
+    )]
+    Mirrors(&'static str),
     /// The configuration to be patched does not say of which version it is.
     #[error("containerd's configuration does not say of which version it is")]
     NoVersion,
@@ -257,6 +262,31 @@ pub fn containerd(config: &str, merges: &[String], operations_6902: &[String]) -
     toml::to_string(&config).map_err(|error| PatchError::NotToml(error.to_string()))
 }
 
+/// containerd's configuration, told of a folder with what it has to know of registries, before those that it looks into already.
+///
+/// # Errors
+/// [`PatchError`] if it is none, or tells of registries in the old way.
+pub fn containerd_registries(config: &str, folder: &str) -> Result<String, PatchError> {
+    const PATH: &str = "config_path";
+    let mut config = toml_document(config)?;
+    let plugin = match config.get("version").and_then(Value::as_i64) {
+        None => return Err(PatchError::NoVersion),
+        Some(..=2) => "io.containerd.grpc.v1.cri",
+        Some(_) => "io.containerd.cri.v1.images",
+    };
+    let registry = config.pointer(&format!("/plugins/{plugin}/registry")).cloned().unwrap_or_default();
+    for old in ["mirrors", "configs"] {
+        if registry.get(old).and_then(Value::as_object).is_some_and(|table| !table.is_empty()) {
+            return Err(PatchError::Mirrors(old));
+        }
+    }
+    let there = registry.get(PATH).and_then(Value::as_str).unwrap_or_default();
+    let others = there.split(':').filter(|other| !other.is_empty() && *other != folder);
+    let path = std::iter::once(folder).chain(others).collect::<Vec<_>>().join(":");
+    json_patch::merge(&mut config, &json!({"plugins": {plugin: {"registry": {PATH: path}}}}));
+    toml::to_string(&config).map_err(|error| PatchError::NotToml(error.to_string()))
+}
+
 /// Whether `text` is a merge patch for containerd.
 ///
 /// # Errors
@@ -347,6 +377,22 @@ mod tests {
         assert!(matches!(json_6902(target(), "op: add"), Err(PatchError::Operations(_))));
         assert!(matches!(merge_patches("just words"), Err(PatchError::NoMapping)));
         assert!(matches!(merge_patches("a: [b"), Err(PatchError::Yaml(_))));
+    }
+
+    #[test]
+    fn containerd_is_told_of_a_folder_for_registries_beside_those_that_it_has() {
+        let told = |config: &str| -> toml::Table { containerd_registries(config, "/f").unwrap().parse().unwrap() };
+        let at = |version: i64, plugin: &str, path: &str| -> toml::Table {
+            format!("version = {version}\n[plugins.\"{plugin}\".registry]\nconfig_path = \"{path}\"\n").parse().unwrap()
+        };
+        let (old, new) = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images");
+        assert_eq!(told("version = 2\n"), at(2, old, "/f"));
+        assert_eq!(told("version = 3\n"), at(3, new, "/f"));
+        assert_eq!(told(&at(2, old, "/a:/b").to_string()), at(2, old, "/f:/a:/b"));
+        assert_eq!(told(&at(2, old, "/f:/a").to_string()), at(2, old, "/f:/a"), "again");
+        let mirrors = format!("version = 2\n[plugins.\"{old}\".registry.mirrors.\"docker.io\"]\nendpoint = []\n");
+        assert_eq!(containerd_registries(&mirrors, "/f"), Err(PatchError::Mirrors("mirrors")));
+        assert_eq!(containerd_registries("a = 1\n", "/f"), Err(PatchError::NoVersion));
     }
 
     #[test]

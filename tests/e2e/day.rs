@@ -11,13 +11,13 @@ use super::KPROV;
 const TWO_NODES: &str = r#"nodes=[{"role": "control-plane"}, {"role": "worker"}]"#;
 
 /// An image that holds a shell and three megabytes of noise, and goes with the test.
-struct Image<'a> {
+pub(super) struct Image<'a> {
     sandbox: &'a Sandbox,
-    name: String,
+    pub(super) name: String,
 }
 
 impl<'a> Image<'a> {
-    fn new(sandbox: &'a Sandbox, name: &str) -> Self {
+    pub(super) fn new(sandbox: &'a Sandbox, name: &str) -> Self {
         let script = "head -c 3000000 /dev/urandom > noise && tar --dereference -cf image.tar noise -C / bin/dash \
                       lib64/ld-linux-x86-64.so.2 lib/x86_64-linux-gnu/libc.so.6";
         Run::of(Command::new("sh").args(["-euc", script]).current_dir(sandbox.path())).done();

@@ -11,6 +11,7 @@ mod kube_proxy;
 mod lifecycle;
 mod parity;
 mod power;
+mod registry;
 mod resources;
 mod snapshots;
 mod ssh;

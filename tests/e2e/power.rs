@@ -36,7 +36,28 @@ fn a_stopped_cluster_goes_on_as_it_was() {
     sandbox.kprov(&["stop", cluster]).ok().says("2 containers");
     sandbox.kprov(&["stop", cluster]).ok().says("did not run");
     sandbox.kprov(&["verify", cluster]).fails().says("does not run").says(&format!("kprov start {cluster}"));
-    sandbox.kprov(&["start", cluster]).ok().says("pod broken is not ready, as before");
+    // As it goes on a year later: every certificate is another one, and all goes on with them.
+    let certificates = || {
+        let nodes = [
+            (&control_plane, "etc/kubernetes/pki/apiserver.crt"),
+            (&control_plane, "etc/kubernetes/pki/etcd/peer.crt"),
+        ];
+        let kubelets = [&control_plane, &worker].map(|node| (node, "var/lib/kubelet/pki/kubelet-client-current.pem"));
+        let read = |(node, file): (&String, &str)| {
+            let to = sandbox.path().join("certificate");
+            sandbox
+                .engine()
+                .docker(&["cp", "--follow-link", &format!("{node}:/{file}"), &to.display().to_string()])
+                .done();
+            std::fs::read_to_string(to).unwrap()
+        };
+        nodes.into_iter().chain(kubelets).map(read).collect::<Vec<_>>()
+    };
+    let old = certificates();
+    let renewed = sandbox.kprov(&["start", cluster, "--renew"]).ok();
+    renewed.says("pod broken is not ready, as before").says("Its certificates are new");
+    assert!(certificates().iter().zip(&old).all(|(new, old)| new != old));
+    sandbox.kprov(&["start", cluster, "--renew"]).fails().says("kprov stop");
     if takes_addresses(&sandbox) {
         assert_eq!(addresses(&sandbox), before);
     }

@@ -89,6 +89,10 @@ pub struct ContainerSpec {
     pub volumes: Vec<String>,
     /// Kernel settings of the container's own namespaces.
     pub sysctls: Vec<(String, String)>,
+    /// How many processors' time it may use.
+    pub cpus: Option<u32>,
+    /// How many bytes of memory it may use, none of them swapped.
+    pub memory: Option<u64>,
     /// Names that it knows by itself, `NAME:ADDRESS`.
     pub hosts: Vec<String>,
     /// Whether it gets all capabilities and devices.
@@ -444,6 +448,9 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
             tmpfs: Some(spec.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
             sysctls: Some(spec.sysctls.into_iter().collect()),
             extra_hosts: Some(spec.hosts),
+            nano_cpus: spec.cpus.map(|cpus| i64::from(cpus) * 1_000_000_000),
+            memory: memory(spec.memory),
+            memory_swap: memory(spec.memory),
             restart_policy: Some(match spec.restart {
                 Restart::Once => {
                     RestartPolicy { name: Some(RestartPolicyNameEnum::ON_FAILURE), maximum_retry_count: Some(1) }
@@ -456,6 +463,10 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
         }),
         ..Default::default()
     }
+}
+
+fn memory(bytes: Option<u64>) -> Option<i64> {
+    bytes.and_then(|bytes| i64::try_from(bytes).ok())
 }
 
 /// Whether it is not the container that the engine has not found, but what it has released of one that is just ending:

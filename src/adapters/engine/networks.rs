@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use bollard::models::{ContainerSummary, Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::models::{
+    ContainerSummary, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+};
 use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use ipnet::IpNet;
 
@@ -129,6 +131,26 @@ impl Engine {
     async fn default_bridge_mtu(&self) -> Option<String> {
         let bridge = self.docker.inspect_network("bridge", None::<InspectNetworkOptions>).await.ok()?;
         bridge.options?.remove("com.docker.network.driver.mtu").filter(|mtu| mtu != "0")
+    }
+
+    /// Puts a container on a further network.
+    ///
+    /// # Errors
+    /// [`EngineError`] if one of them is gone, or the container is on it already.
+    pub async fn connect_network(&self, network: &str, container: &str) -> Result<(), EngineError> {
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: None };
+        let connected = self.docker.connect_network(network, request).await;
+        connected.map_err(|error| self.error(format!("putting {container} on the network {network}"), error))
+    }
+
+    /// Takes a container off a network.
+    ///
+    /// # Errors
+    /// [`EngineError`] if one of them is gone, or the container is not on it.
+    pub async fn disconnect_network(&self, network: &str, container: &str) -> Result<(), EngineError> {
+        let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
+        let disconnected = self.docker.disconnect_network(network, request).await;
+        disconnected.map_err(|error| self.error(format!("taking {container} off the network {network}"), error))
     }
 
     /// Removes a network.

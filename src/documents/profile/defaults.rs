@@ -76,6 +76,7 @@ impl NodeGroup {
             taints: Vec::new(),
             ports: Vec::new(),
             mounts: Vec::new(),
+            limits: super::Limits::default(),
             kubeadm_config_patches: Vec::new(),
             kubeadm_config_patches_json6902: Vec::new(),
         }

@@ -10,8 +10,10 @@ mod kind_file;
 mod kms;
 mod kubelet;
 mod load;
+mod machine;
 mod names;
 mod read;
+mod registry;
 mod ring;
 pub mod schema;
 mod secret;
@@ -36,7 +38,9 @@ pub use error::{Problem, ProblemEntry, ProfileError, Warning};
 pub use kms::{AppRole, ClientCertificate, Kms, KmsHolder, KmsServer, LocalKms, SecretSource, VaultAuth, VaultKms};
 pub use kubelet::is_kubelet_field;
 pub use load::{Loaded, check, load, load_layers, to_yaml};
+pub use machine::{Limits, Proxy};
 pub use names::{check_cluster_name, check_docker_network, check_image};
+pub use registry::{Cache, LocalRegistry, Mirror, Registry, user_and_password};
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
 
@@ -151,6 +155,12 @@ pub struct Spec {
     /// Images of the engine that are brought into all nodes once the cluster is up; pulled first if the engine lacks them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub preload: Vec<String>,
+    /// Files with certificates, in PEM, that nodes trust besides those of their image; relative paths start at the profile's folder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificates: Vec<String>,
+    /// Registries, caches and mirrors that nodes get images from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Registry>,
     /// Manifests that are applied once the cluster is up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<Manifest>,
@@ -205,6 +215,9 @@ pub struct NodeGroup {
     /// Host folders and files mounted into the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// How much of the host each of them may use; the kubelet promises pods no more.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// Merge patches of kubeadm's configuration on these nodes, after those of the whole cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kubeadm_config_patches: Vec<String>,
@@ -354,6 +367,9 @@ pub struct Networking {
     /// The engine's network that the nodes are on; made if it is not there. Default: kind, as with kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker_network: Option<String>,
+    /// Proxies of nodes, instead of those that kprov finds in its environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// Names that nodes know by themselves, with their addresses: those of registries, say. Pods do not.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub hosts: BTreeMap<String, std::net::IpAddr>,

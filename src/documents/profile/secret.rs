@@ -12,12 +12,19 @@ pub(super) fn mark_keys(node: &mut Node) {
                     "providers" => mark_within(&mut entry.node, &["type", "keys", "kms"]),
                     "keys" => mark_within(&mut entry.node, &["name", "source"]),
                     "literal" | "secret" => entry.node.mark_secret(),
+                    // What stands there by mistake.
+                    "upstream" | "endpoint" | "http" | "https" if has(&entry.node, '@') => entry.node.mark_secret(),
+                    "credentials" if has(&entry.node, ':') => entry.node.mark_secret(),
                     _ => mark_keys(&mut entry.node),
                 }
             }
         }
         _ => {}
     }
+}
+
+fn has(node: &Node, sign: char) -> bool {
+    node.text().is_some_and(|text| text.contains(sign))
 }
 
 /// Marks all in a list of mappings but the fields in `harmless`, and what is in those if it is of an unexpected form.

@@ -20,8 +20,8 @@ use super::names;
 use super::tree::{Node, Step};
 use super::{
     ApiServer, Audit, Cis, Encryption, EncryptionProvider, IpFamily, KeySource, KmsHolder, Manifest, Networking,
-    NodeGroup, PatchJson6902, PortMapping, Profile, ProviderKind, Role, SecretSource, Spec, VaultAuth, VaultKms,
-    kubelet,
+    NodeGroup, PatchJson6902, PortMapping, Profile, ProviderKind, Proxy, Registry, Role, SecretSource, Spec, VaultAuth,
+    VaultKms, kubelet, registry,
 };
 
 /// A path from the root: `at!["nodes", 0]` is `spec.nodes[0]`.
@@ -148,6 +148,10 @@ pub(super) fn check(profile: &Profile, root: &Node, base: &Path, findings: &mut 
     checks.anonymous(&spec.api_server);
     checks.patches(spec);
     checks.cis(&spec.cis);
+    if let Some(registry) = &spec.registry {
+        checks.registry(registry);
+    }
+    checks.machine(spec);
     checks.manifests(&spec.manifests);
 }
 
@@ -783,6 +787,47 @@ impl Checks<'_, '_> {
     fn patch(&mut self, path: &[Step], checked: Result<(), PatchError>) {
         if let Err(error) = checked {
             self.error("profile::patch", format!("the patch cannot be used: {error}"), path, "this patch");
+        }
+    }
+
+    /// Certificates, proxies and limits of nodes.
+    fn machine(&mut self, spec: &Spec) {
+        for (index, _) in spec.ca_certificates.iter().enumerate().filter(|(_, file)| file.is_empty()) {
+            self.error(
+                "profile::value",
+                "the file of certificates has no name",
+                &at!["caCertificates", index],
+                "empty",
+            );
+        }
+        if let Some((field, why)) = spec.networking.proxy.as_ref().and_then(Proxy::fault) {
+            self.error("profile::proxy", why, &at!["networking", "proxy", field], "not valid");
+        }
+        for (index, group) in spec.nodes.iter().enumerate() {
+            if let Some((field, why)) = group.limits.fault() {
+                self.error("profile::limits", why, &at!["nodes", index, "limits", field], "not valid");
+            }
+        }
+        if spec.nodes.iter().any(|group| !group.limits.is_none()) {
+            let instead = "limits` of the group in `spec.nodes";
+            if spec.kubelet.config.contains_key("systemReserved") {
+                self.reserved("`systemReserved`", instead, &at!["kubelet", "config", "systemReserved"]);
+            }
+            if spec.kubelet.extra_args.contains_key("system-reserved") {
+                self.reserved(
+                    "the flag `system-reserved` of kubelet",
+                    instead,
+                    &at!["kubelet", "extraArgs", "system-reserved"],
+                );
+            }
+        }
+    }
+
+    fn registry(&mut self, registry: &Registry) {
+        self.image(registry.image.as_deref(), &at!["registry", "image"]);
+        for fault in registry::faults(registry) {
+            let path = [&at!["registry"][..], &fault.at].concat();
+            self.error("profile::registry", fault.message, &path, fault.label);
         }
     }
 

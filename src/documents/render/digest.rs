@@ -60,7 +60,19 @@ pub fn documents_digest(inputs: &Inputs<'_>) -> Result<Digest, RenderError> {
         field(&mut hash, document.content.as_bytes());
     }
     // What kprov does on the nodes, and no document tells.
-    let rest = json!({"fileModes": spec.hardening.file_modes, "manifests": spec.manifests});
+    let mut rest = json!({"fileModes": spec.hardening.file_modes, "manifests": spec.manifests});
+    if let Some(registry) = &spec.registry {
+        rest["registry"] = json!(registry);
+    }
+    if !spec.ca_certificates.is_empty() {
+        rest["caCertificates"] = json!(spec.ca_certificates);
+    }
+    if let Some(proxy) = &spec.networking.proxy {
+        rest["proxy"] = json!(proxy);
+    }
+    if spec.nodes.iter().any(|group| !group.limits.is_none()) {
+        rest["limits"] = spec.nodes.iter().map(|group| json!(group.limits)).collect();
+    }
     field(&mut hash, rest.to_string().as_bytes());
     Ok(Digest(hash.finalize().into()))
 }

@@ -17,6 +17,7 @@ mod kubeadm;
 mod nodes;
 mod patching;
 mod probes;
+mod registry;
 mod secrets;
 mod settings;
 mod templates;
@@ -53,6 +54,11 @@ pub use kubeadm::{
 pub use nodes::{
     API_SERVER_PORT, NodeAddresses, NodePlan, NodeStart, control_plane_endpoint, load_balancer_name,
     needs_load_balancer, plan_nodes, role_name,
+};
+pub use registry::{
+    Access, REGISTRY_ALONE, REGISTRY_CA, REGISTRY_CONFIG, REGISTRY_DATA, REGISTRY_FILES, REGISTRY_FOLDER,
+    REGISTRY_PORT, REGISTRY_START, REGISTRY_TRUST, RegistryPlan, added_authority, authority_file, registries,
+    registry_alone, registry_config, registry_files, registry_hosting, registry_hosts, registry_start,
 };
 pub use settings::{
     ADMISSION_FILE, ADMISSION_FOLDER, AUDIT_FOLDER, AUDIT_LOG_FILE, AUDIT_LOG_FOLDER, AUDIT_POLICY_FILE,

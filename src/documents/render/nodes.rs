@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-use crate::documents::profile::{IpFamily, Mount, Networking, PatchJson6902, PortMapping, Profile, Role, Taint};
+use crate::documents::profile::{
+    IpFamily, Limits, Mount, Networking, PatchJson6902, PortMapping, Profile, Role, Taint,
+};
 
 use super::RenderError;
 
@@ -56,6 +58,8 @@ pub struct NodePlan {
     pub ports: Vec<PortMapping>,
     /// Host paths mounted into it.
     pub mounts: Vec<Mount>,
+    /// How much of the host it may use.
+    pub limits: Limits,
     /// Another image than the cluster's.
     pub image: Option<String>,
     /// Merge patches of its kubeadm configuration, besides the cluster's.
@@ -86,6 +90,7 @@ pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
                     taints: group.taints.clone(),
                     ports: group.ports.clone(),
                     mounts: group.mounts.clone(),
+                    limits: group.limits.clone(),
                     image: group.image.clone(),
                     kubeadm_config_patches: group.kubeadm_config_patches.clone(),
                     kubeadm_config_patches_json6902: group.kubeadm_config_patches_json6902.clone(),

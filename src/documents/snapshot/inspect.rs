@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::documents::keys::{KeyRing, StoredKeys};
-use crate::documents::profile::{self, KeySource, Kms, Profile, ProfileError, SecretSource, VaultAuth};
+use crate::documents::profile::{self, KeySource, Kms, Profile, ProfileError, Registry, SecretSource, VaultAuth};
 use crate::documents::record::Record;
 use crate::documents::render::{self, KubernetesVersion};
 
@@ -205,6 +205,13 @@ fn beyond(profile: &Profile, base: &Path) -> Vec<String> {
     let hosts = spec.networking.hosts.iter();
     beyond.extend(hosts.map(|(name, address)| format!("tells its nodes that {name} is at {address}")));
     beyond.extend(spec.preload.iter().map(|image| format!("brings the engine's image {image} into its nodes")));
+    let files = spec.ca_certificates.iter().map(|file| base.join(file));
+    beyond.extend(files.map(|file| format!("has its nodes trust the certificates in {}", file.display())));
+    let proxy = spec.networking.proxy.iter().flat_map(|proxy| [&proxy.http, &proxy.https]).flatten();
+    beyond.extend(proxy.map(|proxy| format!("has its nodes go out by the proxy {proxy}")));
+    if let Some(registry) = &spec.registry {
+        beyond.extend(registry_beyond(registry, base));
+    }
     for image in spec.node_groups().iter().filter_map(|group| group.image.as_ref()) {
         beyond.push(format!("runs nodes of another image, {image}"));
     }
@@ -226,6 +233,34 @@ fn beyond(profile: &Profile, base: &Path) -> Vec<String> {
     }
     if !spec.containerd_config_patches.is_empty() || !spec.containerd_config_patches_json6902.is_empty() {
         beyond.push("patches the configuration of its nodes' containerd".to_owned());
+    }
+    beyond
+}
+
+/// What registries ask of the host. Credentials go to the address that the profile names.
+fn registry_beyond(registry: &Registry, base: &Path) -> Vec<String> {
+    let mut beyond = Vec::new();
+    if let Some(local) = &registry.local {
+        beyond.push(format!("runs a registry, published at 127.0.0.1:{}", local.port));
+    }
+    if let Some(image) = &registry.image {
+        beyond.push(format!("runs registries of another image, {image}"));
+    }
+    if registry.keep {
+        beyond.push("leaves its registries on the engine when it goes".to_owned());
+    }
+    let caches = registry.caches.iter().map(|cache| {
+        (format!("runs a cache of {} that asks {}", cache.of, cache.upstream()), &cache.ca, &cache.credentials)
+    });
+    let mirrors = registry.mirrors.iter().map(|mirror| {
+        let what = format!("has its nodes ask {} for images of {}", mirror.endpoint, mirror.of);
+        (what, &mirror.ca, &mirror.credentials)
+    });
+    for (what, ca, credentials) in caches.chain(mirrors) {
+        let file = |file: &Option<String>| file.as_ref().map(|file| base.join(file).display().to_string());
+        let ca = file(ca).map(|file| format!(", trusting {file}"));
+        let credentials = file(credentials).map(|file| format!(", logging in with what it reads from {file}"));
+        beyond.push([Some(what), ca, credentials].into_iter().flatten().collect());
     }
     beyond
 }

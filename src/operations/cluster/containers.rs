@@ -9,10 +9,11 @@ use ipnet::IpNet;
 
 use crate::adapters::engine::{ContainerSpec, PublishedPort, Restart};
 use crate::documents::profile::{Profile, Propagation, Protocol, Role};
-use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, role_name};
+use crate::documents::render::{API_SERVER_PORT, NodePlan, load_balancer_name, registries, role_name};
 
 use super::{
-    LABEL_CLUSTER, LABEL_DIGEST, LABEL_GENERATION, LABEL_OWNER, LABEL_PROFILE, LABEL_ROLE, ROLE_LOAD_BALANCER,
+    LABEL_CLUSTER, LABEL_DIGEST, LABEL_GENERATION, LABEL_OWNER, LABEL_PROFILE, LABEL_REGISTRIES, LABEL_ROLE,
+    ROLE_LOAD_BALANCER,
 };
 
 /// All that the containers of one cluster have in common.
@@ -53,6 +54,16 @@ impl Frame<'_> {
             label(LABEL_DIGEST, self.digest),
             label(LABEL_GENERATION, &self.generation.to_string()),
         ]
+    }
+
+    /// The labels of a node, which name the registries that it uses.
+    fn node_labels(&self, role: Role) -> Vec<(String, String)> {
+        let mut labels = self.labels(role_name(role));
+        let names = registry_names(self.profile, self.base);
+        if !names.is_empty() {
+            labels.push((LABEL_REGISTRIES.to_owned(), names.join(",")));
+        }
+        labels
     }
 
     fn api_server(&self) -> PublishedPort {
@@ -127,7 +138,7 @@ impl Frame<'_> {
             user: None,
             // Unlike kind's, which the engine starts again once: the second reboot of a host would be their end.
             restart: Restart::UnlessStopped,
-            labels: self.labels(role_name(plan.role)),
+            labels: self.node_labels(plan.role),
             env,
             network: self.profile.spec.networking.docker_network().to_owned(),
             ipv4: fixed.ipv4,
@@ -137,6 +148,8 @@ impl Frame<'_> {
             tmpfs: vec!["/tmp".to_owned(), "/run".to_owned()],
             volumes: vec!["/var".to_owned()],
             sysctls: Vec::new(),
+            cpus: plan.limits.cpus,
+            memory: plan.limits.memory_bytes(),
             hosts: self.profile.spec.networking.hosts.iter().map(|(name, at)| format!("{name}:{at}")).collect(),
             privileged: true,
         }
@@ -160,14 +173,24 @@ impl Frame<'_> {
     }
 }
 
-/// The proxy variables of this process for a node, with everything inside the cluster exempt from them.
+/// The names of the registries that kprov runs for a profile.
+fn registry_names(profile: &Profile, base: &Path) -> Vec<String> {
+    let registry = profile.spec.registry.as_ref();
+    registry.map(|registry| registries(registry, base)).unwrap_or_default().into_iter().map(|plan| plan.name).collect()
+}
+
+/// The proxy variables of a profile, or of this process, for a node, with everything inside the cluster exempt from them.
 pub(super) fn proxies(
     variable: impl Fn(&str) -> Option<String>,
     profile: &Profile,
+    base: &Path,
     nodes: &[NodePlan],
     subnets: &[IpNet],
 ) -> Vec<String> {
-    let get = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty());
+    let get = |name: &str| match &profile.spec.networking.proxy {
+        Some(proxy) => proxy.variable(name),
+        None => variable(name).or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty()),
+    };
     let set: Vec<_> = ["HTTP_PROXY", "HTTPS_PROXY"].into_iter().filter_map(|name| Some((name, get(name)?))).collect();
     if set.is_empty() {
         return Vec::new();
@@ -177,6 +200,7 @@ pub(super) fn proxies(
     exempt.extend([networking.service_subnet().to_owned(), networking.pod_subnet().to_owned()]);
     exempt.extend(subnets.iter().map(ToString::to_string));
     exempt.extend(nodes.iter().map(|node| node.name.clone()));
+    exempt.extend(registry_names(profile, base));
     exempt.extend([".svc", ".svc.cluster", ".svc.cluster.local"].map(str::to_owned));
     set.into_iter()
         .chain([("NO_PROXY", exempt.join(","))])
@@ -248,10 +272,22 @@ mod tests {
     fn what_is_inside_does_not_go_through_a_proxy() {
         let profile = profile();
         let nodes = plan_nodes(&profile, "c");
-        let none = proxies(|_| None, &profile, &nodes, &[]);
+        let base = Path::new("/");
+        let none = proxies(|_| None, &profile, base, &nodes, &[]);
         assert!(none.is_empty());
+        let mut own = profile.clone();
+        let proxy = |value| Some(serde_json::from_value(value).unwrap());
+        own.spec.networking.proxy = proxy(serde_json::json!({"https": "http://own:1", "noProxy": ["a", "b"]}));
+        let from_here = |name: &str| (name == "HTTP_PROXY").then(|| "http://here:1".to_owned());
+        let set = proxies(from_here, &own, base, &nodes, &[]);
+        assert!(
+            set.contains(&"https_proxy=http://own:1".to_owned()) && set.iter().any(|one| one.contains("=a,b,10.96"))
+        );
+        assert!(!set.iter().any(|one| one.contains("here")));
+        own.spec.networking.proxy = proxy(serde_json::json!({}));
+        assert!(proxies(from_here, &own, base, &nodes, &[]).is_empty());
         let variable = |name: &str| (name == "https_proxy").then(|| "http://p:1".to_owned());
-        let set = proxies(variable, &profile, &nodes, &["172.18.0.0/16".parse().unwrap()]);
+        let set = proxies(variable, &profile, base, &nodes, &["172.18.0.0/16".parse().unwrap()]);
         assert!(set.contains(&"HTTPS_PROXY=http://p:1".to_owned()));
         assert!(set.contains(
             &"no_proxy=10.96.0.0/16,10.244.0.0/16,172.18.0.0/16,c-control-plane,c-worker,.svc,.svc.cluster,.svc.cluster.local"

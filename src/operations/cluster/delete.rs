@@ -7,6 +7,7 @@ use crate::adapters::states::States;
 use crate::documents::names::ClusterName;
 
 use super::owner::is_own;
+use super::registry::{Unused, remove_unused_registries};
 use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER};
 
 /// How old a passing container can be, in seconds, while whoever made it is still at work on it.
@@ -120,6 +121,7 @@ impl Estate for Live<'_> {
 /// part of it cannot be removed; what is left is known, so that the next try removes it.
 pub async fn delete(context: &Context, cluster: &ClusterName, whose: Whose) -> Result<Removed, ClusterError> {
     let removed = dissolve(&Live { context, cluster, whose }).await?;
+    remove_unused_registries(context, Unused::Passing).await?;
     remove_networks(context).await?;
     Ok(removed)
 }
@@ -151,6 +153,7 @@ pub async fn delete_leftovers(context: &Context) -> Result<usize, ClusterError> 
             removed += 1;
         }
     }
+    removed += remove_unused_registries(context, Unused::Passing).await?.len();
     remove_networks(context).await?;
     Ok(removed)
 }

@@ -83,6 +83,32 @@ pub enum ClusterError {
         /// The server's container.
         name: String,
     },
+    /// A registry beside clusters cannot be had, or does not serve.
+    #[error("the registry {name} cannot be used: {reason}{}", if last_lines.is_empty() { String::new() } else { format!(". Its last lines:\n{last_lines}") })]
+    #[diagnostic(
+        code(kprov::cluster::registry),
+        help("`docker ps --all --filter name={name}` shows it, `docker logs {name}` says more")
+    )]
+    Registry {
+        /// The registry's container.
+        name: String,
+        /// What was seen.
+        reason: String,
+        /// Its last lines.
+        last_lines: String,
+    },
+    /// A file of certificates or credentials cannot be used.
+    #[error("{path} cannot be used: {reason}", path = path.display())]
+    #[diagnostic(
+        code(kprov::cluster::file),
+        help("certificates are in PEM; credentials are one line USER:PASSWORD. Nothing has been made")
+    )]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without any of its text.
+        reason: String,
+    },
     /// This program does not run in nodes.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -109,6 +135,13 @@ pub enum ClusterError {
         nodes: u32,
         /// What is short, with what can be done about it.
         failed: Vec<HostCheck>,
+    },
+    /// What is to be done to it needs its nodes not to run.
+    #[error("nodes of the cluster {name:?} run: what runs does not read new certificates")]
+    #[diagnostic(code(kprov::cluster::runs), help("`kprov stop {name}` first"))]
+    Runs {
+        /// The cluster's name.
+        name: String,
     },
     /// There is none of that name.
     #[error("there is no cluster called {name:?}{}", near(known))]

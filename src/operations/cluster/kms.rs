@@ -108,7 +108,7 @@ pub(super) async fn prepare(
         ring.add_kms(kept);
         return Ok(Some(Server::There));
     }
-    let (authority, identity) = server_identity(&name)?;
+    let (authority, identity) = server_identity("kms-ca", &name)?;
     let random = |bytes: &KeyMaterial| KeyMaterial::from_text(&hex::encode(bytes.bytes()));
     let (plugin, admin, seal) =
         (random(&KeyMaterial::generate()?), random(&KeyMaterial::generate()?), KeyMaterial::generate()?);

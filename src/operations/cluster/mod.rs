@@ -17,12 +17,15 @@ mod interim_network;
 mod interrupt;
 mod kms;
 mod logs;
+mod machine;
 mod many;
 mod owner;
 mod power;
 mod preflight;
 mod prove;
 mod reach;
+mod registry;
+mod renew;
 mod reset;
 mod restore;
 mod snapshots;
@@ -48,8 +51,9 @@ pub use interrupt::interrupted;
 pub use kms::{KmsRotation, install_kms, remove_kms_plugin, retire_kms, rotate_kms};
 pub use many::{create_all, delete_all, numbered};
 pub use owner::{record_here, record_if_here, require_here};
-pub use power::{Switched, start, stop};
+pub use power::{Renewal, Switched, start, stop};
 pub use preflight::checks as host_checks;
+pub use registry::{Unused, remove_unused_registries};
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
 pub use succession::{lock, recover_unless_whole};
@@ -74,6 +78,15 @@ pub const LABEL_OWNER: &str = "dev.kprov.owner";
 
 /// The label of the server beside a cluster, with the cluster's name.
 pub const LABEL_SERVER: &str = "dev.kprov.server-of";
+
+/// The label of registries beside clusters, which says what each is.
+const LABEL_REGISTRY: &str = "dev.kprov.registry";
+
+/// The label of nodes with the names of the registries that they use.
+const LABEL_REGISTRIES: &str = "dev.kprov.registries";
+
+/// The label of what stays when nobody uses it any more.
+const LABEL_KEEP: &str = "dev.kprov.keep";
 
 /// The label with the id of the process that made a passing thing, and removes it unless it is killed.
 const LABEL_PROCESS: &str = "dev.kprov.process";

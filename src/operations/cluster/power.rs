@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use futures_util::future::try_join_all;
 use kube::Client;
+use zeroize::Zeroizing;
 
 use crate::adapters::engine::{Container, ContainerState};
 use crate::adapters::kubeconfig;
@@ -23,7 +24,7 @@ use super::again::Again;
 use super::discover::find;
 use super::owner::record_if_here;
 use super::succession::{Live, Member, recover};
-use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, resolve_image};
+use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, registry, renew, resolve_image};
 
 /// How long a container may take to end by itself, in seconds: systemd ends pods that do not heed it after ten.
 const GRACE: i32 = 30;
@@ -37,6 +38,8 @@ pub struct Switched {
     pub changed: Vec<String>,
     /// What was not ready before, either, and has not become so.
     pub not_ready: Vec<String>,
+    /// Whether its certificates were made anew.
+    pub renewed: bool,
 }
 
 /// Finds a cluster that nobody else works on, with both generations of its nodes put in order.
@@ -76,7 +79,7 @@ pub async fn stop(context: &Context, name: &ClusterName) -> Result<Switched, Clu
         changed.extend(running.into_iter().map(|container| container.name.clone()));
     }
     step.done();
-    Ok(Switched { name: found.name, changed, not_ready: Vec::new() })
+    Ok(Switched { name: found.name, changed, not_ready: Vec::new(), renewed: false })
 }
 
 /// Whether there is something to stop: a container that the engine is about to start anew is stopped, too.
@@ -84,13 +87,22 @@ fn runs(container: &Container) -> bool {
     matches!(container.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
 }
 
-/// Starts a cluster, whoever made it, and waits until every node and every system pod is Ready again, on evidence younger
+/// Whether a cluster's certificates are made anew as it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// If they end soon.
+    Due,
+    /// In any case.
+    Anyway,
+}
+
+/// Starts a cluster, whoever made it, with certificates that do not end soon, and waits until every node and every system pod is Ready again, on evidence younger
 /// than the command.
 ///
 /// # Errors
 /// [`ClusterError::Incomplete`] if a node is gone, [`ClusterError::Api`] with what does not become ready. The cluster goes on
 /// running.
-pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, ClusterError> {
+pub async fn start(context: &Context, name: &ClusterName, renewal: Renewal) -> Result<Switched, ClusterError> {
     let (found, _lock) = take(context, name).await?;
     let record = record_if_here(context, name).await?;
     if let Some(record) = &record {
@@ -100,7 +112,9 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
     let [workers, control_planes, others] = in_order(context, &found).await?;
     if let Some(record) = &record {
         kms::wake(context, record).await?;
+        registry::wake(context, record).await?;
     }
+    let renewed = renew_if_stopped(context, name, &control_planes, &workers, renewal).await?;
     let all: Vec<Container> = [others, control_planes, workers].concat();
     let changed: Vec<String> =
         all.iter().filter(|container| !runs(container)).map(|container| container.name.clone()).collect();
@@ -139,7 +153,38 @@ pub async fn start(context: &Context, name: &ClusterName) -> Result<Switched, Cl
             Vec::new()
         }
     };
-    Ok(Switched { name: found.name, changed, not_ready })
+    if renewed {
+        // The one that its user has ends, too.
+        context.kubeconfig.merge(&kubeconfig(context, &found).await?)?;
+    }
+    Ok(Switched { name: found.name, changed, not_ready, renewed })
+}
+
+/// Makes certificates anew where no node runs; processes that run would not notice.
+async fn renew_if_stopped(
+    context: &Context,
+    name: &ClusterName,
+    control_planes: &[Container],
+    workers: &[Container],
+    renewal: Renewal,
+) -> Result<bool, ClusterError> {
+    if control_planes.iter().chain(workers).any(runs) {
+        if renewal == Renewal::Anyway {
+            let name = name.to_string();
+            return Err(ClusterError::Runs { name });
+        }
+        return Ok(false);
+    }
+    match renew::renew(context, name, control_planes, workers, renewal == Renewal::Anyway).await {
+        // One that kubeadm made has authorities whose keys are in another form.
+        Err(ClusterError::Pki(error)) if renewal == Renewal::Due => {
+            context.reporter.warn(&format!(
+                "certificates of {name} end soon or have ended, and cannot be made anew here ({error}); `kubeadm certs renew all` on each control plane can"
+            ));
+            Ok(false)
+        }
+        other => other,
+    }
 }
 
 /// What every node and system pod of a cluster has to show.
@@ -166,12 +211,17 @@ fn require_all(found: &Found, record: &Record) -> Result<(), ClusterError> {
 
 /// A client for a cluster whose control planes have booted.
 async fn client(context: &Context, found: &Found) -> Result<Client, ClusterError> {
+    Ok(kubernetes::client(&kubeconfig(context, found).await?).await?)
+}
+
+/// The kubeconfig by which this host reaches such a cluster.
+async fn kubeconfig(context: &Context, found: &Found) -> Result<Zeroizing<String>, ClusterError> {
     let control_planes = found.control_planes(&context.engine)?;
     let admin = control_planes.first().read_text(kubeconfig::ADMIN).await?;
     let (address, port) =
         found.api_server().ok_or_else(|| ClusterError::NotRunning { name: found.name.to_string() })?;
     let server = format!("https://{}", SocketAddr::new(address, port));
-    Ok(kubernetes::client(&kubeconfig::for_cluster(&admin, &found.name, &server)?).await?)
+    Ok(kubeconfig::for_cluster(&admin, &found.name, &server)?)
 }
 
 /// A cluster of ours whose nodes have booted.

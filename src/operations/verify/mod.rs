@@ -10,6 +10,7 @@ mod checks;
 mod expected;
 mod kms;
 mod kube_proxy;
+mod machine;
 mod modes;
 
 use kube::Client;
@@ -166,17 +167,18 @@ pub async fn verify(target: &Target<'_>) -> Result<Report, VerifyError> {
     // Nothing can be seen inside a node that does not run; the others are looked at all the same.
     let seen = &Target { nodes: &running, since: target.since.clone(), ..*target };
     let expected = Expected::of(seen).await?;
-    let (ready, processes, files, kubelets, proxies, stored) = tokio::join!(
+    let (ready, processes, files, kubelets, machine, proxies, stored) = tokio::join!(
         checks::ready(target),
         checks::processes(seen, &expected),
         checks::files(seen, &expected),
         checks::kubelets(seen, &expected),
+        machine::checks(seen),
         kube_proxy::checks(seen),
         checks::stored(seen, &expected),
     );
     let (stored, canary, census) = stored?;
     let mut all = Vec::new();
-    for part in [containers, ready?, processes?, files?, kubelets?, proxies?, stored] {
+    for part in [containers, ready?, processes?, files?, kubelets?, machine?, proxies?, stored] {
         all.extend(part);
     }
     Ok(Report { checks: all, canary, census })

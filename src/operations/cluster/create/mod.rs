@@ -31,7 +31,7 @@ use super::prove::Proof;
 use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
 use super::timed::Timed;
-use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, preflight, resolve_image};
+use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, machine, preflight, registry, resolve_image};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::{ensure_network, free_addresses, takes_addresses};
@@ -190,7 +190,13 @@ async fn raise<'a>(
             None => Ok(()),
         }
     };
-    let (up, ()) = tokio::try_join!(bootstrap::bring_up(&build), server)?;
+    let registries = async {
+        match parts.registries {
+            Some(registries) => registries.await_serving(context).await,
+            None => Ok(()),
+        }
+    };
+    let (up, (), ()) = tokio::try_join!(bootstrap::bring_up(&build), server, registries)?;
     let addresses = build.addresses().await?;
     let nodes: Vec<Node> = build.nodes.iter().map(|member| member.node.clone()).collect();
     proof_of(&build, &up, &nodes, &addresses).await_ready().await?;
@@ -287,6 +293,8 @@ async fn attempt(
         api_server_port: 0,
         nodes: Vec::new(),
     };
+    let authorities = machine::authorities(profile, &request.base)?;
+    let registries = registry::prepare(context, profile, &request.base).await?;
     let server = kms::prepare(context, &request.name, profile, &mut keys).await?;
     let inputs = draft.inputs(&version, keys.as_ref(), &context.templates, info.cgroup_version == "1");
     let warnings = render::warnings(&inputs);
@@ -321,10 +329,12 @@ async fn attempt(
         record: &record,
         image: &image,
         plan: &plan,
-        storage_driver: &info.storage_driver,
+        info: &info,
         files: &files,
         balancer: balancer.as_ref(),
+        authorities: &authorities,
         server: server.as_ref(),
+        registries: registries.as_ref(),
     };
     let way = Way::of(profile);
     let raised = match raise(context, &parts, inputs, &facts, way).await {
@@ -345,6 +355,9 @@ async fn attempt(
     let proof = proof_of(&build, &up, &nodes, &record.nodes);
     if let [only] = nodes.as_slice() {
         kubernetes::remove_label(&up.client, &only.name, render::EXCLUDE_FROM_LOAD_BALANCERS).await?;
+    }
+    if let Some(registries) = &registries {
+        registries.announce(&up.client).await?;
     }
     manifests::apply(context, &up, &record).await?;
     let report = proof.prove().await?;

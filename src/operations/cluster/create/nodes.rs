@@ -2,7 +2,7 @@
 
 use futures_util::future::try_join_all;
 
-use crate::adapters::engine::Image;
+use crate::adapters::engine::{EngineInfo, Image};
 use crate::adapters::node::Node;
 use crate::documents::files::{FileEntry, pack};
 use crate::documents::profile::Role;
@@ -13,7 +13,8 @@ use super::super::balancer::Balancer;
 use super::super::bootstrap::Member;
 use super::super::containers::{Frame, proxies};
 use super::super::kms::Server;
-use super::super::{ClusterError, Context};
+use super::super::registry::Registries;
+use super::super::{ClusterError, Context, machine};
 use super::containerd::patch_containerd;
 use super::network::{ensure_network, free_addresses};
 
@@ -28,12 +29,16 @@ pub(super) struct Parts<'a> {
     pub(super) record: &'a Record,
     pub(super) image: &'a Image,
     pub(super) plan: &'a [NodePlan],
-    pub(super) storage_driver: &'a str,
+    pub(super) info: &'a EngineInfo,
     /// What control planes need from the start.
     pub(super) files: &'a [FileEntry],
     pub(super) balancer: Option<&'a Balancer>,
+    /// The certificates that its nodes are to trust.
+    pub(super) authorities: &'a [String],
     /// The server that its KMS plugin asks.
     pub(super) server: Option<&'a Server>,
+    /// The registries that its nodes get images from.
+    pub(super) registries: Option<&'a Registries<'a>>,
 }
 
 /// Makes all containers, side by side, with the files that they need from the start. No node runs yet.
@@ -41,7 +46,7 @@ pub(super) struct Parts<'a> {
 /// # Errors
 /// [`ClusterError::Engine`] if the engine refuses one, [`ClusterError::Node`] if a patch does not fit.
 pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Member>, ClusterError> {
-    let &Parts { record, image, plan, storage_driver, files, balancer, server: _ } = parts;
+    let &Parts { record, image, plan, info, files, balancer, authorities, server: _, registries } = parts;
     let engine = &context.engine;
     let step = context.reporter.stage("Making the nodes");
     // Held until the containers are there: an empty network is one that `down` removes.
@@ -50,7 +55,11 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
     let taken = engine.addresses_in_use(&network.name).await?;
     let free = free_addresses(&network, |address| taken.contains_key(&address), plan.len() + 1).unwrap_or_default();
     let mut free = free.into_iter();
-    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, plan, &network.subnets);
+    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &record.base, plan, &network.subnets);
+    let registry_files = match registries {
+        Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
+        None => Vec::new(),
+    };
     let frame = Frame {
         cluster: &record.name,
         profile: &record.profile,
@@ -60,7 +69,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         image: &image.id,
         api_server_port: record.api_server_port,
         load_balancer: balancer.is_some(),
-        storage_driver,
+        storage_driver: &info.storage_driver,
         proxies: &proxies,
     };
     if let Some(balancer) = balancer {
@@ -77,6 +86,8 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         if plan.role == Role::ControlPlane {
             node.put_files(files).await?;
         }
+        node.put_files(&registry_files).await?;
+        node.put_files(&machine::files(context, info, &node.name, authorities, &plan.limits).await?).await?;
         patch_containerd(&node, &record.profile.spec).await?;
         Ok::<_, ClusterError>(Member { plan: plan.clone(), node })
     }))

@@ -17,7 +17,7 @@ use crate::documents::snapshot::{Edit, edit, file};
 use super::super::containers::{Fixed, Frame, proxies};
 use super::super::create::{ensure_network, free_addresses, takes_addresses};
 use super::super::succession::next_name;
-use super::super::{ClusterError, Context, LABEL_CLUSTER, kms};
+use super::super::{ClusterError, Context, LABEL_CLUSTER, kms, machine, registry};
 use super::Prepared;
 
 /// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
@@ -64,14 +64,20 @@ pub(super) enum Addresses {
 /// [`ClusterError::Engine`] if the engine refuses one, [`ClusterError::Snapshot`] if an archive makes no sense.
 pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -> Result<Addresses, ClusterError> {
     let record = &state.record;
-    let info = context.engine.info().await?;
+    let info = &context.engine.info().await?;
+    let authorities = &machine::authorities(&record.profile, &record.base)?;
+    let registries = registry::prepare(context, &record.profile, &record.base).await?;
     // Held until the containers are there: an empty network is one that `down` removes.
     let _network_lock = context.store().network_lock().await?;
     let network = ensure_network(&context.engine, &record.name, &record.profile).await?;
     let fixed = &addresses_for(context, record, &network).await?;
     let addresses = if fixed.is_empty() { Addresses::Chosen } else { Addresses::Fixed };
     let plans: Vec<NodePlan> = state.nodes.iter().map(|(plan, _)| plan.clone()).collect();
-    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &plans, &network.subnets);
+    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &record.base, &plans, &network.subnets);
+    let registry_files = &match registries {
+        Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
+        None => Vec::new(),
+    };
     let frame = &Frame {
         cluster: &record.name,
         profile: &record.profile,
@@ -96,6 +102,13 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         let id = context.engine.create_container(spec).await?;
         let early = early_part(archive).map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
         context.engine.put_archive(&id, early).await?;
+        if !registry_files.is_empty() {
+            context.engine.put_archive(&id, pack(registry_files)).await?;
+        }
+        let own = machine::files(context, info, &id, authorities, &plan.limits).await?;
+        if !own.is_empty() {
+            context.engine.put_archive(&id, pack(&own)).await?;
+        }
         if plan.role == Role::ControlPlane && !plugin.is_empty() {
             context.engine.put_archive(&id, pack(plugin)).await?;
         }

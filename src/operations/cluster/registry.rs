@@ -1,0 +1,520 @@
+//! Registries beside clusters: the one to push to, and pull-through caches, which all clusters of an engine share.
+//!
+//! Nothing is written down about them. Which there are is seen on the engine, and so is who uses one: its name is in a label of
+//! every node that does. One that no node names goes with the next cluster that goes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::adapters::engine::{Container, ContainerSpec, EngineError, ExecSpec, Image, PublishedPort, Restart};
+use crate::adapters::kubernetes;
+use crate::adapters::node::last_lines;
+use crate::documents::certificates::{check_authorities, server_identity};
+use crate::documents::files::{FileEntry, first_file, pack};
+use crate::documents::profile::{Profile, Registry, user_and_password};
+use crate::documents::record::Record;
+use crate::documents::render::{
+    self, Access, REGISTRY_ALONE, REGISTRY_CA, REGISTRY_CONFIG, REGISTRY_DATA, REGISTRY_FILES, REGISTRY_PORT,
+    REGISTRY_START, REGISTRY_TRUST, RegistryPlan,
+};
+
+use super::image::have_image;
+use super::{ClusterError, Context, LABEL_KEEP, LABEL_REGISTRIES, LABEL_REGISTRY};
+
+/// Distribution's own image.
+const DEFAULT_IMAGE: &str = "docker.io/library/registry:3";
+
+/// One that was built here: for hosts that reach no registry.
+const BUILT_IMAGE: &str = "kprov/registry:latest";
+
+/// How long a registry may take until it listens: a cache asks its upstream first, which may not even refuse.
+const START: Duration = Duration::from_secs(90);
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The most bytes of a file of its own that is read from a registry.
+const LARGEST_FILE: usize = 1 << 20;
+
+/// How many seconds a registry may take to end before it starts with another configuration.
+const GRACE: i32 = 3;
+
+/// Says how a registry serves.
+const SERVES: &str = include_str!("scripts/registry_serves.sh");
+
+/// The registries and mirrors of a cluster, with all that files on this host say of them.
+pub(super) struct Registries<'a> {
+    registry: &'a Registry,
+    base: &'a Path,
+    plans: Vec<(RegistryPlan, Access)>,
+    mirrors: Vec<Access>,
+    /// The image; it may be missing where all of them are there.
+    image: Option<Image>,
+}
+
+/// Reads what files say, and finds or pulls the image if a registry has to be made. Nothing is made yet; `None` if a profile
+/// asks for nothing.
+///
+/// # Errors
+/// [`ClusterError::File`] for a file, [`ClusterError::Engine`] if there is no image.
+pub(super) async fn prepare<'a>(
+    context: &Context,
+    profile: &'a Profile,
+    base: &'a Path,
+) -> Result<Option<Registries<'a>>, ClusterError> {
+    let Some(registry) = &profile.spec.registry else { return Ok(None) };
+    let mut plans = Vec::new();
+    for plan in render::registries(registry, base) {
+        let cache = plan.cache.as_ref();
+        let access = access(base, cache.and_then(|it| it.ca.as_ref()), cache.and_then(|it| it.credentials.as_ref()))?;
+        plans.push((plan, access));
+    }
+    let mirrors = registry.mirrors.iter().map(|mirror| access(base, mirror.ca.as_ref(), mirror.credentials.as_ref()));
+    let mirrors = mirrors.collect::<Result<Vec<_>, _>>()?;
+    let there = context.engine.containers(LABEL_REGISTRY, None).await?;
+    let all_there = plans.iter().all(|(plan, _)| there.iter().any(|container| container.name == plan.name));
+    let wanted = registry.image.as_deref();
+    // One that is there may yet have to be made again; but nothing is pulled for that.
+    let image = match context.engine.image(wanted.unwrap_or(DEFAULT_IMAGE)).await? {
+        None if all_there => context.engine.image(BUILT_IMAGE).await?,
+        None => Some(choose_image(context, wanted).await?),
+        there => there,
+    };
+    Ok(Some(Registries { registry, base, plans, mirrors, image }))
+}
+
+/// What an upstream or a mirror is asked by, from its files.
+fn access(base: &Path, ca: Option<&String>, credentials: Option<&String>) -> Result<Access, ClusterError> {
+    let read = |file: &String| {
+        let path = base.join(file);
+        let text = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new);
+        text.map_err(|error| fail(&path, error.to_string())).map(|text| (path, text))
+    };
+    let ca = match ca {
+        None => None,
+        Some(file) => {
+            let (path, text) = read(file)?;
+            check_authorities(&text).map_err(|reason| fail(&path, reason.to_owned()))?;
+            Some(text.to_string())
+        }
+    };
+    let credentials = match credentials {
+        None => None,
+        Some(file) => {
+            let (path, text) = read(file)?;
+            Some(user_and_password(&text).ok_or_else(|| fail(&path, "expected one line USER:PASSWORD".to_owned()))?)
+        }
+    };
+    Ok(Access { ca, credentials })
+}
+
+fn fail(path: &Path, reason: String) -> ClusterError {
+    ClusterError::File { path: path.to_owned(), reason }
+}
+
+/// The image that is wanted, or Distribution's, or, where no registry can be reached, the one that was built here.
+async fn choose_image(context: &Context, wanted: Option<&str>) -> Result<Image, ClusterError> {
+    match have_image(context, wanted.unwrap_or(DEFAULT_IMAGE)).await {
+        Ok(image) => Ok(image),
+        Err(error) => match context.engine.image(BUILT_IMAGE).await? {
+            Some(image) if wanted.is_none() => {
+                context
+                    .reporter
+                    .info(&format!("Registries are {BUILT_IMAGE}, since {DEFAULT_IMAGE} cannot be pulled."));
+                Ok(image)
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+impl Registries<'_> {
+    /// Makes sure that all of them are there, on `network` and started; gives the files that nodes need. The caller holds the
+    /// lock of the network until its nodes are there, too: one that nobody uses is one that `down` removes.
+    ///
+    /// # Errors
+    /// [`ClusterError::Registry`] if a name is taken or another port is, [`ClusterError::Engine`].
+    pub(super) async fn ensure(
+        &self,
+        context: &Context,
+        network: &str,
+        proxies: &[String],
+    ) -> Result<Vec<FileEntry>, ClusterError> {
+        let there = context.engine.containers(LABEL_REGISTRY, None).await?;
+        let mut authorities = BTreeMap::new();
+        for (plan, access) in &self.plans {
+            let found = there.iter().find(|container| container.name == plan.name);
+            let known = match found {
+                Some(container) => self.take_over(context, plan, access, container, network).await?,
+                None => None,
+            };
+            let authority = match known {
+                Some(authority) => authority,
+                None => self.make(context, plan, access, network, proxies).await?,
+            };
+            authorities.insert(plan.name.clone(), authority);
+        }
+        Ok(render::registry_files(self.registry, self.base, &authorities, &self.mirrors))
+    }
+
+    /// Brings a registry that is there up to date, and starts it. `None` if whoever made it was killed over it: then it has
+    /// been removed.
+    async fn take_over(
+        &self,
+        context: &Context,
+        plan: &RegistryPlan,
+        access: &Access,
+        container: &Container,
+        network: &str,
+    ) -> Result<Option<String>, ClusterError> {
+        let engine = &context.engine;
+        if container.labels.get(LABEL_REGISTRY) != Some(&label(plan)) {
+            let there = container.labels.get(LABEL_REGISTRY).cloned().unwrap_or_default();
+            let reason =
+                format!("there is one already on this engine, {there}, and this profile asks for {}", label(plan));
+            return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines: String::new() });
+        }
+        // The last file that it gets.
+        let Some(authority) = read(context, &container.id, REGISTRY_CA).await? else {
+            engine.remove_container(&container.id).await?;
+            return Ok(None);
+        };
+        if container.labels.contains_key(LABEL_KEEP) != self.registry.keep {
+            let stays = if self.registry.keep { "does not stay" } else { "stays" };
+            context.reporter.warn(&format!(
+                "the registry {} {stays} when its last cluster goes, as whoever made it wanted",
+                plan.name
+            ));
+        }
+        let wanted = settings(plan, access);
+        let mut changed = false;
+        for file in &wanted {
+            let there = read(context, &container.id, &file.path).await?;
+            changed |= there.is_none_or(|there| there.as_bytes() != file.content.as_slice());
+        }
+        if changed {
+            context.reporter.info(&format!("The registry {} starts again: it is asked for in another way.", plan.name));
+            engine.put_archive(&container.id, pack(&wanted)).await?;
+            engine.stop_container(&container.id, GRACE).await?;
+        }
+        if !container.addresses.contains_key(network) {
+            engine.connect_network(network, &container.id).await?;
+        }
+        engine.start_container(&container.id).await?;
+        Ok(Some(authority.to_string()))
+    }
+
+    /// Makes a registry, with an authority of its own whose key nobody keeps, and starts it. Nodes that knew one of that name are
+    /// told of the new authority.
+    async fn make(
+        &self,
+        context: &Context,
+        plan: &RegistryPlan,
+        access: &Access,
+        network: &str,
+        proxies: &[String],
+    ) -> Result<String, ClusterError> {
+        let engine = &context.engine;
+        let failed = |reason: &str| ClusterError::Registry {
+            name: plan.name.clone(),
+            reason: reason.to_owned(),
+            last_lines: String::new(),
+        };
+        let image = self
+            .image
+            .as_ref()
+            .ok_or_else(|| failed("it has to be made, and its image is not on the engine any more"))?;
+        let step = context.reporter.step(&plan.name, "Making the registry");
+        let (authority, identity) = server_identity("registry-ca", &plan.name)?;
+        let file =
+            |name: &str, mode, text: &str| FileEntry::new(format!("{REGISTRY_FILES}/{name}"), mode, text.as_bytes());
+        let mut files = settings(plan, access);
+        files.extend([
+            FileEntry::new(REGISTRY_START, 0o755, render::registry_start().as_bytes()),
+            file("server.crt", 0o644, &identity.certificate),
+            file("server.key", 0o600, &identity.key),
+            // Last: without it, the others are not all there.
+            FileEntry::new(REGISTRY_CA, 0o644, authority.as_bytes()),
+        ]);
+        let spec = spec(plan, self.registry.keep, network, proxies, image.id.clone());
+        let made = match engine.create_container(spec).await {
+            Err(EngineError::Conflict { .. }) => {
+                return Err(failed("a container of that name is there, which is no registry of kprov's"));
+            }
+            made => made?,
+        };
+        engine.put_archive(&made, pack(&files)).await?;
+        for node in users(context, &plan.name).await? {
+            let file = FileEntry::new(render::authority_file(&plan.name), 0o644, authority.as_bytes());
+            if let Err(error) = engine.put_archive(&node.id, pack(&[file])).await {
+                context.reporter.warn(&format!("{} is not told of the new registry {}: {error}", node.name, plan.name));
+            }
+        }
+        engine.start_container(&made).await?;
+        step.done();
+        Ok(authority)
+    }
+
+    /// Waits until all of them serve.
+    ///
+    /// # Errors
+    /// [`ClusterError::Registry`] with its last lines if one does not.
+    pub(super) async fn await_serving(&self, context: &Context) -> Result<(), ClusterError> {
+        let begun = Instant::now();
+        for (plan, _) in &self.plans {
+            let serves = loop {
+                if let Some(serves) = serves(context, &plan.name).await? {
+                    break serves;
+                }
+                if begun.elapsed() > START {
+                    let log = context.engine.last_logs(&plan.name, 20).await.unwrap_or_default();
+                    let reason = format!("it has not begun to listen within {} s", START.as_secs());
+                    let last_lines = last_lines(&log, 10);
+                    return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines });
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            if let (Serves::Alone, Some(cache)) = (serves, &plan.cache) {
+                context.reporter.warn(&format!(
+                    "{} does not answer: its cache serves what it has, and asks again later",
+                    cache.upstream()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the cluster's tools of the registry to push to.
+    ///
+    /// # Errors
+    /// [`ClusterError::Api`] if the API server refuses it.
+    pub(super) async fn announce(&self, client: &kube::Client) -> Result<(), ClusterError> {
+        match render::registry_hosting(self.registry) {
+            Some(manifest) => Ok(kubernetes::apply(client, "local-registry-hosting", &manifest).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a registry serves.
+enum Serves {
+    /// All that there is to be had.
+    Whole,
+    /// What it has: it is a cache whose upstream does not answer.
+    Alone,
+}
+
+/// How a registry serves; `None` while it does not.
+async fn serves(context: &Context, name: &str) -> Result<Option<Serves>, ClusterError> {
+    let words = ["sh", "-euc", SERVES, "registry_serves", REGISTRY_FILES];
+    let command = words.map(str::to_owned).to_vec();
+    match context.engine.exec(name, ExecSpec { command, ..ExecSpec::default() }).await {
+        Ok(output) if output.code == 0 && output.stdout.starts_with(b"alone") => Ok(Some(Serves::Alone)),
+        Ok(output) if output.code == 0 => Ok(Some(Serves::Whole)),
+        // It does not run (yet).
+        Ok(_) | Err(EngineError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a registry is told, which may be otherwise the next time.
+fn settings(plan: &RegistryPlan, access: &Access) -> Vec<FileEntry> {
+    let config = render::registry_config(plan, access);
+    let mut files = vec![FileEntry::new(REGISTRY_CONFIG, 0o600, config.as_bytes())];
+    if plan.cache.is_some() {
+        files.push(FileEntry::new(REGISTRY_ALONE, 0o600, render::registry_alone()));
+        let trust = access.ca.clone().unwrap_or_default();
+        files.push(FileEntry::new(format!("{REGISTRY_TRUST}/upstream.crt"), 0o644, trust));
+    }
+    files
+}
+
+/// What a registry's label says it is.
+fn label(plan: &RegistryPlan) -> String {
+    match (&plan.cache, plan.port) {
+        (Some(cache), _) => format!("cache of {}", cache.of),
+        (None, Some(port)) => format!("local at port {port}"),
+        (None, None) => "local".to_owned(),
+    }
+}
+
+/// It has no label of kind's, whose tools would take it for a node, and none of what passes.
+fn spec(plan: &RegistryPlan, keep: bool, network: &str, proxies: &[String], image: String) -> ContainerSpec {
+    let mut labels = vec![(LABEL_REGISTRY.to_owned(), label(plan))];
+    if keep {
+        labels.push((LABEL_KEEP.to_owned(), "true".to_owned()));
+    }
+    let port = plan.port.map(|port| PublishedPort {
+        container: REGISTRY_PORT,
+        protocol: "tcp",
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        host: port,
+    });
+    let mut env = vec![format!("SSL_CERT_DIR={REGISTRY_TRUST}:/etc/ssl/certs")];
+    if plan.cache.is_some() {
+        env.extend_from_slice(proxies);
+    }
+    ContainerSpec {
+        name: plan.name.clone(),
+        image,
+        entrypoint: Some(vec!["sh".to_owned(), REGISTRY_START.to_owned()]),
+        labels,
+        env,
+        user: Some("0".to_owned()),
+        network: network.to_owned(),
+        ports: port.into_iter().collect(),
+        volumes: vec![REGISTRY_DATA.to_owned()],
+        restart: Restart::UnlessStopped,
+        ..ContainerSpec::default()
+    }
+}
+
+/// A text file in a container, running or not; `None` if there is none.
+async fn read(
+    context: &Context,
+    container: &str,
+    path: &str,
+) -> Result<Option<zeroize::Zeroizing<String>>, ClusterError> {
+    match context.engine.get_archive(container, path, LARGEST_FILE).await {
+        Ok(archive) => {
+            let text = first_file(&archive).map(|file| String::from_utf8_lossy(&file).into_owned());
+            Ok(text.map(zeroize::Zeroizing::new))
+        }
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The names in a node's label.
+fn named(node: &Container) -> impl Iterator<Item = &str> {
+    node.labels.get(LABEL_REGISTRIES).map(String::as_str).unwrap_or_default().split(',')
+}
+
+/// The nodes that use a registry.
+async fn users(context: &Context, name: &str) -> Result<Vec<Container>, ClusterError> {
+    let nodes = context.engine.containers(LABEL_REGISTRIES, None).await?;
+    Ok(nodes.into_iter().filter(|node| named(node).any(|one| one == name)).collect())
+}
+
+/// Starts the registries of a cluster whose nodes are there; those that are gone are made anew.
+///
+/// # Errors
+/// As of [`prepare`] and [`Registries::ensure`].
+pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), ClusterError> {
+    let Some(registry) = &record.profile.spec.registry else { return Ok(()) };
+    let there = context.engine.containers(LABEL_REGISTRY, None).await?;
+    let plans = render::registries(registry, &record.base);
+    let find = |plan: &RegistryPlan| there.iter().find(|container| container.name == plan.name);
+    if let Some(gone) = plans.iter().find(|plan| find(plan).is_none()) {
+        context
+            .reporter
+            .warn(&format!("the registry {} is no more, and so is what was in it: it is made anew", gone.name));
+        if let Some(registries) = prepare(context, &record.profile, &record.base).await? {
+            let _network_lock = context.store().network_lock().await?;
+            registries.ensure(context, record.network(), &[]).await?;
+        }
+        return Ok(());
+    }
+    for container in plans.iter().filter_map(find) {
+        context.engine.start_container(&container.id).await?;
+    }
+    Ok(())
+}
+
+/// Which registries that nobody uses go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unused {
+    /// Those that are not meant to stay.
+    Passing,
+    /// All.
+    All,
+}
+
+/// Removes registries that no node names, with their images, and takes the others off networks where no user of theirs is.
+///
+/// # Errors
+/// [`ClusterError::Engine`] if the engine does not answer, or one could not be removed.
+pub async fn remove_unused_registries(context: &Context, which: Unused) -> Result<Vec<String>, ClusterError> {
+    let engine = &context.engine;
+    let mut removed = Vec::new();
+    if engine.containers(LABEL_REGISTRY, None).await?.is_empty() {
+        return Ok(removed);
+    }
+    // Whoever makes nodes holds it from making registries until the nodes are there.
+    let _lock = context.store().network_lock().await?;
+    let registries = engine.containers(LABEL_REGISTRY, None).await?;
+    let nodes = engine.containers(LABEL_REGISTRIES, None).await?;
+    for registry in registries {
+        let users: Vec<&Container> =
+            nodes.iter().filter(|node| named(node).any(|name| name == registry.name)).collect();
+        let stays = which == Unused::Passing && registry.labels.contains_key(LABEL_KEEP);
+        if users.is_empty() && !stays {
+            engine.remove_container(&registry.id).await?;
+            removed.push(registry.name);
+            continue;
+        }
+        let deserted = |network: &&String| !users.iter().any(|user| user.addresses.contains_key(*network));
+        let mut networks = registry.addresses.keys().filter(deserted).collect::<Vec<_>>();
+        if networks.len() == registry.addresses.len() {
+            // Where it waits for its next user.
+            networks.pop();
+        }
+        for network in networks {
+            match engine.disconnect_network(network, &registry.id).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(port: Option<u16>) -> RegistryPlan {
+        let cache = serde_json::json!({"of": "docker.io"});
+        let cache = port.is_none().then(|| serde_json::from_value(cache).unwrap());
+        RegistryPlan { name: "r".to_owned(), port, cache }
+    }
+
+    #[test]
+    fn no_secret_is_where_others_look() {
+        let secret = zeroize::Zeroizing::new("hunter2".to_owned());
+        let access = Access { ca: None, credentials: Some(("me".to_owned(), secret)) };
+        let made = spec(&plan(None), false, "kind", &[], "i".to_owned());
+        assert!(!format!("{made:?}").contains("hunter2"));
+        let files = settings(&plan(None), &access);
+        assert!(
+            files
+                .iter()
+                .filter(|file| file.content.windows(7).any(|part| part == b"hunter2"))
+                .all(|file| file.mode == 0o600)
+        );
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_stays_and_no_kind_tool_takes_it_for_a_node() {
+        let labels = |keep| spec(&plan(Some(5001)), keep, "kind", &[], "i".to_owned()).labels;
+        let own = (LABEL_REGISTRY.to_owned(), "local at port 5001".to_owned());
+        assert_eq!(labels(false), std::slice::from_ref(&own));
+        assert_eq!(labels(true), [own, (LABEL_KEEP.to_owned(), "true".to_owned())]);
+    }
+
+    #[test]
+    fn files_are_what_they_are_said_to_be_or_are_refused_without_being_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("ca", "-----BEGIN PRIVATE KEY-----\nhunter2\n");
+        write("credentials", "hunter2\n");
+        let (ca, credentials, none) = ("ca".to_owned(), "credentials".to_owned(), "none".to_owned());
+        for (ca, credentials) in [(Some(&ca), None), (None, Some(&credentials)), (None, Some(&none))] {
+            let error = access(folder.path(), ca, credentials).unwrap_err().to_string();
+            assert!(error.contains(&folder.path().display().to_string()) && !error.contains("hunter2"), "{error}");
+        }
+        write("credentials", "me:a\n");
+        assert_eq!(access(folder.path(), None, Some(&credentials)).unwrap().credentials.unwrap().0, "me");
+    }
+}

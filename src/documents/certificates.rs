@@ -346,11 +346,7 @@ pub fn check_authorities(text: &str) -> Result<(), &'static str> {
         match line {
             "-----BEGIN CERTIFICATE-----" if !inside => inside = true,
             "-----END CERTIFICATE-----" if inside => (inside, count) = (false, count + 1),
-            line if inside => {
-                if line.is_empty() || !line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)) {
-                    return Err("a certificate in it is no base64");
-                }
-            }
+            line if inside && !is_base64(line) => return Err("a certificate in it is no base64"),
             _ => {}
         }
     }
@@ -359,6 +355,10 @@ pub fn check_authorities(text: &str) -> Result<(), &'static str> {
         (false, 0) => Err("there is no certificate in PEM in it"),
         (false, _) => Ok(()),
     }
+}
+
+fn is_base64(line: &str) -> bool {
+    !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
 }
 
 fn params(name: &str, group: Option<&str>, years: i64) -> CertificateParams {

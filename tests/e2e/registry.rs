@@ -198,7 +198,7 @@ fn in_full_nodes_trust_and_may_use_what_they_are_told() {
         let verified = sandbox.kprov(&["verify", cluster]).ok();
         verified
             .says(&format!("{node}: limits"))
-            .says("pods are promised 1 CPUs and 3145728Ki; the node may use 1 CPUs and 3Gi")
+            .says("pods are promised 1 CPUs and 3Gi; the node may use 1 CPUs and 3Gi")
             .says(&format!("{node}: trusted certificates"))
             .done();
         let limits = ["inspect", "--format", "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}", &node];

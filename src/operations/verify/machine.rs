@@ -104,10 +104,10 @@ fn millis(quantity: &str) -> Option<u64> {
 }
 
 fn bytes(quantity: &str) -> Option<u64> {
-    match quantity.strip_suffix("Ki") {
-        Some(kibi) => kibi.parse::<u64>().ok()?.checked_mul(1024),
-        None => quantity.parse().ok(),
-    }
+    let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40)];
+    let (number, unit) =
+        units.iter().find_map(|(name, unit)| Some((quantity.strip_suffix(name)?, *unit))).unwrap_or((quantity, 1));
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 #[cfg(test)]
@@ -117,6 +117,9 @@ mod tests {
     #[test]
     fn quantities_are_what_kubelets_write() {
         assert_eq!((millis("2"), millis("1500m"), millis("x")), (Some(2000), Some(1500), None));
-        assert_eq!((bytes("4194304Ki"), bytes("4294967296"), bytes("")), (Some(4 << 30), Some(4 << 30), None));
+        for four in ["4194304Ki", "4096Mi", "4Gi", "4294967296"] {
+            assert_eq!(bytes(four), Some(4 << 30), "{four}");
+        }
+        assert_eq!((bytes(""), bytes("4G")), (None, None));
     }
 }

@@ -71,10 +71,8 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
     };
     let facts = cis::gather(&target).await?;
     step.done();
-    let unseen = facts.unseen();
-    if !unseen.is_empty() {
-        let warning = format!("not looked at, since no container here is called so: {}", unseen.join(", "));
-        context.reporter.warn(&warning);
+    for gap in facts.gaps() {
+        context.reporter.warn(&gap);
     }
     let benchmark = arguments.benchmark.unwrap_or_else(|| facts.benchmark());
     let exceptions: Vec<Exception> =

@@ -150,6 +150,9 @@ async fn look(context: &Context, name: &ClusterName) -> Result<Cluster> {
         admin_groups: kubernetes::client_groups(&opened.kubeconfig),
     };
     let facts = cis::gather(&target).await?;
+    for gap in facts.gaps() {
+        context.reporter.warn(&gap);
+    }
     let evidence = opened.evidence(context, &client).await?;
     let exceptions: Vec<Exception> =
         opened.record.iter().flat_map(|record| record.profile.spec.cis.exceptions()).collect();

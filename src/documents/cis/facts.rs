@@ -34,6 +34,26 @@ impl Facts {
         minor.and_then(|minor| minor.parse().ok()).map_or(Benchmark::NEWEST, Benchmark::for_kubernetes)
     }
 
+    /// What there is to be told of how this was looked at: nodes that were not, and kubelets that are judged by their files alone.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<String> {
+        let mut gaps = Vec::new();
+        let unseen = self.unseen();
+        if !unseen.is_empty() {
+            gaps.push(format!("not looked at, since no container here is called so: {}", unseen.join(", ")));
+        }
+        for node in &self.nodes {
+            if let Some(Err(reason)) = node.kubelet_running.as_ref().filter(|_| node.processes.contains_key("kubelet"))
+            {
+                gaps.push(format!(
+                    "{}: the kubelet does not tell what it runs with, and is judged by its command line and its file: {reason}",
+                    node.name
+                ));
+            }
+        }
+        gaps
+    }
+
     /// The nodes that the API server knows and that were not looked at.
     #[must_use]
     pub fn unseen(&self) -> Vec<&str> {

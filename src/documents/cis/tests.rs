@@ -89,6 +89,7 @@ fn nodes_that_were_not_looked_at_are_told() {
     let mut facts = Facts { nodes: vec![node("c", true)], ..Facts::default() };
     facts.objects.nodes = objects(&["c", "w"]);
     assert_eq!(facts.unseen(), ["w"]);
+    assert_eq!(facts.gaps(), ["not looked at, since no container here is called so: w"]);
     facts.objects.nodes = objects(&["c"]);
     assert!(facts.unseen().is_empty());
 }
@@ -200,6 +201,11 @@ fn a_kubelet_that_does_not_answer_is_judged_by_its_file_and_that_is_told() {
     facts.nodes[0].kubelet_running = Some(Err("refused".to_owned()));
     let found = finding(&facts, Benchmark::V1_12, "4.2.4");
     assert!(found.status == Status::Warn && found.evidence.contains("does not answer"), "{}", found.evidence);
+    // Also where all holds, whose evidence a terminal does not show.
+    let gaps = facts.gaps();
+    assert!(gaps.len() == 1 && gaps[0].contains("n: the kubelet") && gaps[0].ends_with("refused"), "{gaps:?}");
+    facts.nodes[0].processes.clear();
+    assert!(facts.gaps().is_empty(), "one that does not run is judged as such");
 }
 
 #[test]

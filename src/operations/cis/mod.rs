@@ -146,9 +146,12 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>) -> Result<
 async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError> {
     let control_plane = node.role == Role::ControlPlane;
     let script = format!("control_plane={}\n{STATIC_POD}\n{FACTS}", if control_plane { "yes" } else { "no" });
-    let (text, running) =
-        tokio::join!(node.script("looking at files and processes", &script), running_configuration(client, &node.name));
-    let mut facts = NodeFacts::parse(&node.name, control_plane, text?.as_bytes())
+    // A node that cannot be looked at is told at once, however long its kubelet is waited for.
+    let (text, running) = tokio::try_join!(
+        async { Ok::<_, CisError>(node.script("looking at files and processes", &script).await?) },
+        async { Ok(running_configuration(client, &node.name).await) }
+    )?;
+    let mut facts = NodeFacts::parse(&node.name, control_plane, text.as_bytes())
         .map_err(|reason| CisError::Facts { node: node.name.clone(), reason })?;
     facts.kubelet_running = Some(running);
     let file = facts.processes.get("kube-apiserver").and_then(|line| flag_of(line, "encryption-provider-config"));

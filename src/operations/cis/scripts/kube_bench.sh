@@ -10,5 +10,6 @@ if [ -f /etc/kubernetes/admin.conf ]; then
 else
   set -- run --targets node
 fi
-# It ends with 0 whatever it finds.
-./kube-bench --config-dir cfg --config cfg/config.yaml "$@" --json --benchmark "${benchmark:?}"
+# It ends with 0 whatever it finds. One that does not end is ended, with all that it has started, before whoever waits for it gives
+# up: nothing is to be left running.
+timeout 280 ./kube-bench --config-dir cfg --config cfg/config.yaml "$@" --json --benchmark "${benchmark:?}"

@@ -214,7 +214,7 @@ fn in_full_strange_images_end_in_proof_or_one_clear_error() {
         (
             "a read-only file",
             format!(
-                "touch {read_only}; {}",
+                "mkdir -p /var/lib/kubelet; touch {read_only}; {}",
                 before("containerd", &format!("/bin/mount --bind -o ro {read_only} {read_only}"))
             ),
             End::Error("kubeadm-flags.env"),

@@ -12,6 +12,9 @@ use super::ApiError;
 /// How often a request is repeated that may succeed later; with the pauses, about a minute.
 const TRIES: u32 = 35;
 
+/// How long one try may take: a node that goes away in the middle says nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Whether the same request may succeed later: a conflict, an overload, an API server that is being restarted.
 fn passes(error: &kube::Error) -> bool {
     match error {
@@ -21,15 +24,21 @@ fn passes(error: &kube::Error) -> bool {
     }
 }
 
-/// Makes a request until it succeeds, fails for good, or has been tried for about a minute.
+/// Makes a request until it succeeds, fails for good, or has been tried for about a minute; one that is not answered at all,
+/// three times for a minute each.
 ///
 /// # Errors
 /// [`ApiError::Request`] with the last answer.
 pub(super) async fn retried<T>(doing: &str, request: impl AsyncFn() -> Result<T, kube::Error>) -> Result<T, ApiError> {
     let (mut attempt, mut pause) = (1, Duration::from_millis(50));
+    let begun = tokio::time::Instant::now();
     loop {
-        match request().await {
-            Err(error) if attempt < TRIES && passes(&error) => {
+        let answer = match tokio::time::timeout(PATIENCE, request()).await {
+            Ok(answer) => answer,
+            Err(silent) => Err(kube::Error::Service(Box::new(silent))),
+        };
+        match answer {
+            Err(error) if attempt < TRIES && begun.elapsed() < 3 * PATIENCE && passes(&error) => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(2));
                 attempt += 1;
@@ -51,4 +60,25 @@ where
         }
     };
     tokio::time::timeout(limit, watched).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_never_answered_is_made_again() {
+        let tries = Cell::new(0);
+        let answered = retried("asking", async || {
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 { std::future::pending().await } else { Ok(tries.get()) }
+        });
+        assert_eq!(answered.await.unwrap(), 3);
+        let begun = tokio::time::Instant::now();
+        let silent = retried("asking", async || std::future::pending::<Result<(), kube::Error>>().await).await;
+        assert!(matches!(silent, Err(ApiError::Request { .. })));
+        assert_eq!(begun.elapsed().as_secs() / 60, 3);
+    }
 }

@@ -77,6 +77,15 @@ fn what_is_no_name_is_refused_before_anything_is_touched() {
             &["snapshot", "rm", name],
             &["snapshot", "export", name, "file"],
             &["snapshot", "import", "file", "--name", name],
+            &["stop", name],
+            &["start", name],
+            &["load", "image", "i", "--name", name],
+            &["cis", name],
+            &["break", name, "--random", "1"],
+            &["report", name, "--out", "file"],
+            &["nodes", name],
+            &["logs", "--name", name],
+            &["kms", "status", name],
         ] {
             let run = sandbox.kprov(command).is_refused();
             run.says(if name.is_empty() { "name cannot be empty; is the variable" } else { "'s name " });

@@ -126,7 +126,8 @@ fn a_way_out_of_a_room_by_super_is_seen() {
 /// The paths that follow each `crate::ROOM::` or `super::` in a file, as the first two words; lists in braces are opened.
 fn uses(text: &str) -> Vec<(String, String)> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = without_tests(&code);
+    let code = code.as_str();
     let word =
         |text: &str| text.trim_start().chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect::<String>();
     let mut found = Vec::new();
@@ -157,6 +158,24 @@ fn uses(text: &str) -> Vec<(String, String)> {
         found.extend(modules.into_iter().map(|module| (room.clone(), module)));
     }
     found
+}
+
+/// A file without its tests: a module of them at its end, and lines that are for tests alone.
+fn without_tests(code: &str) -> String {
+    let end = ["mod tests {", "pub(crate) mod tests {"]
+        .into_iter()
+        .filter_map(|module| code.find(&format!("#[cfg(test)]\n{module}")));
+    let mut kept = String::new();
+    let mut lines = code[..end.min().unwrap_or(code.len())].lines();
+    while let Some(line) = lines.next() {
+        if line.trim() == "#[cfg(test)]" {
+            lines.next();
+            continue;
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
 }
 
 /// Of a graph by its edges, a circle; `None` if there is none.
@@ -215,7 +234,8 @@ fn modules_of_a_room_use_each_other_in_no_circle() {
 /// What each chain of `super::` in a file leads to: how many steps up, and the words that follow, as in [`uses`].
 fn climbs(text: &str) -> Vec<(usize, String)> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let code = without_tests(&code);
+    let code = code.as_str();
     let mut found = Vec::new();
     let mut rest = code;
     while let Some(at) = rest.find("super::") {
@@ -280,4 +300,10 @@ fn a_circle_is_seen() {
     };
     assert_eq!(circle(&edges(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
     assert_eq!(circle(&edges(&[("a", "b"), ("b", "c"), ("c", "b")])).unwrap(), ["a", "b", "c", "b"]);
+}
+
+#[test]
+fn what_comes_behind_the_name_of_the_tests_is_seen() {
+    let text = "mod a;\n#[cfg(test)]\nmod tests;\nuse crate::b;\n#[cfg(test)]\nmod tests {\nuse crate::c;\n}\n";
+    assert_eq!(without_tests(text), "mod a;\nuse crate::b;\n");
 }

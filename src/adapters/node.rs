@@ -217,24 +217,32 @@ impl Node {
     /// Runs a command and gives its output whatever its exit code.
     ///
     /// # Errors
-    /// [`NodeError::TimedOut`] if it does not end in time, [`NodeError::Engine`] if it could not be run.
+    /// [`NodeError::TimedOut`] if it does not end in time, [`NodeError::Engine`] if it could not be run, or prints more than 16 MiB.
     pub async fn try_output(
         &self,
         command: &[&str],
         stdin: Option<Zeroizing<Vec<u8>>>,
     ) -> Result<ExecOutput, NodeError> {
-        self.bounded(command, stdin, None).await
+        self.bounded(command, stdin, LARGEST_FILE).await
     }
 
-    /// The same, of a command that may print so many bytes.
+    /// What a command prints, which may be as much as a whole state; one that fails is an error with its last lines.
+    ///
+    /// # Errors
+    /// As of [`Self::output`]; [`NodeError::Engine`] if it prints more than `most` bytes.
+    pub async fn large_output(&self, command: &[&str], most: usize) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+        Ok(self.succeeded(command, self.bounded(command, None, most).await?)?.stdout)
+    }
+
+    /// Runs a command that may print so many bytes: students are root on the node, and may have replaced it.
     async fn bounded(
         &self,
         command: &[&str],
         stdin: Option<Zeroizing<Vec<u8>>>,
-        most: Option<usize>,
+        most: usize,
     ) -> Result<ExecOutput, NodeError> {
         let words = command.iter().map(|&word| word.to_owned()).collect();
-        let spec = ExecSpec { command: words, env: Vec::new(), stdin, most };
+        let spec = ExecSpec { command: words, env: Vec::new(), stdin, most: Some(most) };
         self.in_time(&command.join(" "), self.engine.exec(&self.name, spec)).await
     }
 
@@ -276,7 +284,7 @@ impl Node {
     /// time, [`NodeError::Engine`] if it could not be run, or prints more than 16 MiB.
     pub async fn script(&self, what: &str, script: &str) -> Result<String, NodeError> {
         let (command, input) = (["sh", "-eu"], Zeroizing::new(script.as_bytes().to_vec()));
-        let output = self.bounded(&command, Some(input), Some(LARGEST_FILE)).await;
+        let output = self.bounded(&command, Some(input), LARGEST_FILE).await;
         self.named(what, output.and_then(|output| self.succeeded(&command, output)))
     }
 

@@ -79,6 +79,23 @@ pub struct Pki {
     version: KubernetesVersion,
 }
 
+/// Where a kubelet finds its certificate: a link, since it only ever replaces one, when it renews what the link leads to
+/// (k8s.io/client-go/util/certificate/certificate_store.go).
+const KUBELET_NOW: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// What that leads to at first, in the same folder.
+const KUBELET_FIRST: &str = "kubelet-client-kprov.pem";
+
+/// The files by which a kubelet finds its certificate and key, both of them in one text.
+#[must_use]
+pub fn kubelet_certificate(both: &str) -> Vec<FileEntry> {
+    let (folder, _) = KUBELET_NOW.rsplit_once('/').unwrap_or_default();
+    vec![
+        FileEntry::new(format!("{folder}/{KUBELET_FIRST}"), 0o600, both.as_bytes()),
+        FileEntry::link(KUBELET_NOW, KUBELET_FIRST),
+    ]
+}
+
 impl Pki {
     /// Makes the authorities of a new cluster.
     ///
@@ -189,7 +206,7 @@ impl Pki {
         for (file, user, group, server) in wanted {
             let identity = self.client(user, group)?;
             let text = self.kubeconfig(cluster, server, user, &identity);
-            files.push(FileEntry { path: format!("/etc/kubernetes/{file}.conf"), mode: 0o600, content: text });
+            files.push(FileEntry::sealed(format!("/etc/kubernetes/{file}.conf"), 0o600, text));
         }
         Ok(files)
     }
@@ -200,18 +217,16 @@ impl Pki {
     /// # Errors
     /// [`PkiError`] if there are no random bytes, or a name cannot be in a certificate.
     pub fn kubelet_files(&self, cluster: &str, node: &str, endpoint: &str) -> Result<Vec<FileEntry>, PkiError> {
-        const CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
         let identity = self.client(&format!("system:node:{node}"), Some("system:nodes"))?;
         let both = Zeroizing::new(format!("{}{}", identity.certificate, *identity.key));
-        let user = json!({"client-certificate": CERTIFICATE, "client-key": CERTIFICATE});
-        Ok(vec![
-            FileEntry::new(CERTIFICATE, 0o600, both.as_bytes()),
-            FileEntry {
-                path: "/etc/kubernetes/kubelet.conf".to_owned(),
-                mode: 0o600,
-                content: self.document(cluster, endpoint, "default-auth", user),
-            },
-        ])
+        let user = json!({"client-certificate": KUBELET_NOW, "client-key": KUBELET_NOW});
+        let mut files = kubelet_certificate(&both);
+        files.push(FileEntry::sealed(
+            "/etc/kubernetes/kubelet.conf",
+            0o600,
+            self.document(cluster, endpoint, "default-auth", user),
+        ));
+        Ok(files)
     }
 
     /// A kubeconfig of a member of `system:masters`, for whoever makes the cluster: it works before any rule is there.

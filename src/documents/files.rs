@@ -14,8 +14,10 @@ pub struct FileEntry {
     pub path: String,
     /// Permission bits.
     pub mode: u32,
-    /// Its bytes; wiped when dropped.
+    /// Its bytes, or where a link leads to; wiped when dropped.
     pub content: Zeroizing<Vec<u8>>,
+    /// Whether it is a symbolic link.
+    pub is_link: bool,
 }
 
 impl std::fmt::Debug for FileEntry {
@@ -27,7 +29,17 @@ impl std::fmt::Debug for FileEntry {
 impl FileEntry {
     /// A file at `path` with the permission bits `mode`.
     pub fn new(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Self { path: path.into(), mode, content: Zeroizing::new(content.into()) }
+        Self::sealed(path, mode, Zeroizing::new(content.into()))
+    }
+
+    /// The same, of bytes that are wiped already.
+    pub fn sealed(path: impl Into<String>, mode: u32, content: Zeroizing<Vec<u8>>) -> Self {
+        Self { path: path.into(), mode, content, is_link: false }
+    }
+
+    /// A symbolic link at `path` to `target`.
+    pub fn link(path: impl Into<String>, target: &str) -> Self {
+        Self { is_link: true, ..Self::new(path, 0o777, target) }
     }
 }
 
@@ -41,13 +53,39 @@ pub fn pack(files: &[FileEntry]) -> Tarball {
     let mut builder = tar::Builder::new(Vec::with_capacity(size + 1024));
     for file in files {
         let mut header = tar::Header::new_gnu();
-        header.set_size(file.content.len() as u64);
         header.set_mode(file.mode);
-        header.set_entry_type(tar::EntryType::Regular);
         let path = file.path.trim_start_matches('/');
+        if file.is_link {
+            header.set_size(0);
+            header.set_entry_type(tar::EntryType::Symlink);
+            let target = String::from_utf8_lossy(&file.content);
+            builder.append_link(&mut header, path, &*target).expect("writing to memory cannot fail");
+            continue;
+        }
+        header.set_size(file.content.len() as u64);
+        header.set_entry_type(tar::EntryType::Regular);
         builder.append_data(&mut header, path, file.content.as_slice()).expect("writing to memory cannot fail");
     }
     Zeroizing::new(builder.into_inner().expect("writing to memory cannot fail"))
+}
+
+/// The text of a file on this host that a profile names. It may have no end, or never be written to: both are errors.
+///
+/// # Errors
+/// Whatever the system says; that it is no file, or has more than 1 MiB.
+pub fn read_named(path: &std::path::Path) -> std::io::Result<Zeroizing<String>> {
+    use std::io::{Error, ErrorKind};
+    const LARGEST: u64 = 1 << 20;
+    // Before it is opened: that would wait for somebody to write to a pipe.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no file"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it has more than {LARGEST} bytes")));
+    }
+    Ok(text)
 }
 
 /// The bytes of the first regular file in an archive.
@@ -77,6 +115,30 @@ mod tests {
         assert_eq!(entry.header().mode().unwrap(), 0o600);
         assert_eq!(first_file(&archive).unwrap().as_slice(), b"secret");
         assert_eq!(first_file(&[]), None);
+    }
+
+    #[test]
+    fn a_link_leads_where_it_is_to() {
+        let archive = pack(&[FileEntry::link("/a/now", "then"), FileEntry::new("/a/then", 0o600, "x")]);
+        let mut tar = tar::Archive::new(archive.as_slice());
+        let entries: Vec<_> = tar.entries().unwrap().map(Result::unwrap).collect();
+        assert_eq!(entries[0].header().entry_type(), tar::EntryType::Symlink);
+        assert_eq!(entries[0].link_name().unwrap().unwrap().to_str(), Some("then"));
+        assert_eq!(first_file(&archive).unwrap().as_slice(), b"x");
+    }
+
+    #[test]
+    fn what_has_no_end_or_nobody_writes_to_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("text"), "a").unwrap();
+        std::fs::write(path("large"), vec![b'a'; (1 << 20) + 1]).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        assert_eq!(*read_named(&path("text")).unwrap(), "a");
+        for wrong in [path("large"), path("pipe"), "/dev/zero".into(), folder.path().to_owned(), path("none")] {
+            assert!(read_named(&wrong).is_err(), "{}", wrong.display());
+        }
     }
 
     #[test]

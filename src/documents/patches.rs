@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::bounds::check_stream;
 use super::yaml;
 
 /// What is wrong with a patch, or with applying it.
@@ -126,6 +127,7 @@ pub fn documents(stream: &str) -> Result<Vec<Value>, PatchError> {
 
 fn parse(text: &str) -> Result<Value, PatchError> {
     let wrong = |error: serde_yaml::Error| PatchError::Yaml(error.to_string());
+    check_stream(text).map_err(PatchError::Yaml)?;
     let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(wrong)?;
     value.apply_merge().map_err(wrong)?;
     to_json(value)

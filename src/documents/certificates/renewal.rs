@@ -12,6 +12,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 use zeroize::Zeroizing;
 
+use crate::documents::bounds::check_stream;
 use crate::documents::yaml;
 
 use super::{AUTHORITY_YEARS, Identity, LEAF_YEARS, PkiError, dns, key, params};
@@ -55,6 +56,7 @@ impl Signer {
     /// [`PkiError`] if there is none in it, or there are no random bytes.
     pub fn renew_kubeconfig(&self, before: &str) -> Result<Zeroizing<String>, PkiError> {
         let fail = |reason: &str| wrong("a kubeconfig", reason);
+        check_stream(before).map_err(|_| fail("it is no YAML, or out of bounds"))?;
         let mut config: serde_json::Value = serde_yaml::from_str(before).map_err(|_| fail("it is no YAML"))?;
         let user = config.pointer_mut("/users/0/user").ok_or_else(|| fail("it has no user"))?;
         let data = user["client-certificate-data"].as_str().ok_or_else(|| fail("it has no certificate"))?;
@@ -209,6 +211,18 @@ mod tests {
         }
         assert_eq!(old, new);
         assert!(signer.kubelet("c-worker").unwrap().contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn a_kubeconfig_that_would_take_all_memory_is_refused() {
+        let pki = Pki::generate(&"v1.36.2".parse().unwrap()).unwrap();
+        let names =
+            ControlPlaneNames { node: "c".to_owned(), addresses: vec![], service_addresses: vec![], others: vec![] };
+        let files = pki.control_plane_files(&names).unwrap();
+        let signer = Signer::of(&file(&files, "pki/ca.crt"), &file(&files, "pki/ca.key")).unwrap();
+        let bomb = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(10_000));
+        let error = signer.renew_kubeconfig(&bomb).unwrap_err().to_string();
+        assert!(error.contains("out of bounds"), "{error}");
     }
 
     #[test]

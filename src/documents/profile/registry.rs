@@ -143,7 +143,9 @@ pub(super) fn faults(registry: &Registry) -> Vec<Fault> {
         if local.as_ref() == Some(&mirror.of) {
             faults.push(fault(&at("of"), format!("{} is the local registry", mirror.of), "has no mirror"));
         }
-        let twice = |other: &Mirror| other.of == mirror.of && other.endpoint == mirror.endpoint;
+        // Without its last slash, it names a table of containerd's.
+        let bare = |mirror: &Mirror| mirror.endpoint.trim_end_matches('/').to_owned();
+        let twice = |other: &Mirror| other.of == mirror.of && bare(other) == bare(mirror);
         if registry.mirrors[..index].iter().any(twice) {
             faults.push(fault(&at("endpoint"), format!("{} has this mirror already", mirror.of), "again here"));
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::documents::files::read_named;
 use crate::documents::keys::{KeyError, KeyMaterial, KeyRing, ProviderKeys, ProviderKind, secret};
 
 use super::{Encryption, Key, KeySource, Kms, KmsHolder, SecretSource, VaultAuth};
@@ -117,11 +118,7 @@ impl Sources<'_> {
 
     fn file(&self, key: &str, path: &str) -> Result<Zeroizing<String>, KeyError> {
         let path = self.base.join(path);
-        std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| KeyError::NoFile {
-            key: key.to_owned(),
-            path,
-            error,
-        })
+        read_named(&path).map_err(|error| KeyError::NoFile { key: key.to_owned(), path, error })
     }
 }
 

@@ -8,7 +8,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::documents::keys::{KeyRing, StoredKeys};
-use crate::documents::profile::{self, KeySource, Kms, Profile, ProfileError, Registry, SecretSource, VaultAuth};
+use crate::documents::profile::{
+    self, KeySource, Kms, Profile, ProfileError, Propagation, Registry, SecretSource, VaultAuth,
+};
 use crate::documents::record::Record;
 use crate::documents::render::{self, KubernetesVersion};
 
@@ -184,7 +186,13 @@ fn ports(profile: &Profile) -> Vec<String> {
 fn mounts(profile: &Profile, base: &Path) -> Vec<String> {
     let groups = profile.spec.node_groups();
     let mounts = groups.iter().flat_map(|group| &group.mounts).map(|mount| {
-        let mode = if mount.read_only { "read only" } else { "to write" };
+        let mut mode = if mount.read_only { "read only" } else { "to write" }.to_owned();
+        if mount.selinux_relabel {
+            mode.push_str(", relabelled for SELinux");
+        }
+        if mount.propagation == Propagation::Bidirectional {
+            mode.push_str(", with what a node mounts there");
+        }
         format!("{} ({mode}) at {}", base.join(&mount.host_path).display(), mount.container_path)
     });
     mounts.collect()

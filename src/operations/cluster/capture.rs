@@ -77,6 +77,9 @@ pub(super) async fn capture(
     Ok(Draft { manifest, blobs })
 }
 
+/// The most bytes that a node may send: those of the largest state, and what else tar says.
+const MOST: usize = LARGEST as usize + (1 << 20);
+
 /// Runs parts of the script on a node.
 async fn run(node: &Node, standstill: u32, parts: &[&str]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
     let (files, volumes) = (FILES.join(" "), VOLUMES.join(" "));
@@ -84,8 +87,8 @@ async fn run(node: &Node, standstill: u32, parts: &[&str]) -> Result<Zeroizing<V
         "FILES='{files}' VOLUMES='{volumes}' STANDSTILL={standstill} LARGEST={LARGEST}\n{STATIC_POD}\n{SCRIPT}"
     );
     let words: Vec<&str> = ["sh", "-euc", &script, "capture"].into_iter().chain(parts.iter().copied()).collect();
-    match node.patient(LONG).output(&words, None).await {
-        Ok(output) => Ok(output.stdout),
+    match node.patient(LONG).large_output(&words, MOST).await {
+        Ok(archive) => Ok(archive),
         // The script itself says nothing to a reader.
         Err(NodeError::Command { node, code, last_lines, .. }) => {
             Err(NodeError::Command { node, command: "reading its state".to_owned(), code, last_lines })
@@ -124,7 +127,7 @@ pub(super) async fn loaded_images(node: &Node, built_in: &[u8]) -> Result<Option
     }
     let mut command = vec!["ctr", "--namespace", "k8s.io", "images", "export", "-"];
     command.extend(loaded);
-    let tar = node.patient(LONG).output(&command, None).await?.stdout;
+    let tar = node.patient(LONG).large_output(&command, MOST).await?;
     let packed = tokio::task::spawn_blocking(move || pack(&tar)).await.map_err(|error| error.to_string());
     let packed = packed
         .and_then(|packed| packed)

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::adapters::engine::{Engine, EngineInfo};
 use crate::documents::certificates::check_authorities;
-use crate::documents::files::{FileEntry, first_file};
+use crate::documents::files::{FileEntry, first_file, read_named};
 use crate::documents::profile::{Limits, Profile};
 use crate::documents::render::added_authority;
 
@@ -36,9 +36,9 @@ pub(super) fn authorities(profile: &Profile, base: &Path) -> Result<Vec<String>,
     let read = |file: &String| {
         let path = base.join(file);
         let fail = |reason: String| ClusterError::File { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let text = read_named(&path).map_err(|error| fail(error.to_string()))?;
         check_authorities(&text).map_err(|reason| fail(reason.to_owned()))?;
-        Ok(text)
+        Ok(text.to_string())
     };
     profile.spec.ca_certificates.iter().map(read).collect()
 }

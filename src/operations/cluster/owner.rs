@@ -21,14 +21,15 @@ pub(super) async fn this_engine(context: &Context) -> Result<Option<EngineRecord
 /// [`ClusterError::Elsewhere`], [`ClusterError::Engine`].
 pub async fn require_here(context: &Context, record: &Record) -> Result<(), ClusterError> {
     let Some(there) = &record.engine else { return Ok(()) };
-    match this_engine(context).await? {
-        Some(here) if here.id != there.id => Err(ClusterError::Elsewhere {
-            name: record.name.to_string(),
-            host: there.host.clone(),
-            here: context.engine.host().to_owned(),
-        }),
-        _ => Ok(()),
+    // One that does not say who it is, is not known to be that one.
+    if this_engine(context).await?.is_some_and(|here| here.id == there.id) {
+        return Ok(());
     }
+    Err(ClusterError::Elsewhere {
+        name: record.name.to_string(),
+        host: there.host.clone(),
+        here: context.engine.host().to_owned(),
+    })
 }
 
 /// The record of a cluster, which must belong to the engine that is used now; `None` if there is none.

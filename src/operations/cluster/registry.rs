@@ -11,7 +11,7 @@ use crate::adapters::engine::{Container, ContainerSpec, EngineError, ExecSpec, I
 use crate::adapters::kubernetes;
 use crate::adapters::node::last_lines;
 use crate::documents::certificates::{check_authorities, server_identity};
-use crate::documents::files::{FileEntry, first_file, pack};
+use crate::documents::files::{FileEntry, first_file, pack, read_named};
 use crate::documents::profile::{Profile, Registry, user_and_password};
 use crate::documents::record::Record;
 use crate::documents::render::{
@@ -19,6 +19,7 @@ use crate::documents::render::{
     REGISTRY_START, REGISTRY_TRUST, RegistryPlan,
 };
 
+use super::containers::proxies;
 use super::image::have_image;
 use super::{ClusterError, Context, LABEL_KEEP, LABEL_REGISTRIES, LABEL_REGISTRY};
 
@@ -36,6 +37,10 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// The most bytes of a file of its own that is read from a registry.
 const LARGEST_FILE: usize = 1 << 20;
+
+/// How long it may take to say how it is, and how many bytes.
+const ANSWER: Duration = Duration::from_secs(10);
+const MOST_SAID: usize = 1 << 16;
 
 /// How many seconds a registry may take to end before it starts with another configuration.
 const GRACE: i32 = 3;
@@ -88,7 +93,7 @@ pub(super) async fn prepare<'a>(
 fn access(base: &Path, ca: Option<&String>, credentials: Option<&String>) -> Result<Access, ClusterError> {
     let read = |file: &String| {
         let path = base.join(file);
-        let text = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new);
+        let text = read_named(&path);
         text.map_err(|error| fail(&path, error.to_string())).map(|text| (path, text))
     };
     let ca = match ca {
@@ -175,6 +180,15 @@ impl Registries<'_> {
                 format!("there is one already on this engine, {there}, and this profile asks for {}", label(plan));
             return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines: String::new() });
         }
+        if let Some(image) = self.image.as_ref().filter(|image| image.id != container.image_id) {
+            // What it serves is run, and it would be given what its upstream is asked by.
+            let reason = format!(
+                "the one on this engine runs another image, {} ({}), than the one asked for ({}); once nobody uses it, `kprov down --all` \
+                 removes it",
+                container.image, container.image_id, image.id
+            );
+            return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines: String::new() });
+        }
         // The last file that it gets.
         let Some(authority) = read(context, &container.id, REGISTRY_CA).await? else {
             engine.remove_container(&container.id).await?;
@@ -195,8 +209,9 @@ impl Registries<'_> {
         }
         if changed {
             context.reporter.info(&format!("The registry {} starts again: it is asked for in another way.", plan.name));
-            engine.put_archive(&container.id, pack(&wanted)).await?;
+            // In this order: whoever is killed leaves one that has yet to be told, or is started with what it is told.
             engine.stop_container(&container.id, GRACE).await?;
+            engine.put_archive(&container.id, pack(&wanted)).await?;
         }
         if !container.addresses.contains_key(network) {
             engine.connect_network(network, &container.id).await?;
@@ -309,7 +324,9 @@ enum Serves {
 async fn serves(context: &Context, name: &str) -> Result<Option<Serves>, ClusterError> {
     let words = ["sh", "-euc", SERVES, "registry_serves", REGISTRY_FILES];
     let command = words.map(str::to_owned).to_vec();
-    match context.engine.exec(name, ExecSpec { command, ..ExecSpec::default() }).await {
+    let asked = context.engine.exec(name, ExecSpec { command, most: Some(MOST_SAID), ..ExecSpec::default() });
+    let Ok(answer) = tokio::time::timeout(ANSWER, asked).await else { return Ok(None) };
+    match answer {
         Ok(output) if output.code == 0 && output.stdout.starts_with(b"alone") => Ok(Some(Serves::Alone)),
         Ok(output) if output.code == 0 => Ok(Some(Serves::Whole)),
         // It does not run (yet).
@@ -411,8 +428,13 @@ pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), Clust
             .reporter
             .warn(&format!("the registry {} is no more, and so is what was in it: it is made anew", gone.name));
         if let Some(registries) = prepare(context, &record.profile, &record.base).await? {
+            let network = context.engine.network(record.network()).await?;
+            let subnets = network.map(|network| network.subnets).unwrap_or_default();
+            let nodes = render::plan_nodes(&record.profile, &record.name);
+            let variable = |name: &str| std::env::var(name).ok();
+            let proxies = proxies(variable, &record.profile, &record.base, &nodes, &subnets);
             let _network_lock = context.store().network_lock().await?;
-            registries.ensure(context, record.network(), &[]).await?;
+            registries.ensure(context, record.network(), &proxies).await?;
         }
         return Ok(());
     }

@@ -4,6 +4,7 @@
 
 use crate::adapters::engine::Container;
 use crate::adapters::states::States;
+use crate::documents::certificates::kubelet_certificate;
 use crate::documents::certificates::renewal::{Signer, ends};
 use crate::documents::files::{FileEntry, first_file, pack};
 use crate::documents::names::ClusterName;
@@ -29,9 +30,6 @@ const CERTIFICATES: [(&str, &str); 7] = [
 /// A control plane's kubeconfigs with certificates in them; not each version has all.
 const KUBECONFIGS: [&str; 4] = ["admin", "super-admin", "controller-manager", "scheduler"];
 
-/// What a kubelet is who it is by.
-const KUBELET: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
-
 /// The most bytes of such a file.
 const LARGEST_FILE: usize = 1 << 20;
 
@@ -53,11 +51,7 @@ pub(super) async fn renew(
         let certificate = read(context, node, &format!("{FOLDER}/apiserver.crt")).await?;
         soon |= certificate.as_deref().and_then(|text| ends(text)).is_some_and(|end| end - now < EARLY);
     }
-    for node in workers {
-        // One that the kubelet has renewed by itself is a link, and is not old.
-        let certificate = read(context, node, KUBELET).await?;
-        soon |= certificate.as_deref().and_then(|text| ends(text)).is_some_and(|end| end - now < EARLY);
-    }
+    // Kubelets renew theirs by themselves.
     let Some(first) = control_planes.first().filter(|_| soon || anyway) else { return Ok(false) };
     let step = context.reporter.stage("Making certificates anew");
     let kubelets = signer(context, first, "ca").await?;
@@ -80,18 +74,18 @@ pub(super) async fn renew(
     }
     made.extend(workers.iter().map(|node| (node, Vec::new())));
     for (node, files) in &mut made {
-        files.push(FileEntry::new(KUBELET, 0o600, kubelets.kubelet(&node.name)?.as_bytes()));
-    }
-    // All of them first: what cannot be signed leaves everything as it was.
-    for (node, files) in &made {
-        context.engine.put_archive(&node.id, pack(files)).await?;
+        files.extend(kubelet_certificate(&kubelets.kubelet(&node.name)?));
     }
     if soon {
-        // The state that `reset` goes back to has those that end.
+        // First: the state that `reset` goes back to has those that end, and whoever is killed now comes back to this.
         States::at(&context.paths).forget_golden(cluster)?;
         context
             .reporter
             .info("`kprov reset` will make the cluster again from its profile: its golden state was too old.");
+    }
+    // All of them first: what cannot be signed leaves everything as it was.
+    for (node, files) in &made {
+        context.engine.put_archive(&node.id, pack(files)).await?;
     }
     step.done();
     Ok(true)

@@ -247,3 +247,33 @@ pub async fn create_from(
     let outcome = restore::restore(context, &state, since, retain).await?;
     Ok(timed.end(outcome))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::adapters::engine::Engine;
+    use crate::documents::files::{FileEntry, pack};
+    use crate::documents::snapshot;
+    use crate::documents::snapshot::tests::draft;
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_with_a_node_that_is_gone_is_not_kept() {
+        let (_folder, engine) = Engine::silent();
+        let record = draft("c", b"", 0).manifest.record;
+        whole(&record, &[Node::new(engine, "c-control-plane", Role::ControlPlane)]).unwrap();
+        let error = whole(&record, &[]).unwrap_err();
+        assert!(matches!(&error, SnapshotError::Incomplete { gone, .. } if gone == &["c-control-plane"]), "{error}");
+    }
+
+    #[test]
+    fn what_no_restore_would_take_is_not_kept() {
+        let of = |files: &[FileEntry]| draft("c", &snapshot::pack(&pack(files)).unwrap(), 0);
+        let error = usable(&of(&[])).unwrap_err().to_string();
+        assert!(error.contains("admin.conf"), "{error}");
+        let odd = FileEntry::new(kubeconfig::ADMIN, 0o600, "kind: Config\nusers: []\n");
+        assert!(usable(&of(&[odd])).is_err());
+        // No archive at all.
+        assert!(usable(&draft("c", b"x", 0)).is_err());
+    }
+}

@@ -170,6 +170,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_encrypts_less_than_was_asked_for_is_seen() {
+        let profile = serde_json::from_value(serde_json::json!({
+            "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "p"},
+            "spec": {"nodes": [{"role": "control-plane"}], "encryption": {
+                "resources": ["secrets", "configmaps"],
+                "providers": [{"type": "secretbox"}, {"type": "identity"}],
+            }},
+        }))
+        .unwrap();
+        let (version, templates) = ("v1.36.2".parse().unwrap(), render::Templates::built_in());
+        let inputs = Inputs {
+            profile: &profile,
+            cluster: "c",
+            image: "i",
+            version: &version,
+            keys: None,
+            templates: &templates,
+            cgroup_v1: false,
+        };
+        let rule = |name: &str, writes: &str| Resource { rule: GroupResource::parse(name), writes: writes.to_owned() };
+        let missing = |rules: &[Resource]| {
+            left_out(Some(&inputs), rules).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let plain = KeyId::identity().stored();
+        let (secrets, configmaps) =
+            (rule("secrets", "k8s:enc:secretbox:v1:a:"), rule("configmaps", "k8s:enc:aescbc:v1:b:"));
+        assert_eq!(missing(&[]), "secrets configmaps");
+        assert_eq!(missing(&[secrets]), "configmaps");
+        assert_eq!(missing(&[configmaps, rule("secrets", &plain)]), "secrets");
+        assert!(left_out(None, &[]).is_empty());
+    }
+
+    #[test]
     fn the_first_group_and_the_first_provider_decide() {
         const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         let text = format!(

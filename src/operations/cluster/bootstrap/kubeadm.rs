@@ -89,7 +89,7 @@ async fn share_certificates(build: &Build<'_>, member: &Member) -> Result<(), Cl
         })?;
         // As kubeadm itself writes them: the public key for ServiceAccounts is no certificate.
         let mode = if path.ends_with(".crt") { 0o644 } else { 0o600 };
-        files.push(crate::documents::files::FileEntry { path: path.to_owned(), mode, content });
+        files.push(crate::documents::files::FileEntry::sealed(path, mode, content));
     }
     member.node.put_files(&files).await?;
     Ok(())

@@ -1,6 +1,7 @@
 //! Applying the profile's own manifests.
 
 use crate::adapters::kubernetes::{self, ApiError};
+use crate::documents::files::read_named;
 use crate::documents::record::Record;
 
 use super::super::bootstrap::Up;
@@ -14,15 +15,15 @@ pub(super) async fn apply(context: &Context, up: &Up, record: &Record) -> Result
     for manifest in &record.profile.spec.manifests {
         let step = context.reporter.stage(&format!("Applying {}", manifest.name));
         let text = match (&manifest.inline, &manifest.file) {
-            (Some(text), _) => text.clone(),
+            (Some(text), _) => zeroize::Zeroizing::new(text.clone()),
             (None, Some(file)) => {
                 let path = record.base.join(file);
-                std::fs::read_to_string(&path).map_err(|error| ApiError::Manifest {
+                read_named(&path).map_err(|error| ApiError::Manifest {
                     name: manifest.name.clone(),
                     reason: format!("{}: {error}", path.display()),
                 })?
             }
-            (None, None) => String::new(),
+            (None, None) => zeroize::Zeroizing::default(),
         };
         kubernetes::apply(&up.client, &manifest.name, &text).await?;
         step.done();

@@ -14,11 +14,13 @@ use zeroize::Zeroizing;
 
 use crate::adapters::engine::Image;
 use crate::adapters::states::{SnapshotError, States};
+use crate::documents::certificates::renewal::ends;
 use crate::documents::files::Tarball;
 use crate::documents::keys::{KeyRing, StoredKeys};
+use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record, RecordStatus};
 use crate::documents::render::{self, KubernetesVersion, NodePlan, VersionError};
-use crate::documents::snapshot::{Held, StateManifest, unpack};
+use crate::documents::snapshot::{Held, StateManifest, file, unpack};
 use crate::documents::timings::Timings;
 
 use super::owner::this_engine;
@@ -72,6 +74,7 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
             Some(KeyRing::try_from(stored).map_err(|error| damaged("its keys", error.to_string()))?)
         }
     };
+    let now = context.engine.now().await?.as_second();
     let (mut nodes, mut images) = (Vec::new(), Vec::new());
     for plan in render::plan_nodes(&record.profile, &record.name) {
         let fail = |reason: String| SnapshotError::Archive { node: plan.name.clone(), reason };
@@ -84,6 +87,9 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         if let Some(blob) = &node.images {
             images.push((plan.name.clone(), states.read(blob)?));
         }
+        if plan.role == Role::ControlPlane {
+            still_valid(&plan.name, &archive, now)?;
+        }
         nodes.push((plan, archive));
     }
     let version: KubernetesVersion =
@@ -91,6 +97,19 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
     let prepared = Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images };
     bring_back::kubeconfig_of(&prepared)?;
     Ok(prepared)
+}
+
+/// Nothing, if a control plane's certificates have not ended by `now`, in seconds since 1970: nothing would come up with them.
+fn still_valid(node: &str, archive: &Tarball, now: i64) -> Result<(), SnapshotError> {
+    let certificate = file(archive, "/etc/kubernetes/pki/apiserver.crt");
+    let end = certificate.and_then(|pem| ends(&String::from_utf8_lossy(&pem)));
+    if end.is_none_or(|end| end > now) {
+        return Ok(());
+    }
+    Err(SnapshotError::Damaged {
+        path: node.into(),
+        reason: "its certificates have ended since it was taken".to_owned(),
+    })
 }
 
 /// Makes the cluster of a state, in place of whatever there is of that name. Done when every node and every
@@ -160,5 +179,27 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
         let kubeconfig = commit(context, &mut record, state.keys.as_ref(), &back.kubeconfig)?;
         let (report, warnings) = (back.report, back.warnings);
         Ok(Outcome { record, report, kubeconfig, warnings, timings: Timings::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::documents::certificates::{ControlPlaneNames, Pki};
+    use crate::documents::files::pack;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_of_use_as_long_as_its_certificates() {
+        let pki = Pki::generate(&"v1.36.2".parse().unwrap()).unwrap();
+        let names =
+            ControlPlaneNames { node: "c".to_owned(), addresses: vec![], service_addresses: vec![], others: vec![] };
+        let archive = pack(&pki.control_plane_files(&names).unwrap());
+        let now = Timestamp::now().as_second();
+        still_valid("c", &archive, now).unwrap();
+        let error = ClusterError::from(still_valid("c", &archive, now + 367 * 24 * 3600).unwrap_err());
+        assert!(error.is_unfit_state() && error.to_string().contains("have ended"), "{error}");
+        // What has none, such as one of the user's own making, is not judged by it.
+        still_valid("c", &pack(&[]), now).unwrap();
     }
 }

@@ -139,6 +139,6 @@ pub(super) async fn late_part(node: &Node, archive: &Tarball) -> Result<(), Node
 }
 
 async fn put(node: &Node, archive: &Tarball, paths: &[&str], mode: u32) -> Result<(), NodeError> {
-    let entry = |&path: &&str| Some(FileEntry { path: path.to_owned(), mode, content: file(archive, path)? });
+    let entry = |&path: &&str| Some(FileEntry::sealed(path, mode, file(archive, path)?));
     node.put_files(&paths.iter().filter_map(entry).collect::<Vec<_>>()).await
 }

@@ -251,7 +251,8 @@ pub(super) fn masters(facts: &Facts) -> Verdict {
     let mut found = Vec::new();
     for binding in &facts.objects.bindings {
         let has = binding.subjects.iter().any(|subject| subject.kind == "Group" && subject.name == "system:masters");
-        if has && binding.metadata.name != "cluster-admin" {
+        let built_in = binding.metadata.name == "cluster-admin" && binding.metadata.namespace.is_none();
+        if has && !built_in {
             found.push(format!("the binding {}", binding.metadata.name));
         }
     }
@@ -259,6 +260,9 @@ pub(super) fn masters(facts: &Facts) -> Verdict {
         found.push("the certificate in admin.conf is of that group, which nothing can revoke".to_owned());
     }
     match found.is_empty() {
+        true if facts.objects.admin_groups.is_empty() => {
+            Verdict::open("no binding but the built-in one; of which group admin.conf is, cannot be read from it")
+        }
         true => Verdict::pass(format!(
             "no binding but the built-in one; the certificate in admin.conf is of {}",
             some(&facts.objects.admin_groups)

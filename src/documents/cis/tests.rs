@@ -295,6 +295,15 @@ fn cluster_admin_is_for_masters_alone() {
     let mut facts = with("kube-apiserver", "");
     facts.objects.bindings = vec![built_in.clone()];
     assert_eq!(status(&facts, "5.1.1"), Status::Pass);
+    // What is not known of admin.conf is not taken for good.
+    assert_eq!(status(&facts, "5.1.7"), Status::Warn);
+    facts.objects.admin_groups = vec!["kubeadm:cluster-admins".to_owned()];
+    assert_eq!(status(&facts, "5.1.7"), Status::Pass);
+    let mut namesake = built_in.clone();
+    namesake.metadata.namespace = Some("shop".to_owned());
+    facts.objects.bindings.push(namesake);
+    assert_eq!(status(&facts, "5.1.7"), Status::Warn);
+    facts.objects.bindings.pop();
     facts.objects.bindings.push(kubeadm);
     let found = finding(&facts, Benchmark::V1_12, "5.1.1");
     assert!(found.status == Status::Warn && found.evidence.contains("since Kubernetes 1.29"), "{}", found.evidence);
@@ -384,6 +393,11 @@ fn every_api_server_has_to_refuse_what_one_does() {
     let file = "{plugins: [{name: PodSecurity, configuration: {defaults: {enforce: restricted}}}]}";
     facts.nodes[0].admission = Some(parsed(file));
     assert_eq!(status(&facts, "5.2.2"), Status::Pass);
+    // Which may exempt a namespace from it.
+    let exempt = "{defaults: {enforce: restricted}, exemptions: {namespaces: [shop]}}";
+    facts.nodes[0].admission = Some(parsed(&format!("{{plugins: [{{name: PodSecurity, configuration: {exempt}}}]}}")));
+    assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    facts.nodes[0].admission = Some(parsed(file));
     facts.nodes.extend(with("kube-apiserver", "").nodes);
     assert_eq!(status(&facts, "5.2.2"), Status::Warn);
 }

@@ -96,17 +96,31 @@ fn default_level(facts: &Facts) -> Level {
     facts.nodes.iter().filter(|node| node.control_plane).map(level).min().unwrap_or(Level::Privileged)
 }
 
+/// The namespaces in which an API server's file of admission has pods judged by nothing, whatever their labels say.
+fn exempt(facts: &Facts) -> Vec<&str> {
+    let files = facts.nodes.iter().filter_map(|node| node.admission.as_ref());
+    let plugins = files.filter_map(|file| file.get("plugins")?.as_array()).flatten();
+    let spaces = plugins
+        .filter(|plugin| plugin["name"] == "PodSecurity")
+        .filter_map(|plugin| plugin["configuration"]["exemptions"]["namespaces"].as_array())
+        .flatten();
+    spaces.filter_map(Value::as_str).collect()
+}
+
 /// The level at which each namespace of users refuses pods.
 fn levels(facts: &Facts) -> BTreeMap<&str, Level> {
     if !has_pod_security(facts) {
         return BTreeMap::new();
     }
     let default = default_level(facts);
+    let exempt = exempt(facts);
     let users = facts.objects.namespaces.iter().filter(|space| !is_system(&space.metadata.name));
     users
         .map(|space| {
             let label = space.metadata.labels.get("pod-security.kubernetes.io/enforce");
-            (space.metadata.name.as_str(), label.map_or(default, |label| Level::of(label)))
+            let level = label.map_or(default, |label| Level::of(label));
+            let name = space.metadata.name.as_str();
+            (name, if exempt.contains(&name) { Level::Privileged } else { level })
         })
         .collect()
 }

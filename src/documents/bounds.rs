@@ -62,3 +62,11 @@ pub(crate) fn too_large() -> String {
 pub(crate) fn too_deep(most: usize) -> String {
     format!("nested more than {most} deep")
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    /// A megabyte that is 100 KB again and again: 20 GB of few values.
+    pub(crate) fn bomb() -> String {
+        format!("a: &a {}\nb: [{}]\n", "x".repeat(100 << 10), vec!["*a"; 199_000].join(","))
+    }
+}

@@ -408,4 +408,9 @@ status: {}
         assert!(StaticPod::parse("kind: Pod\n").unwrap_err().contains("no container"));
         assert!(StaticPod::parse("a: [").is_err());
     }
+
+    #[test]
+    fn a_manifest_that_would_take_all_memory_is_refused() {
+        assert!(StaticPod::parse(&crate::documents::bounds::tests::bomb()).is_err());
+    }
 }

@@ -248,4 +248,15 @@ mod tests {
         assert!(matches!(error, CarryError::Unfit(_)), "{error}");
         assert!(error.to_string().contains("has \"exec\", which kubeadm does not write"), "{error}");
     }
+
+    #[test]
+    fn a_kubeconfig_that_would_take_all_memory_is_not_taken() {
+        // Few bytes once packed; larger than what is read of it, and as large as what is.
+        let small = format!("a: &a {}\nb: [{}]\n", "x".repeat(30 << 10), "*a,".repeat(10_000));
+        for bomb in [crate::documents::bounds::tests::bomb(), small] {
+            let folder = tempfile::tempdir().unwrap();
+            let looked = look_into(&file(folder.path(), &bomb), || Err(CarryError::Missing(PathBuf::new())));
+            assert!(matches!(looked, Err(CarryError::Unfit(_))), "taken");
+        }
+    }
 }

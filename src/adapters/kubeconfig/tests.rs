@@ -374,3 +374,9 @@ fn writers_side_by_side_lose_nothing() {
     }
     assert_eq!(names(&tree(&path), "users").len(), 6);
 }
+
+#[test]
+fn a_kubeconfig_that_would_take_all_memory_is_refused() {
+    let error = for_cluster(&crate::documents::bounds::tests::bomb(), "c", "https://c:1").unwrap_err();
+    assert!(matches!(error, KubeconfigError::Yaml { .. }), "{error}");
+}

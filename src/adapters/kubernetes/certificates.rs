@@ -263,4 +263,9 @@ mod tests {
         garbage.spec.request.0 = b"nonsense".to_vec();
         assert!(!is_wanted(&garbage, &node()));
     }
+
+    #[test]
+    fn a_kubeconfig_that_would_take_all_memory_has_no_groups() {
+        assert!(client_groups(&crate::documents::bounds::tests::bomb()).is_empty());
+    }
 }

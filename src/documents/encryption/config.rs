@@ -856,4 +856,10 @@ resources:
             assert!(!error.contains("AAEC"), "{error}");
         }
     }
+
+    #[test]
+    fn a_file_that_would_take_all_memory_is_refused() {
+        let error = Config::parse(&crate::documents::bounds::tests::bomb()).unwrap_err();
+        assert!(error.contains("too large once its aliases are expanded"), "{error}");
+    }
 }

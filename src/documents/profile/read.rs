@@ -370,7 +370,7 @@ fn number(text: &str) -> Option<serde_json::Number> {
 
 #[cfg(test)]
 mod tests {
-    use crate::documents::bounds::check_stream;
+    use crate::documents::bounds::{check_stream, tests::bomb};
 
     use super::*;
 
@@ -456,7 +456,7 @@ mod tests {
             let (_, findings) = read(text);
             assert_eq!(findings, [want], "{text}");
         }
-        for bomb in [nested_aliases(), long_aliases()] {
+        for bomb in [nested_aliases(), bomb()] {
             let (node, findings) = read(&bomb);
             assert!(node.is_none());
             assert_eq!(findings, [too_large()]);
@@ -474,11 +474,6 @@ mod tests {
         let bomb: String =
             (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))).collect();
         format!("a0: &a0 [x]\n{bomb}")
-    }
-
-    /// A megabyte that is 100 KB again and again: 20 GB of few values.
-    fn long_aliases() -> String {
-        format!("a: &a {}\nb: [{}]\n", "x".repeat(100 << 10), vec!["*a"; 199_000].join(","))
     }
 
     #[test]

@@ -766,7 +766,7 @@ impl Checks<'_, '_> {
             self.patch(&at!["containerdConfigPatches", index], patches::check_containerd(text));
         }
         for (index, text) in spec.containerd_config_patches_json6902.iter().enumerate() {
-            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            let checked = patches::check_6902(text);
             self.patch(&at!["containerdConfigPatchesJSON6902", index], checked);
         }
     }
@@ -774,12 +774,12 @@ impl Checks<'_, '_> {
     fn kubeadm_patches(&mut self, path: &[Step], merges: &[String], operations: &[PatchJson6902]) {
         let below = |steps: &[Step]| [path, steps].concat();
         for (index, text) in merges.iter().enumerate() {
-            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::merge_patches(text));
+            let checked = patches::merge_patches(text);
             self.patch(&below(&["kubeadmConfigPatches".into(), index.into()]), checked.map(|_| ()));
         }
         for (index, written) in operations.iter().enumerate() {
             let text = &written.patch;
-            let checked = check_stream(text).map_err(PatchError::Yaml).and_then(|()| patches::check_6902(text));
+            let checked = patches::check_6902(text);
             self.patch(&below(&["kubeadmConfigPatchesJSON6902".into(), index.into(), "patch".into()]), checked);
         }
     }

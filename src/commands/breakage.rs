@@ -1,14 +1,15 @@
 //! `kprov break`.
 
-use std::io::Write;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::adapters::kubernetes;
 use crate::commands::grammar::{self, Global};
+use crate::documents::breakage::Break;
 use crate::operations::breakage::{self, Choice};
 use crate::operations::{cis, cluster};
 
@@ -26,13 +27,24 @@ enum Unfit {
     },
     /// The answers cannot be written.
     #[error("the answers cannot be written to {}: {reason}", path.display())]
-    #[diagnostic(code(kprov::breakage::answers), help("name a file that is not there yet; nothing was broken"))]
+    #[diagnostic(
+        code(kprov::breakage::answers),
+        help("name a file that is not there yet; what was chosen by then is in it, and is broken")
+    )]
     Answers {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
     },
+}
+
+/// Writes a document in place of what a file holds.
+fn put(file: &mut std::fs::File, document: &Value) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", serde_json::to_string_pretty(document).unwrap_or_default())?;
+    file.sync_all()
 }
 
 pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) -> Result<ExitCode> {
@@ -65,22 +77,34 @@ pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) 
         nodes: &opened.nodes,
         admin_groups: kubernetes::client_groups(&opened.kubeconfig),
     };
-    let broken = breakage::run(&context.reporter, &looked_at, &control_planes, &choice).await;
+    let mut is_chosen = false;
+    let keep = |chosen: &[&'static Break]| {
+        is_chosen = true;
+        let all: Vec<_> = chosen.iter().map(|one| json!({"name": one.name, "done": one.describe()})).collect();
+        file.as_mut().map_or(Ok(()), |(_, file)| put(file, &json!({"cluster": opened.found.name, "chosen": all})))
+    };
+    let broken = breakage::run(&context.reporter, &looked_at, &control_planes, &choice, keep).await;
     context.reporter.close();
     let answers = match broken {
         Ok(answers) => answers,
         Err(error) => {
-            // It holds nothing yet.
             if let Some((path, _)) = &file {
-                let _ = std::fs::remove_file(path);
+                if is_chosen {
+                    let path = path.display();
+                    context
+                        .reporter
+                        .warn(&format!("some of what was chosen may be broken; what that was is in {path}"));
+                } else {
+                    // It holds nothing yet.
+                    let _ = std::fs::remove_file(path);
+                }
             }
             return Err(error.into());
         }
     };
     let key = json!({"cluster": opened.found.name, "answers": answers});
     if let Some((path, file)) = &mut file {
-        let text = serde_json::to_string_pretty(&key).unwrap_or_default();
-        writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(|error| fail(path, error))?;
+        put(file, &key).map_err(|error| fail(path, error))?;
     }
     // With a file for the teacher, the terminal tells nothing: a class may look on.
     let told = match &arguments.answers {
@@ -107,4 +131,20 @@ pub(super) async fn break_controls(global: &Global, arguments: &grammar::Break) 
         }
     });
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answers_take_the_place_of_what_was_chosen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers");
+        let mut file = std::fs::File::create(&path).unwrap();
+        put(&mut file, &json!({"chosen": ["something long, to be followed by something short"]})).unwrap();
+        put(&mut file, &json!({"answers": []})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!({"answers": []}));
+    }
 }

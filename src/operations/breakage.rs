@@ -105,6 +105,10 @@ pub enum BreakageError {
         /// What is wrong.
         reason: String,
     },
+    /// What is chosen cannot be written down.
+    #[error("what is to be broken cannot be written down ({0}): nothing was broken")]
+    #[diagnostic(code(kprov::breakage::answers))]
+    Kept(String),
     /// The random source failed.
     #[error("the operating system's random source failed: {0}")]
     #[diagnostic(code(kprov::breakage::random))]
@@ -176,7 +180,8 @@ fn holds(all: &[Finding], one: &Break) -> bool {
     !found.is_empty() && !found.iter().any(|finding| catches(finding, one))
 }
 
-/// Breaks what is chosen, and gives the answers once `cis` has caught every one of them.
+/// Breaks what is chosen, and gives the answers once `cis` has caught every one of them. `keep` writes down what is chosen
+/// before any of it is broken: whoever is left with half of it has to know.
 ///
 /// # Errors
 /// [`BreakageError`]; what was broken by then stays so.
@@ -185,9 +190,11 @@ pub async fn run(
     target: &Target<'_>,
     control_planes: &ControlPlanes,
     choice: &Choice,
+    keep: impl FnOnce(&[&'static Break]) -> std::io::Result<()>,
 ) -> Result<Vec<Answer>, BreakageError> {
     let before = look(target).await?;
     let chosen = choose(&before, choice)?;
+    keep(&chosen).map_err(|error| BreakageError::Kept(error.to_string()))?;
     break_all(reporter, target, control_planes, &chosen).await?;
     let step = reporter.stage("Making sure that it is found");
     let after = look(target).await?;

@@ -206,6 +206,20 @@ fn reset_misses_an_image_or_a_key_before_a_node_goes() {
 }
 
 #[test]
+fn the_record_of_another_engines_cluster_says_nothing_of_one_of_its_name_here() {
+    let here = FakeEngine::start(Traits { id: "here", ..Traits::default() });
+    here.hold("lab-control-plane", &json!({"io.x-k8s.kind.cluster": "lab", "io.x-k8s.kind.role": "control-plane"}));
+    let sandbox = Sandbox::with_host(KPROV, &here.host());
+    let mut theirs = record("lab", "ready", 3);
+    theirs["engine"] = json!({"id": "there", "host": "ssh://there"});
+    sandbox.write("data/kprov/clusters/lab/cluster.json", theirs.to_string());
+    let status = sandbox.kprov(&["status", "lab", "-o", "json"]).ok().json();
+    assert_eq!((&status["profile"], &status["digest"]), (&Value::Null, &Value::Null));
+    // By that record, two control planes would be gone.
+    sandbox.kprov(&["apiserver", "set", "lab", "v=4"]).fails().never_says("is gone");
+}
+
+#[test]
 fn what_is_left_over_is_told_by_the_engines_clock() {
     // Made a few seconds ago by a process that is alive: by the host's clock, half a century ago.
     for (clock, left) in [("1970-01-01T00:00:30Z", 1), ("1970-01-01T00:10:00+00:00", 0)] {

@@ -12,7 +12,7 @@ use futures_util::{Stream, TryStreamExt};
 use zeroize::Zeroizing;
 
 use crate::adapters::engine::{Engine, EngineError, ExecOutput, ExecSpec};
-use crate::documents::files::{FileEntry, first_file, pack};
+use crate::documents::files::{FileEntry, pack};
 use crate::documents::profile::Role;
 
 /// The most bytes of a file that is read from a node, and of what a script prints there, where students are root.
@@ -320,11 +320,7 @@ impl Node {
     /// [`NodeError::Engine`] if there is no such container, or the engine does not answer; [`NodeError::TimedOut`] if it begins to,
     /// and does not end in time.
     pub async fn read_file(&self, path: &str) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
-        match self.in_time(&format!("reading {path}"), self.engine.get_archive(&self.name, path, LARGEST_FILE)).await {
-            Ok(archive) => Ok(first_file(&archive)),
-            Err(NodeError::Engine(error)) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.in_time(&format!("reading {path}"), self.engine.read_file(&self.name, path, LARGEST_FILE)).await
     }
 
     /// A file's text.

@@ -12,6 +12,7 @@ pub mod files;
 pub mod images;
 pub mod keys;
 pub mod masking;
+pub mod named_file;
 pub mod names;
 pub mod patches;
 pub mod profile;

@@ -7,10 +7,10 @@ use test_support::Sandbox;
 
 use super::KPROV;
 
-/// Files that a node has of its own: names with dates, caches, pods' folders, and the link by which kubelet finds its
-/// certificate (a file until kubelet rotates it).
-const FILES: &str = "find /etc/kubernetes /var/lib/kubelet /kind/kubeadm.conf -xdev -type f -printf '%m %u:%g %p\\n' \
-     | grep -v -e /pods/ -e /plugins -e device-plugins -e /tmp/ -e manager_state -e checkpoint -e 'kubelet-client-' \
+/// Files and links that a node has, but for those of its own: names with dates, caches, pods' folders, and kubelet's certificate,
+/// whose name has the date of its making or `kprov` in it. The link to that is compared.
+const FILES: &str = "find /etc/kubernetes /var/lib/kubelet /kind/kubeadm.conf -xdev -type f,l -printf '%m %u:%g %p\\n' \
+     | grep -v -e /pods/ -e /plugins -e device-plugins -e /tmp/ -e manager_state -e checkpoint -e 'kubelet-client-[0-9k]' \
      | sort";
 
 /// Files whose content is compared, too.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use zeroize::Zeroizing;
 
-use crate::documents::files::Tarball;
+use crate::documents::files::{Tarball, first_file};
 
 use super::{Engine, EngineError};
 
@@ -40,5 +40,22 @@ impl Engine {
             archive.extend_from_slice(&chunk);
         }
         Ok(archive)
+    }
+
+    /// The bytes of a file in a container, running or not, at most so many; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] never; [`EngineError::Large`] if there are more of them, others as they come.
+    pub async fn read_file(
+        &self,
+        container: &str,
+        path: &str,
+        most: usize,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, EngineError> {
+        match self.get_archive(container, path, most).await {
+            Ok(archive) => Ok(first_file(&archive)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

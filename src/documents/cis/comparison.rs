@@ -196,7 +196,7 @@ const KNOWN: [(Benchmark, &[&str], Relation, &str); 13] = [
 const TO_A_PERSON: &str = "kube-bench leaves it to a person; ours looks";
 
 /// Why they may differ where a program that kube-bench's command needs, such as jq, is not there.
-const COULD_NOT_LOOK: &str = "kube-bench's command did not run: the node lacks a program that it needs";
+const COULD_NOT_LOOK: &str = "kube-bench's command did not run: a program that it needs is not there";
 
 /// Whether a control is scored: it is enough that one of the two says so, so that neither can hide it.
 fn is_scored(ours: Option<&Finding>, theirs: &Theirs) -> bool {

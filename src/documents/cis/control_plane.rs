@@ -9,12 +9,8 @@ use super::flags;
 use super::rbac::some;
 use super::verdict::Verdict;
 
-fn api_server_flag(node: &NodeFacts, name: &str) -> Option<String> {
-    flags::value(node.arguments("kube-apiserver")?, name, false)
-}
-
 fn rules(node: &NodeFacts) -> Result<&[EncryptionRule], Verdict> {
-    if api_server_flag(node, "encryption-provider-config").is_none() {
+    if node.api_server_flag("encryption-provider-config").is_none() {
         return Err(Verdict::fail("--encryption-provider-config is not set: everything is stored as plain text"));
     }
     match &node.encryption {
@@ -55,12 +51,12 @@ pub(super) fn anonymous_requests(node: &NodeFacts, _: &Facts) -> Verdict {
     if node.arguments("kube-apiserver").is_none() {
         return Verdict::fail("kube-apiserver does not run");
     }
-    match api_server_flag(node, "anonymous-auth") {
+    match node.api_server_flag("anonymous-auth") {
         Some(value) if same(&value, "false") => return Verdict::pass(format!("--anonymous-auth={value}")),
         Some(value) => return Verdict::fail(format!("--anonymous-auth={value}, wanted is false")),
         None => {}
     }
-    let Some(file) = api_server_flag(node, "authentication-config") else {
+    let Some(file) = node.api_server_flag("authentication-config") else {
         return Verdict::fail("--anonymous-auth is not set, wanted is false");
     };
     // Without that part, they are let in as without the file.
@@ -92,7 +88,7 @@ pub(super) fn request_timeout(node: &NodeFacts, _: &Facts) -> Verdict {
     if node.arguments("kube-apiserver").is_none() {
         return Verdict::fail("kube-apiserver does not run");
     }
-    let Some(text) = api_server_flag(node, "request-timeout") else {
+    let Some(text) = node.api_server_flag("request-timeout") else {
         return Verdict::open("--request-timeout is not set: 1m0s, the default; whether that fits is for you to tell");
     };
     match seconds(&text) {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::documents::bounds::check_stream;
 
 use super::benchmark::Benchmark;
+use super::flags;
 
 /// All that is known.
 #[derive(Debug, Default)]
@@ -180,6 +181,12 @@ impl NodeFacts {
     #[must_use]
     pub fn arguments(&self, program: &str) -> Option<&[String]> {
         self.processes.get(program).map(|words| words.get(1..).unwrap_or_default())
+    }
+
+    /// A flag of the API server, as that reads it; `None` if it is not set, or no API server runs.
+    #[must_use]
+    pub fn api_server_flag(&self, name: &str) -> Option<String> {
+        flags::value(self.arguments("kube-apiserver")?, name, false)
     }
 }
 

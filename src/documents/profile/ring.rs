@@ -5,8 +5,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::documents::files::read_named;
 use crate::documents::keys::{KeyError, KeyMaterial, KeyRing, ProviderKeys, ProviderKind, secret};
+use crate::documents::named_file::read_named;
 
 use super::{Encryption, Key, KeySource, Kms, KmsHolder, SecretSource, VaultAuth};
 

@@ -16,7 +16,6 @@ use crate::adapters::node::{Node, NodeError, STATIC_POD};
 use crate::documents::cis::facts::{EncryptionRule, Facts, NodeFacts};
 use crate::documents::encryption::{Config, Provider};
 use crate::documents::profile::Role;
-use crate::documents::static_pod::flag_of;
 
 /// Prints what is to be known of a node.
 const FACTS: &str = include_str!("scripts/facts.sh");
@@ -154,8 +153,7 @@ async fn node_facts(node: &Node, client: &Client) -> Result<NodeFacts, CisError>
     let mut facts = NodeFacts::parse(&node.name, control_plane, text.as_bytes())
         .map_err(|reason| CisError::Facts { node: node.name.clone(), reason })?;
     facts.kubelet_running = Some(running);
-    let file = facts.processes.get("kube-apiserver").and_then(|line| flag_of(line, "encryption-provider-config"));
-    if let Some(file) = file {
+    if let Some(file) = facts.api_server_flag("encryption-provider-config") {
         let seen = facts.digests.get("encryption").map(String::as_str);
         facts.encryption = Some(encryption_rules(node, &file, seen).await);
     }

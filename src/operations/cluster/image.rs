@@ -116,13 +116,10 @@ const LARGEST_FILE: usize = 64 << 20;
 async fn read_facts(context: &Context, reference: &str, image: &Image) -> Result<ImageFacts, ClusterError> {
     let engine = &context.engine;
     let probe = engine.create_container(probe_spec(&image.id)).await?;
-    let read =
-        async |path: &str| match engine.get_archive(&probe, path, LARGEST_FILE).await {
-            Ok(archive) => Ok(crate::documents::files::first_file(&archive)
-                .map(|content| String::from_utf8_lossy(&content).into_owned())),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(ClusterError::from(error)),
-        };
+    let read = async |path: &str| {
+        let content = engine.read_file(&probe, path, LARGEST_FILE).await?;
+        Ok::<_, ClusterError>(content.map(|content| String::from_utf8_lossy(&content).into_owned()))
+    };
     let facts = async {
         let version = read(VERSION_FILE)
             .await?

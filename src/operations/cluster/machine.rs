@@ -1,17 +1,23 @@
-//! What nodes get before they start because of the machine that they are on: certificates that it trusts, and limits that
-//! the kubelet has to know of.
+//! What nodes get before they start because of the machine that they are on: certificates that it trusts, proxies, and limits
+//! that the kubelet has to know of.
 //!
 //! The files are put together here, from what is in the node's container; nothing runs in it yet.
 
 use std::path::Path;
 
-use crate::adapters::engine::{Engine, EngineInfo};
-use crate::documents::certificates::check_authorities;
-use crate::documents::files::{FileEntry, first_file, read_named};
-use crate::documents::profile::{Limits, Profile};
-use crate::documents::render::added_authority;
+use ipnet::IpNet;
 
-use super::{ClusterError, Context};
+use crate::adapters::engine::EngineInfo;
+use crate::adapters::node::{Node, NodeError};
+use crate::documents::certificates::check_authorities;
+use crate::documents::files::FileEntry;
+use crate::documents::named_file::read_named;
+use crate::documents::profile::{Limits, Profile};
+use crate::documents::record::Record;
+use crate::documents::render::{NodePlan, added_authority};
+
+use super::ClusterError;
+use super::containers::proxies;
 
 /// All certificates that a Debian system trusts.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -24,9 +30,6 @@ const FLAGS: &str = "KUBELET_EXTRA_ARGS=";
 
 /// The flag that tells a kubelet what of the machine is not for pods.
 const RESERVED: &str = "--system-reserved=";
-
-/// The most bytes of such a file.
-const LARGEST_FILE: usize = 16 << 20;
 
 /// The certificates that a profile's nodes are to trust, from files on this host.
 ///
@@ -43,40 +46,39 @@ pub(super) fn authorities(profile: &Profile, base: &Path) -> Result<Vec<String>,
     profile.spec.ca_certificates.iter().map(read).collect()
 }
 
+/// The proxy variables of a cluster's nodes, by its profile or this process' environment.
+pub(super) fn proxies_of(record: &Record, nodes: &[NodePlan], subnets: &[IpNet]) -> Vec<String> {
+    proxies(|name| std::env::var(name).ok(), &record.profile, &record.base, nodes, subnets)
+}
+
 /// The files that a node needs for these certificates and limits, from what is in its container.
 ///
 /// # Errors
-/// [`ClusterError::Engine`] if that cannot be read.
+/// [`NodeError`] if that cannot be read.
 pub(super) async fn files(
-    context: &Context,
     info: &EngineInfo,
-    container: &str,
+    node: &Node,
     authorities: &[String],
     limits: &Limits,
-) -> Result<Vec<FileEntry>, ClusterError> {
+) -> Result<Vec<FileEntry>, NodeError> {
     let mut files = Vec::new();
     if !authorities.is_empty() {
-        let bundle = read(&context.engine, container, BUNDLE).await?;
+        let bundle = text(node, BUNDLE).await?;
         files.push(FileEntry::new(BUNDLE, 0o644, trusting(&bundle, authorities)));
         for (number, authority) in authorities.iter().enumerate() {
             files.push(FileEntry::new(added_authority(number + 1), 0o644, authority.as_bytes()));
         }
     }
     if !limits.is_none() {
-        let flags = read(&context.engine, container, KUBELET).await?;
+        let flags = text(node, KUBELET).await?;
         files.push(FileEntry::new(KUBELET, 0o644, reserving(&flags, reserved(info, limits).as_deref())));
     }
     Ok(files)
 }
 
-async fn read(engine: &Engine, container: &str, path: &str) -> Result<String, ClusterError> {
-    match engine.get_archive(container, path, LARGEST_FILE).await {
-        Ok(archive) => {
-            Ok(first_file(&archive).map(|file| String::from_utf8_lossy(&file).into_owned()).unwrap_or_default())
-        }
-        Err(error) if error.is_not_found() => Ok(String::new()),
-        Err(error) => Err(error.into()),
-    }
+async fn text(node: &Node, path: &str) -> Result<String, NodeError> {
+    let content = node.read_file(path).await?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
 /// A bundle of certificates with those that it lacks.

@@ -96,8 +96,8 @@ pub enum Renewal {
     Anyway,
 }
 
-/// Starts a cluster, whoever made it, with certificates that do not end soon, and waits until every node and every system pod is Ready again, on evidence younger
-/// than the command.
+/// Starts a cluster, whoever made it, with certificates that do not end soon, and waits until every node and every system pod
+/// is Ready again, on evidence younger than the command.
 ///
 /// # Errors
 /// [`ClusterError::Incomplete`] if a node is gone, [`ClusterError::Api`] with what does not become ready. The cluster goes on
@@ -175,7 +175,11 @@ async fn renew_if_stopped(
         }
         return Ok(false);
     }
-    match renew::renew(context, name, control_planes, workers, renewal == Renewal::Anyway).await {
+    let nodes = |of: &[Container], role| -> Vec<Node> {
+        of.iter().map(|container| Node::new(context.engine.clone(), &container.name, role)).collect()
+    };
+    let (control_planes, workers) = (nodes(control_planes, Role::ControlPlane), nodes(workers, Role::Worker));
+    match renew::renew(context, name, &control_planes, &workers, renewal == Renewal::Anyway).await {
         // One that kubeadm made has authorities whose keys are in another form.
         Err(ClusterError::Pki(error)) if renewal == Renewal::Due => {
             context.reporter.warn(&format!(

@@ -11,7 +11,8 @@ use crate::adapters::engine::{Container, ContainerSpec, EngineError, ExecSpec, I
 use crate::adapters::kubernetes;
 use crate::adapters::node::last_lines;
 use crate::documents::certificates::{check_authorities, server_identity};
-use crate::documents::files::{FileEntry, first_file, pack, read_named};
+use crate::documents::files::{FileEntry, pack};
+use crate::documents::named_file::read_named;
 use crate::documents::profile::{Profile, Registry, user_and_password};
 use crate::documents::record::Record;
 use crate::documents::render::{
@@ -19,9 +20,8 @@ use crate::documents::render::{
     REGISTRY_START, REGISTRY_TRUST, RegistryPlan,
 };
 
-use super::containers::proxies;
 use super::image::have_image;
-use super::{ClusterError, Context, LABEL_KEEP, LABEL_REGISTRIES, LABEL_REGISTRY};
+use super::{ClusterError, Context, LABEL_KEEP, LABEL_REGISTRIES, LABEL_REGISTRY, machine};
 
 /// Distribution's own image.
 const DEFAULT_IMAGE: &str = "docker.io/library/registry:3";
@@ -190,7 +190,7 @@ impl Registries<'_> {
             return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines: String::new() });
         }
         // The last file that it gets.
-        let Some(authority) = read(context, &container.id, REGISTRY_CA).await? else {
+        let Some(authority) = engine.read_file(&container.id, REGISTRY_CA, LARGEST_FILE).await? else {
             engine.remove_container(&container.id).await?;
             return Ok(None);
         };
@@ -204,8 +204,7 @@ impl Registries<'_> {
         let wanted = settings(plan, access);
         let mut changed = false;
         for file in &wanted {
-            let there = read(context, &container.id, &file.path).await?;
-            changed |= there.is_none_or(|there| there.as_bytes() != file.content.as_slice());
+            changed |= engine.read_file(&container.id, &file.path, LARGEST_FILE).await?.as_ref() != Some(&file.content);
         }
         if changed {
             context.reporter.info(&format!("The registry {} starts again: it is asked for in another way.", plan.name));
@@ -217,7 +216,7 @@ impl Registries<'_> {
             engine.connect_network(network, &container.id).await?;
         }
         engine.start_container(&container.id).await?;
-        Ok(Some(authority.to_string()))
+        Ok(Some(String::from_utf8_lossy(&authority).into_owned()))
     }
 
     /// Makes a registry, with an authority of its own whose key nobody keeps, and starts it. Nodes that knew one of that name are
@@ -387,22 +386,6 @@ fn spec(plan: &RegistryPlan, keep: bool, network: &str, proxies: &[String], imag
     }
 }
 
-/// A text file in a container, running or not; `None` if there is none.
-async fn read(
-    context: &Context,
-    container: &str,
-    path: &str,
-) -> Result<Option<zeroize::Zeroizing<String>>, ClusterError> {
-    match context.engine.get_archive(container, path, LARGEST_FILE).await {
-        Ok(archive) => {
-            let text = first_file(&archive).map(|file| String::from_utf8_lossy(&file).into_owned());
-            Ok(text.map(zeroize::Zeroizing::new))
-        }
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The names in a node's label.
 fn named(node: &Container) -> impl Iterator<Item = &str> {
     node.labels.get(LABEL_REGISTRIES).map(String::as_str).unwrap_or_default().split(',')
@@ -431,8 +414,7 @@ pub(super) async fn wake(context: &Context, record: &Record) -> Result<(), Clust
             let network = context.engine.network(record.network()).await?;
             let subnets = network.map(|network| network.subnets).unwrap_or_default();
             let nodes = render::plan_nodes(&record.profile, &record.name);
-            let variable = |name: &str| std::env::var(name).ok();
-            let proxies = proxies(variable, &record.profile, &record.base, &nodes, &subnets);
+            let proxies = machine::proxies_of(record, &nodes, &subnets);
             let _network_lock = context.store().network_lock().await?;
             registries.ensure(context, record.network(), &proxies).await?;
         }

@@ -1,7 +1,7 @@
 //! Applying the profile's own manifests.
 
 use crate::adapters::kubernetes::{self, ApiError};
-use crate::documents::files::read_named;
+use crate::documents::named_file::read_named;
 use crate::documents::record::Record;
 
 use super::super::bootstrap::Up;

@@ -11,7 +11,7 @@ use crate::documents::render::{self, Inputs, NodePlan};
 
 use super::super::balancer::Balancer;
 use super::super::bootstrap::Member;
-use super::super::containers::{Frame, proxies};
+use super::super::containers::Frame;
 use super::super::kms::Server;
 use super::super::registry::Registries;
 use super::super::{ClusterError, Context, machine};
@@ -55,7 +55,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
     let taken = engine.addresses_in_use(&network.name).await?;
     let free = free_addresses(&network, |address| taken.contains_key(&address), plan.len() + 1).unwrap_or_default();
     let mut free = free.into_iter();
-    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &record.base, plan, &network.subnets);
+    let proxies = machine::proxies_of(record, plan, &network.subnets);
     let registry_files = match registries {
         Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
         None => Vec::new(),
@@ -87,7 +87,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
             node.put_files(files).await?;
         }
         node.put_files(&registry_files).await?;
-        node.put_files(&machine::files(context, info, &node.name, authorities, &plan.limits).await?).await?;
+        node.put_files(&machine::files(info, &node, authorities, &plan.limits).await?).await?;
         patch_containerd(&node, &record.profile.spec).await?;
         Ok::<_, ClusterError>(Member { plan: plan.clone(), node })
     }))

@@ -8,13 +8,13 @@ use futures_util::future::try_join_all;
 use crate::adapters::engine::Network;
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
-use crate::documents::files::{FileEntry, Tarball, pack};
+use crate::documents::files::{FileEntry, Tarball};
 use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record};
 use crate::documents::render::{self, NodePlan};
 use crate::documents::snapshot::{Edit, edit, file};
 
-use super::super::containers::{Fixed, Frame, proxies};
+use super::super::containers::{Fixed, Frame};
 use super::super::create::{ensure_network, free_addresses, takes_addresses};
 use super::super::succession::next_name;
 use super::super::{ClusterError, Context, LABEL_CLUSTER, kms, machine, registry};
@@ -73,7 +73,7 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
     let fixed = &addresses_for(context, record, &network).await?;
     let addresses = if fixed.is_empty() { Addresses::Chosen } else { Addresses::Fixed };
     let plans: Vec<NodePlan> = state.nodes.iter().map(|(plan, _)| plan.clone()).collect();
-    let proxies = proxies(|name| std::env::var(name).ok(), &record.profile, &record.base, &plans, &network.subnets);
+    let proxies = machine::proxies_of(record, &plans, &network.subnets);
     let registry_files = &match registries {
         Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
         None => Vec::new(),
@@ -102,15 +102,11 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         let id = context.engine.create_container(spec).await?;
         let early = early_part(archive).map_err(|reason| SnapshotError::Archive { node: plan.name.clone(), reason })?;
         context.engine.put_archive(&id, early).await?;
-        if !registry_files.is_empty() {
-            context.engine.put_archive(&id, pack(registry_files)).await?;
-        }
-        let own = machine::files(context, info, &id, authorities, &plan.limits).await?;
-        if !own.is_empty() {
-            context.engine.put_archive(&id, pack(&own)).await?;
-        }
-        if plan.role == Role::ControlPlane && !plugin.is_empty() {
-            context.engine.put_archive(&id, pack(plugin)).await?;
+        let node = Node::new(context.engine.clone(), next_name(&plan.name), plan.role);
+        node.put_files(registry_files).await?;
+        node.put_files(&machine::files(info, &node, authorities, &plan.limits).await?).await?;
+        if plan.role == Role::ControlPlane {
+            node.put_files(plugin).await?;
         }
         Ok::<_, ClusterError>(())
     }))

@@ -21,13 +21,16 @@ fn scripts(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn shellcheck_has_nothing_to_say() {
+    check("sh", &["src", "tests/kind_files", "tests/node-image/build", "tests/xtask/fresh"]);
+    check("bash", &["tests/e2e"]);
+}
+
+fn check(shell: &str, folders: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let scripts: Vec<_> = ["src", "tests/kind_files", "tests/node-image/build", "tests/xtask/fresh"]
-        .into_iter()
-        .flat_map(|folder| scripts(&root.join(folder)))
-        .collect();
+    let scripts: Vec<_> = folders.iter().flat_map(|folder| scripts(&root.join(folder))).collect();
     assert!(!scripts.is_empty());
-    match Command::new("shellcheck").args(["--shell=sh", "--severity=style"]).args(&scripts).output() {
+    let shell = format!("--shell={shell}");
+    match Command::new("shellcheck").args([&shell, "--severity=style"]).args(&scripts).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
         Err(error) if std::env::var_os("CI").is_none() => {
             eprintln!("shellcheck does not run ({error}): nothing is proven")

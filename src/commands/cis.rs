@@ -95,7 +95,12 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
             let source = Source::parse(source)?;
             let theirs = cis::kube_bench::run(&source, &client, &nodes, benchmark).await?;
             step.done();
-            let all = results::assess(&facts, benchmark, &exceptions, &Selection::default());
+            // Of one that does not know the newest benchmark yet, by its own numbers.
+            let used = theirs.iter().find_map(|(_, theirs)| theirs.benchmark()).unwrap_or(benchmark);
+            if used != benchmark {
+                context.reporter.warn(&format!("this kube-bench does not know {benchmark}: held against its {used}"));
+            }
+            let all = results::assess(&facts, used, &exceptions, &Selection::default());
             Some(theirs.iter().flat_map(|(node, theirs)| compare(&all, node, theirs)).collect::<Vec<_>>())
         }
         None => None,
@@ -112,25 +117,30 @@ pub(super) async fn cis(global: &Global, arguments: &grammar::Cis) -> Result<Exi
         Output::Text => {
             let colours = console::colors_enabled();
             let head = format!("{}: Kubernetes {}, {benchmark}\n", facts.cluster, facts.version);
-            let mut text = printable(&head) + &text(&findings, colours);
+            let mut text = printable(&head) + &text(&findings, arguments.verbose, colours);
             if let Some(pairs) = &pairs {
                 text.push_str(&printable(&comparison(pairs)));
             }
             present::print(text.as_bytes());
         }
     }
-    if pairs.iter().flatten().any(Pair::is_unexplained) {
-        return Ok(ExitCode::from(UNEXPLAINED));
-    }
-    Ok(if fails(&findings, arguments.fail_on) { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+    let in_part = !facts.gaps_of(arguments.node.as_deref()).is_empty();
+    Ok(ExitCode::from(exit_status(&findings, in_part, pairs.as_deref().unwrap_or_default(), arguments.fail_on)))
 }
 
-fn fails(findings: &[Finding], on: FailOn) -> bool {
-    findings.iter().any(|finding| match on {
-        FailOn::Fail => finding.status == Status::Fail,
-        FailOn::Warn => matches!(finding.status, Status::Fail | Status::Warn),
+/// How the command ends. What could not be looked at is as good as a warning.
+fn exit_status(findings: &[Finding], in_part: bool, pairs: &[Pair], on: FailOn) -> u8 {
+    let is = |wanted: &[Status]| findings.iter().any(|finding| wanted.contains(&finding.status));
+    let found = match on {
+        FailOn::Fail => is(&[Status::Fail]),
+        FailOn::Warn => in_part || is(&[Status::Fail, Status::Warn]),
         FailOn::Never => false,
-    })
+    };
+    match (pairs.iter().any(Pair::is_unexplained), found) {
+        (true, _) => UNEXPLAINED,
+        (false, true) => FOUND,
+        (false, false) => 0,
+    }
 }
 
 /// Findings of one control that say the same, and the nodes that they are of.
@@ -140,7 +150,7 @@ struct Row<'f> {
 }
 
 /// All findings by section, what failed first, what nodes have in common in one row.
-fn text(findings: &[Finding], colours: bool) -> String {
+fn text(findings: &[Finding], verbose: bool, colours: bool) -> String {
     let mut sections: Vec<(&str, Vec<Row<'_>>)> = Vec::new();
     for finding in findings {
         let name = section(finding.id);
@@ -172,7 +182,7 @@ fn text(findings: &[Finding], colours: bool) -> String {
         for row in rows {
             // Where all nodes that a control is about agree, they need not be named.
             let all = findings.iter().filter(|finding| finding.id == row.finding.id).count();
-            lines.push_str(&line(&row, all, colours));
+            lines.push_str(&line(&row, all, verbose, colours));
         }
     }
     let totals = Totals::of(findings);
@@ -187,7 +197,7 @@ fn style(colours: bool, style: Style) -> Style {
     style.force_styling(colours)
 }
 
-fn line(row: &Row<'_>, nodes: usize, colours: bool) -> String {
+fn line(row: &Row<'_>, nodes: usize, verbose: bool, colours: bool) -> String {
     let finding = row.finding;
     let colour = match finding.status {
         Status::Fail => Style::new().red().bold(),
@@ -201,10 +211,11 @@ fn line(row: &Row<'_>, nodes: usize, colours: bool) -> String {
         some if some.len() == nodes => String::new(),
         some => format!("  [{}]", some.join(", ")),
     };
-    let level = if finding.control.level > 1 { format!(" (level {})", finding.control.level) } else { String::new() };
+    let level = if finding.control.level > 1 { format!("level {}, ", finding.control.level) } else { String::new() };
+    let class = format!(" ({level}{})", finding.kind.word());
     let word = style(colours, colour).apply_to(format!("{:<8}", finding.status.word()));
-    let mut text = format!("{word} {:<7}{}{level}{}\n", finding.id, finding.control.title, one_line(&at));
-    if finding.status == Status::Pass {
+    let mut text = format!("{word} {:<7}{}{class}{}\n", finding.id, finding.control.title, one_line(&at));
+    if finding.status == Status::Pass && !verbose {
         return text;
     }
     let dim = style(colours, Style::new().dim());
@@ -213,7 +224,8 @@ fn line(row: &Row<'_>, nodes: usize, colours: bool) -> String {
         Some(reason) => {
             text.push_str(&format!("{:16}{}\n", "", dim.apply_to(format!("excepted: {}", one_line(reason)))))
         }
-        None => text.push_str(&format!("{:16}{}\n", "", dim.apply_to(results::remedy(finding.control.remedy)))),
+        None if finding.status == Status::Pass => {}
+        None => text.push_str(&format!("{:16}{}\n", "", dim.apply_to(one_line(&finding.remedy)))),
     }
     text
 }
@@ -255,4 +267,62 @@ fn comparison(pairs: &[Pair]) -> String {
         text.push_str(&present::table(&["CONTROL", "NODE", "OURS", "KUBE-BENCH", "OURS IS", "WHY"], &rows));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::cis::{Kind, find};
+
+    fn finding(status: Status) -> Finding {
+        Finding {
+            control: find(Benchmark::NEWEST, "1.2.15").unwrap(),
+            id: "1.2.15",
+            kind: Kind::Scored,
+            node: Some("n".to_owned()),
+            status,
+            evidence: "--profiling=false".to_owned(),
+            found: Vec::new(),
+            remedy: "--set this=that".to_owned(),
+            reason: (status == Status::Excepted).then(|| "because".to_owned()),
+        }
+    }
+
+    fn pair(relation: Relation, scored: bool, why: Option<&'static str>) -> Pair {
+        let id = "1.2.15".to_owned();
+        Pair { node: "n".to_owned(), id, scored, ours: None, theirs: None, relation, why }
+    }
+
+    #[test]
+    fn how_it_ends_is_told_by_what_was_found_and_what_it_was_told_to_fail_on() {
+        use FailOn::{Fail, Never, Warn};
+        let ends = |status: Status, on: FailOn| exit_status(&[finding(status)], false, &[], on);
+        for (status, expected) in [
+            (Status::Fail, [3, 3, 0]),
+            (Status::Warn, [0, 3, 0]),
+            (Status::Excepted, [0, 0, 0]),
+            (Status::Pass, [0, 0, 0]),
+        ] {
+            assert_eq!([Fail, Warn, Never].map(|on| ends(status, on)), expected, "{status:?}");
+        }
+        // A node that was not looked at is no node that holds.
+        assert_eq!([Fail, Warn, Never].map(|on| exit_status(&[finding(Status::Pass)], true, &[], on)), [0, 3, 0]);
+        let beside = |one: Pair| exit_status(&[finding(Status::Fail)], false, &[one], Fail);
+        assert_eq!(beside(pair(Relation::Same, true, None)), 3);
+        assert_eq!(beside(pair(Relation::Laxer, false, Some("known"))), 3);
+        assert_eq!(beside(pair(Relation::Laxer, false, None)), 4);
+        // What is scored is not to differ, whatever is known of it.
+        assert_eq!(beside(pair(Relation::Stricter, true, Some("known"))), 4);
+        assert_eq!(exit_status(&[], false, &[pair(Relation::Missing, false, None)], Never), 4);
+    }
+
+    #[test]
+    fn what_passed_shows_its_evidence_when_it_is_asked_for() {
+        let shown = |status, verbose| text(&[finding(status)], verbose, false);
+        assert!(shown(Status::Pass, false).contains("(automated)\n\n1 passed"), "{}", shown(Status::Pass, false));
+        let told = shown(Status::Pass, true);
+        assert!(told.contains("--profiling=false") && !told.contains("this=that"), "{told}");
+        assert!(shown(Status::Fail, false).contains("--set this=that"));
+        assert!(shown(Status::Excepted, false).contains("excepted: because"));
+    }
 }

@@ -298,13 +298,16 @@ pub struct Cis {
     /// Only controls up to this level
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub level: Option<u8>,
-    /// The version of the benchmark, such as cis-1.12, instead of the one for the cluster's Kubernetes
+    /// The version of the benchmark, such as cis-2.0, instead of the one for the cluster's Kubernetes
     #[arg(long, value_name = "VERSION")]
     pub benchmark: Option<Benchmark>,
     /// Run the real kube-bench on every node, too, and hold both verdicts side by side; ends with 4 if they differ and nobody
     /// knows why. A program with its folder `cfg` beside it, an archive of its image, or an image
     #[arg(long, value_name = "BINARY|TAR|IMAGE", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_IMAGE)]
     pub kube_bench: Option<String>,
+    /// Show the evidence of what passed, too
+    #[arg(short, long)]
+    pub verbose: bool,
     /// What makes the command end with 3
     #[arg(long, value_enum, default_value_t = FailOn::Fail, value_name = "STATUS")]
     pub fail_on: FailOn,
@@ -364,7 +367,7 @@ pub enum ReportForm {
 pub enum FailOn {
     /// A control that is scored and does not hold
     Fail,
-    /// Any control that neither holds nor is excepted
+    /// Any control that neither holds nor is excepted, and what could not be looked at
     Warn,
     /// Nothing
     Never,

@@ -1,6 +1,9 @@
 //! What a teacher can break in a cluster: each break, the control of the CIS benchmark that it is against, and what puts
 //! it right. Pure: breaking is `operations::breakage`' part.
 
+use serde::Deserialize as _;
+use serde_json::Value;
+
 /// Something to be broken.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Break {
@@ -66,7 +69,7 @@ pub enum Action {
     },
     /// Objects are made.
     Objects {
-        /// What what is found names.
+        /// What is found, by its whole name.
         shows: &'static str,
         /// The objects, as YAML.
         text: &'static str,
@@ -289,7 +292,7 @@ pub const BREAKS: [Break; 46] = [
         name: "cluster-admin",
         control: "5.1.1",
         action: Action::Objects {
-            shows: "support",
+            shows: "support: service account default/default",
             text: "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: support}\n\
              roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}\n\
              subjects: [{kind: ServiceAccount, name: default, namespace: default}]\n",
@@ -299,7 +302,7 @@ pub const BREAKS: [Break; 46] = [
         name: "secret-readers",
         control: "5.1.2",
         action: Action::Objects {
-            shows: "secret-audit",
+            shows: "group system:authenticated by secret-audit",
             text: "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: secret-audit}\n\
              rules: [{apiGroups: [''], resources: [secrets], verbs: [get, list]}]\n---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: secret-audit}\n\
@@ -346,8 +349,22 @@ impl Break {
             Action::Kubelet { field, value } => {
                 format!("{} of the kubelet's configuration is {value}", field.trim_start_matches('/').replace('/', "."))
             }
-            Action::Objects { shows, .. } => format!("{shows} was made"),
+            Action::Objects { .. } => {
+                let objects = self.objects().into_iter().map(|(kind, name)| format!("{kind} {name}"));
+                format!("made: {}", objects.collect::<Vec<_>>().join(", "))
+            }
         }
+    }
+
+    /// The objects that are made: kind and name.
+    #[must_use]
+    pub fn objects(&self) -> Vec<(String, String)> {
+        let (Action::Objects { text, .. } | Action::PlainText { secret: text }) = self.action else {
+            return Vec::new();
+        };
+        let documents = serde_yaml::Deserializer::from_str(text).filter_map(|one| Value::deserialize(one).ok());
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        documents.map(|object| (word(&object["kind"]), word(&object["metadata"]["name"]))).collect()
     }
 }
 
@@ -380,6 +397,13 @@ mod tests {
         for one in &BREAKS {
             if let Action::Objects { text, .. } | Action::PlainText { secret: text } = one.action {
                 crate::documents::bounds::check_stream(text).unwrap_or_else(|error| panic!("{}: {error}", one.name));
+                let objects = one.objects();
+                assert_eq!(
+                    objects.len(),
+                    text.lines().filter(|line| line.starts_with("kind: ")).count(),
+                    "{objects:?}"
+                );
+                assert!(objects.iter().all(|(kind, name)| !kind.is_empty() && !name.is_empty()), "{objects:?}");
             }
         }
     }

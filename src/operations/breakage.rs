@@ -12,7 +12,8 @@ use crate::adapters::kubernetes::{self, ApiError};
 use crate::adapters::node::{Node, NodeError};
 use crate::documents::bounds::check_stream;
 use crate::documents::breakage::{Action, BREAKS, Break};
-use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess, results};
+use crate::documents::cis::facts::{Facts, Metadata};
+use crate::documents::cis::{self as cis_document, Benchmark, Finding, Selection, Status, assess};
 use crate::documents::encryption::Config;
 use crate::documents::static_pod::{Change, StaticPod};
 use crate::documents::yaml;
@@ -105,6 +106,18 @@ pub enum BreakageError {
         /// What is wrong.
         reason: String,
     },
+    /// What would be made is there.
+    #[error("{name} would make the {object}, which the cluster has already: nothing was broken")]
+    #[diagnostic(
+        code(kprov::breakage::taken),
+        help("rename or remove it, choose something else, or `kprov reset` if it is from a lesson before")
+    )]
+    Taken {
+        /// The break.
+        name: &'static str,
+        /// The object.
+        object: String,
+    },
     /// What is chosen cannot be written down.
     #[error("what is to be broken cannot be written down ({0}): nothing was broken")]
     #[diagnostic(code(kprov::breakage::answers))]
@@ -165,10 +178,11 @@ fn findings<'f>(findings: &'f [Finding], one: &Break) -> Vec<&'f Finding> {
     findings.iter().filter(|finding| cis_document::is(finding.control, Benchmark::NEWEST, one.control)).collect()
 }
 
-/// Whether a finding is of what was broken. A control that objects are against may not hold for other reasons, too.
+/// Whether a finding is of what was broken. A control that objects are against may not hold for other reasons, too, of which the
+/// evidence names but some.
 fn catches(finding: &Finding, one: &Break) -> bool {
     let shown = match one.action {
-        Action::Objects { shows, .. } => finding.evidence.contains(shows),
+        Action::Objects { shows, .. } => finding.found.iter().any(|name| name == shows),
         _ => true,
     };
     finding.status != Status::Pass && shown
@@ -192,12 +206,12 @@ pub async fn run(
     choice: &Choice,
     keep: impl FnOnce(&[&'static Break]) -> std::io::Result<()>,
 ) -> Result<Vec<Answer>, BreakageError> {
-    let before = look(target).await?;
-    let chosen = choose(&before, choice)?;
+    let (facts, before) = look(target).await?;
+    let chosen = choose(&facts, &before, choice)?;
     keep(&chosen).map_err(|error| BreakageError::Kept(error.to_string()))?;
     break_all(reporter, target, control_planes, &chosen).await?;
     let step = reporter.stage("Making sure that it is found");
-    let after = look(target).await?;
+    let (_, after) = look(target).await?;
     let mut answers = Vec::new();
     for one in chosen {
         let found = findings(&after, one);
@@ -211,24 +225,42 @@ pub async fn run(
             node: caught.node.clone(),
             done: one.describe(),
             seen: caught.evidence.clone(),
-            remedy: results::remedy(caught.control.remedy),
+            remedy: caught.remedy.clone(),
         });
     }
     step.done();
     Ok(answers)
 }
 
-async fn look(target: &Target<'_>) -> Result<Vec<Finding>, CisError> {
+async fn look(target: &Target<'_>) -> Result<(Facts, Vec<Finding>), CisError> {
     let facts = cis::gather(target).await?;
     // Without exceptions: what is excepted was broken before.
-    Ok(assess(&facts, facts.benchmark(), &[], &Selection::default()))
+    let findings = assess(&facts, facts.benchmark(), &[], &Selection::default());
+    Ok((facts, findings))
 }
 
-fn choose(before: &[Finding], choice: &Choice) -> Result<Vec<&'static Break>, BreakageError> {
+/// What is there already of that which a break would make: it is somebody's, and would be written over.
+fn taken(facts: &Facts, one: &Break) -> Option<String> {
+    let of_cluster = |metadata: &Metadata, name: &str| metadata.namespace.is_none() && metadata.name == name;
+    let objects = &facts.objects;
+    let found = one.objects().into_iter().find(|(kind, name)| match kind.as_str() {
+        "ClusterRole" => objects.roles.iter().any(|role| of_cluster(&role.metadata, name)),
+        "ClusterRoleBinding" => objects.bindings.iter().any(|binding| of_cluster(&binding.metadata, name)),
+        _ => objects.in_default.contains(&format!("{} {name}", kind.to_lowercase())),
+    });
+    found.map(|(kind, name)| format!("{kind} {name}"))
+}
+
+fn choose(facts: &Facts, before: &[Finding], choice: &Choice) -> Result<Vec<&'static Break>, BreakageError> {
     match choice {
         Choice::Named(names) => {
             let named = |name: &String| Break::named(name).ok_or_else(|| BreakageError::Unknown { name: name.clone() });
             let chosen = names.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+            for one in &chosen {
+                if let Some(object) = taken(facts, one) {
+                    return Err(BreakageError::Taken { name: one.name, object });
+                }
+            }
             let broken: Vec<String> =
                 chosen.iter().filter(|one| !holds(before, one)).map(|one| one.name.to_owned()).collect();
             match broken.is_empty() {
@@ -237,7 +269,8 @@ fn choose(before: &[Finding], choice: &Choice) -> Result<Vec<&'static Break>, Br
             }
         }
         Choice::Random(wanted) => {
-            let mut left: Vec<&'static Break> = BREAKS.iter().filter(|one| holds(before, one)).collect();
+            let mut left: Vec<&'static Break> =
+                BREAKS.iter().filter(|one| holds(before, one) && taken(facts, one).is_none()).collect();
             if left.len() < *wanted {
                 return Err(BreakageError::NothingLeft { names: Vec::new(), wanted: *wanted, left: left.len() });
             }
@@ -383,7 +416,7 @@ async fn comes_into_force(target: &Target<'_>, node: &Node, one: &Break) -> Resu
         here.any(|finding| catches(finding, one) && !finding.evidence.contains("does not run"))
     };
     let watch = async {
-        while !look(target).await.is_ok_and(|all| seen(&all)) {
+        while !look(target).await.is_ok_and(|(_, all)| seen(&all)) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
@@ -467,6 +500,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::documents::cis::facts::Binding;
 
     #[test]
     fn a_field_is_put_where_it_belongs() {
@@ -515,23 +549,64 @@ mod tests {
     fn finding(id: &'static str, status: Status) -> Finding {
         let control = cis_document::find(Benchmark::NEWEST, id).unwrap();
         let kind = control.place(Benchmark::NEWEST).unwrap().kind;
-        Finding { control, id, kind, node: None, status, evidence: String::new(), reason: None }
+        Finding {
+            control,
+            id,
+            kind,
+            node: None,
+            status,
+            evidence: String::new(),
+            found: Vec::new(),
+            remedy: String::new(),
+            reason: None,
+        }
     }
 
     #[test]
     fn only_what_holds_is_broken() {
+        let nothing = Facts::default();
         let all: Vec<Finding> = BREAKS.iter().map(|one| finding(one.control, Status::Pass)).collect();
-        let random = choose(&all, &Choice::Random(BREAKS.len())).unwrap();
+        let random = choose(&nothing, &all, &Choice::Random(BREAKS.len())).unwrap();
         let mut names: Vec<&str> = random.iter().map(|one| one.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), BREAKS.len());
         let one = [finding("1.2.15", Status::Pass), finding("1.2.17", Status::Fail)];
-        assert_eq!(choose(&one, &Choice::Random(1)).unwrap()[0].name, "profiling");
-        assert!(matches!(choose(&one, &Choice::Random(2)), Err(BreakageError::NothingLeft { left: 1, .. })));
-        let named = |name: &str| choose(&one, &Choice::Named(vec![name.to_owned()]));
+        assert_eq!(choose(&nothing, &one, &Choice::Random(1)).unwrap()[0].name, "profiling");
+        assert!(matches!(choose(&nothing, &one, &Choice::Random(2)), Err(BreakageError::NothingLeft { left: 1, .. })));
+        let named = |name: &str| choose(&nothing, &one, &Choice::Named(vec![name.to_owned()]));
         assert!(named("profiling").is_ok());
         assert!(matches!(named("audit-age"), Err(BreakageError::NothingLeft { .. })));
         assert!(matches!(named("nonsense"), Err(BreakageError::Unknown { .. })));
+    }
+
+    #[test]
+    fn what_is_somebodys_is_not_written_over_and_what_is_found_is_told_by_its_whole_name() {
+        let all: Vec<Finding> = BREAKS.iter().map(|one| finding(one.control, Status::Pass)).collect();
+        let mut facts = Facts::default();
+        facts.objects.in_default = vec!["secret payroll".to_owned()];
+        let role = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        facts.objects.roles = vec![role("operator")];
+        let mut binding: Binding = serde_json::from_value(json!({"metadata": {"name": "support"}})).unwrap();
+        facts.objects.bindings = vec![binding.clone()];
+        let named = |facts: &Facts, name: &str| choose(facts, &all, &Choice::Named(vec![name.to_owned()]));
+        for name in ["plain-secret", "wildcard-role", "cluster-admin"] {
+            assert!(matches!(named(&facts, name), Err(BreakageError::Taken { .. })), "{name}");
+        }
+        assert!(named(&facts, "secret-readers").is_ok());
+        assert_eq!(choose(&facts, &all, &Choice::Random(BREAKS.len() - 3)).unwrap().len(), BREAKS.len() - 3);
+        // One of a namespace is another.
+        binding.metadata.namespace = Some("shop".to_owned());
+        facts.objects.bindings = vec![binding];
+        assert!(named(&facts, "cluster-admin").is_ok());
+
+        let cluster_admin = Break::named("cluster-admin").unwrap();
+        let mut seen = finding("5.1.1", Status::Warn);
+        seen.evidence = "besides system:masters, supporters: user eve".to_owned();
+        seen.found = vec!["supporters: user eve".to_owned()];
+        assert!(!catches(&seen, cluster_admin));
+        seen.found.extend((0..9).map(|number| format!("b{number}: user u")));
+        seen.found.push("support: service account default/default".to_owned());
+        assert!(catches(&seen, cluster_admin));
     }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct Benchmark(u8);
 
 /// The name of each version, the oldest first, and the first minor version of Kubernetes that it is for.
-const VERSIONS: [(&str, u64); 9] = [
+const VERSIONS: [(&str, u64); 10] = [
     ("cis-1.20", 19),
     ("cis-1.23", 22),
     ("cis-1.24", 24),
@@ -18,6 +18,7 @@ const VERSIONS: [(&str, u64); 9] = [
     ("cis-1.10", 28),
     ("cis-1.11", 29),
     ("cis-1.12", 32),
+    ("cis-2.0", 34),
 ];
 
 impl Benchmark {
@@ -39,8 +40,10 @@ impl Benchmark {
     pub const V1_11: Self = Self(7);
     /// 1.12
     pub const V1_12: Self = Self(8);
+    /// 2.0
+    pub const V2_0: Self = Self(9);
     /// The newest one.
-    pub const NEWEST: Self = Self::V1_12;
+    pub const NEWEST: Self = Self::V2_0;
 
     /// Every version, the oldest first.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -52,6 +55,12 @@ impl Benchmark {
     #[must_use]
     pub fn for_kubernetes(minor: u64) -> Self {
         Self::all().take_while(|version| VERSIONS[usize::from(version.0)].1 <= minor).last().unwrap_or(Self::V1_20)
+    }
+
+    /// The version before it.
+    #[must_use]
+    pub fn before(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
     }
 
     /// The name, as kube-bench has it: `cis-1.12`.
@@ -99,7 +108,8 @@ mod tests {
         assert_eq!([22, 23].map(name), ["cis-1.23"; 2]);
         assert_eq!([24, 25, 26, 27, 28].map(name), ["cis-1.24", "cis-1.7", "cis-1.8", "cis-1.9", "cis-1.10"]);
         assert_eq!([29, 30, 31].map(name), ["cis-1.11"; 3]);
-        assert_eq!([32, 34, 36, 99].map(name), ["cis-1.12"; 4]);
+        assert_eq!([32, 33].map(name), ["cis-1.12"; 2]);
+        assert_eq!([34, 35, 36, 99].map(name), ["cis-2.0"; 4]);
     }
 
     #[test]
@@ -107,6 +117,8 @@ mod tests {
         assert_eq!("cis-1.7".parse::<Benchmark>().unwrap(), Benchmark::V1_7);
         assert_eq!("1.12".parse::<Benchmark>().unwrap(), Benchmark::V1_12);
         assert!("cis-9".parse::<Benchmark>().unwrap_err().to_string().contains("cis-9"));
-        assert!(Benchmark::V1_24 < Benchmark::V1_7);
+        assert_eq!("2.0".parse::<Benchmark>().unwrap(), Benchmark::NEWEST);
+        assert!(Benchmark::V1_24 < Benchmark::V1_7 && Benchmark::V1_12 < Benchmark::V2_0);
+        assert_eq!((Benchmark::V2_0.before(), Benchmark::V1_20.before()), (Some(Benchmark::V1_12), None));
     }
 }

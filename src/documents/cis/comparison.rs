@@ -61,7 +61,13 @@ impl KubeBench {
         }
     }
 
-    /// The version of the benchmark that it has used.
+    /// The version of the benchmark that it has used, if that is known.
+    #[must_use]
+    pub fn benchmark(&self) -> Option<Benchmark> {
+        self.version().parse().ok()
+    }
+
+    /// The name of the version of the benchmark that it has used.
     #[must_use]
     pub fn version(&self) -> &str {
         self.controls.first().map_or("", |part| part.version.as_str())
@@ -103,10 +109,10 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Whether the two differ and nobody knows why.
+    /// Whether the two differ in what nobody knows why, or in what is scored, where they are not to differ at all.
     #[must_use]
     pub fn is_unexplained(&self) -> bool {
-        self.relation != Relation::Same && self.why.is_none()
+        self.relation != Relation::Same && (self.scored || self.why.is_none())
     }
 }
 
@@ -170,7 +176,7 @@ const KNOWN: [(Benchmark, &[&str], Relation, &str); 13] = [
         Benchmark::V1_12,
         &["5.1.3", "5.1.6", "5.2.2", "5.2.3", "5.2.4", "5.2.5", "5.2.6"],
         Relation::Laxer,
-        "kube-bench counts roles and pods without which there is no cluster; ours counts them apart",
+        "kube-bench counts roles and pods without which there is no cluster, and its own; ours counts them apart",
     ),
     (
         Benchmark::V1_12,
@@ -279,7 +285,17 @@ mod tests {
     fn finding(id: &'static str, status: Status) -> Finding {
         let control = find(Benchmark::V1_12, id).unwrap();
         let kind = control.place(Benchmark::V1_12).unwrap().kind;
-        Finding { control, id, kind, node: Some("n".to_owned()), status, evidence: String::new(), reason: None }
+        Finding {
+            control,
+            id,
+            kind,
+            node: Some("n".to_owned()),
+            status,
+            evidence: String::new(),
+            found: Vec::new(),
+            remedy: String::new(),
+            reason: None,
+        }
     }
 
     fn pairs(findings: &[Finding], results: &str) -> Vec<Pair> {
@@ -340,6 +356,13 @@ mod tests {
             r#"{"test_number": "1.2.15", "status": "PASS", "scored": false, "type": "manual"}"#,
         );
         assert!(found[0].scored && found[0].is_unexplained(), "{found:?}");
+    }
+
+    #[test]
+    fn a_scored_verdict_that_differs_is_told_even_where_the_reason_is_known() {
+        let theirs = r#"{"test_number": "4.3.1", "status": "PASS", "scored": true}"#;
+        let found = pairs(&[finding("4.3.1", Status::Fail)], theirs);
+        assert!(found[0].why.is_some() && found[0].is_unexplained(), "{found:?}");
     }
 
     #[test]

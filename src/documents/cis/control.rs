@@ -16,6 +16,17 @@ pub enum Kind {
     Manual,
 }
 
+impl Kind {
+    /// How the benchmark says that a control is assessed: `automated` or `manual`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Scored | Self::Automated => "automated",
+            Self::Manual => "manual",
+        }
+    }
+}
+
 /// The number of a control in a range of versions.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
@@ -215,6 +226,8 @@ impl Files {
 pub enum Remedy {
     /// Fields of a profile, as `--set` takes them.
     Set(&'static [&'static str]),
+    /// An admission plugin that is switched on beside those that are on, and fields of a profile that it needs.
+    Plugin(&'static str, &'static [&'static str]),
     /// Something that a person has to do.
     Do(&'static str),
 }

@@ -6,8 +6,7 @@ use super::audit_policy;
 use super::evaluate::same;
 use super::facts::{EncryptionRule, Facts, NodeFacts};
 use super::flags;
-use super::rbac::some;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, some};
 
 fn rules(node: &NodeFacts) -> Result<&[EncryptionRule], Verdict> {
     if node.api_server_flag("encryption-provider-config").is_none() {
@@ -150,11 +149,16 @@ pub(super) fn bootstrap_tokens(facts: &Facts) -> Verdict {
     }
 }
 
+fn no_audit_policy() -> Verdict {
+    Verdict::fail("there is no audit policy")
+}
+
 pub(super) fn audit_coverage(node: &NodeFacts, _: &Facts) -> Verdict {
-    match &node.audit_policy {
-        Some(policy) => audit_policy::judge(policy),
-        None => Verdict::fail("there is no audit policy"),
-    }
+    node.audit_policy.as_ref().map_or_else(no_audit_policy, audit_policy::judge)
+}
+
+pub(super) fn audit_coverage_of_credentials_too(node: &NodeFacts, _: &Facts) -> Verdict {
+    node.audit_policy.as_ref().map_or_else(no_audit_policy, audit_policy::judge_credentials_too)
 }
 
 /// kube-proxy shows its metrics to the node alone.

@@ -38,12 +38,18 @@ impl Facts {
     /// What there is to be told of how this was looked at: nodes that were not, and kubelets that are judged by their files alone.
     #[must_use]
     pub fn gaps(&self) -> Vec<String> {
+        self.gaps_of(None)
+    }
+
+    /// The same of one node alone, or of all.
+    #[must_use]
+    pub fn gaps_of(&self, only: Option<&str>) -> Vec<String> {
         let mut gaps = Vec::new();
         let unseen = self.unseen();
-        if !unseen.is_empty() {
+        if !unseen.is_empty() && only.is_none() {
             gaps.push(format!("not looked at, since no container here is called so: {}", unseen.join(", ")));
         }
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| only.is_none_or(|only| node.name == only)) {
             if let Some(Err(reason)) = node.kubelet_running.as_ref().filter(|_| node.processes.contains_key("kubelet"))
             {
                 gaps.push(format!(

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::facts::{Binding, Facts, Role, Rule, Subject};
-use super::verdict::Verdict;
+use super::verdict::{Verdict, some};
 
 /// Namespaces that a cluster has by itself.
 pub(super) const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
@@ -13,19 +13,6 @@ pub(super) const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "
 /// Whether a namespace is the cluster's own.
 pub(super) fn is_system(namespace: &str) -> bool {
     SYSTEM_NAMESPACES.contains(&namespace)
-}
-
-/// How many names evidence lists.
-const NAMED: usize = 5;
-
-/// Some names, and how many more there are.
-pub(super) fn some<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
-    let names: Vec<&String> = names.into_iter().collect();
-    let mut shown: Vec<String> = names.iter().take(NAMED).map(|name| (*name).clone()).collect();
-    if names.len() > NAMED {
-        shown.push(format!("and {} more", names.len() - NAMED));
-    }
-    shown.join(", ")
 }
 
 fn describe(subject: &Subject) -> String {
@@ -38,23 +25,106 @@ fn describe(subject: &Subject) -> String {
     }
 }
 
-/// Whether a subject is Kubernetes itself, or one of the cluster's own add-ons. Everybody who is authenticated, or nobody
-/// in particular, is not.
+/// The service accounts of the cluster's own namespaces that Kubernetes' controllers, kubeadm's add-ons and kind's bring (Kubernetes,
+/// plugin/pkg/auth/authorizer/rbac/bootstrappolicy/controller_policy.go, versions 1.19 to 1.37). Others there are somebody's.
+const OWN_ACCOUNTS: [(&str, &[&str]); 2] = [
+    (
+        "kube-system",
+        &[
+            "attachdetach-controller",
+            "bootstrap-signer",
+            "certificate-controller",
+            "clusterrole-aggregation-controller",
+            "coredns",
+            "cronjob-controller",
+            "daemon-set-controller",
+            "deployment-controller",
+            "device-taint-eviction-controller",
+            "disruption-controller",
+            "endpoint-controller",
+            "endpointslice-controller",
+            "endpointslicemirroring-controller",
+            "ephemeral-volume-controller",
+            "expand-controller",
+            "generic-garbage-collector",
+            "horizontal-pod-autoscaler",
+            "job-controller",
+            "kindnet",
+            "kube-dns",
+            "kube-proxy",
+            "legacy-service-account-token-cleaner",
+            "namespace-controller",
+            "node-controller",
+            "persistent-volume-binder",
+            "pod-garbage-collector",
+            "podcertificaterequestcleaner",
+            "pv-protection-controller",
+            "pvc-protection-controller",
+            "replicaset-controller",
+            "replication-controller",
+            "resource-claim-controller",
+            "resourcequota-controller",
+            "root-ca-cert-publisher",
+            "route-controller",
+            "selinux-warning-controller",
+            "service-account-controller",
+            "service-cidrs-controller",
+            "service-controller",
+            "statefulset-controller",
+            "storage-version-migrator-controller",
+            "taint-eviction-controller",
+            "token-cleaner",
+            "ttl-after-finished-controller",
+            "ttl-controller",
+            "validatingadmissionpolicy-status-controller",
+            "volumeattributesclass-protection-controller",
+        ],
+    ),
+    ("local-path-storage", &["local-path-provisioner-service-account"]),
+];
+
+fn is_own_account(namespace: &str, name: &str) -> bool {
+    OWN_ACCOUNTS.iter().any(|(of, names)| *of == namespace && names.contains(&name))
+}
+
+/// Whether a user is Kubernetes itself or one of the cluster's own add-ons. By their whole names: anybody may be called
+/// `system:` something.
+pub(super) fn is_own_user(name: &str) -> bool {
+    const OWN: [&str; 6] = [
+        "system:apiserver",
+        "system:kube-controller-manager",
+        "system:kube-scheduler",
+        "system:kube-proxy",
+        "system:volume-scheduler",
+        // The API server, where it talks to kubelets.
+        "kube-apiserver-kubelet-client",
+    ];
+    // Service accounts by the names that they have as users.
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+    OWN.contains(&name) || account.is_some_and(|(namespace, name)| is_own_account(namespace, name))
+}
+
+/// Whether a group is of Kubernetes itself. Its administrators are told of by controls of their own.
+pub(super) fn is_own_group(name: &str) -> bool {
+    let accounts_of = name.strip_prefix("system:serviceaccounts:");
+    matches!(name, "system:nodes" | "system:monitoring") || accounts_of.is_some_and(is_system)
+}
+
+/// Whether a subject is Kubernetes itself, one of the cluster's own add-ons, or its administrators.
 fn is_own(subject: &Subject) -> bool {
-    const EVERYBODY: [&str; 4] =
-        ["system:authenticated", "system:unauthenticated", "system:anonymous", "system:serviceaccounts"];
     match subject.kind.as_str() {
-        "ServiceAccount" => subject.namespace.as_deref().is_some_and(is_system) && subject.name != "default",
-        "Group" if subject.name == "kubeadm:cluster-admins" => true,
-        // The API server itself, where it talks to kubelets.
-        "User" if subject.name == "kube-apiserver-kubelet-client" => true,
-        // Service accounts by the names that they have as users and in groups.
-        "User" if subject.name.starts_with("system:serviceaccount:") => {
-            let account = subject.name.splitn(4, ':').skip(2).collect::<Vec<_>>();
-            matches!(account[..], [namespace, name] if is_system(namespace) && name != "default")
+        "ServiceAccount" => is_own_account(subject.namespace.as_deref().unwrap_or_default(), &subject.name),
+        "Group" => {
+            matches!(
+                subject.name.as_str(),
+                "system:masters"
+                    | "kubeadm:cluster-admins"
+                    | "system:nodes"
+                    | "system:monitoring"
+                    | "system:bootstrappers:kubeadm:default-node-token"
+            )
         }
-        "Group" if subject.name.starts_with("system:serviceaccounts:") => false,
-        _ => subject.name.starts_with("system:") && !EVERYBODY.contains(&subject.name.as_str()),
+        _ => is_own_user(&subject.name),
     }
 }
 
@@ -113,7 +183,7 @@ impl Grant {
         if others.is_empty() {
             Verdict::pass(format!("nobody but Kubernetes and its add-ons ({})", own.len()))
         } else {
-            Verdict::fail(format!("{}; Kubernetes and its add-ons apart ({})", some(&others), own.len()))
+            Verdict::found(&others, format!("; Kubernetes and its add-ons apart ({})", own.len()))
         }
     }
 }
@@ -162,13 +232,16 @@ pub(super) fn bind_impersonate_escalate(facts: &Facts) -> Verdict {
     for binding in &facts.objects.bindings {
         let Some(role) = role_of(binding, facts) else { continue };
         let given = |rule: &Rule| {
-            rule.verbs.iter().any(|verb| matches!(verb.as_str(), "*" | "bind" | "impersonate" | "escalate"))
-                && rule.resources.iter().any(|resource| {
-                    matches!(
-                        resource.as_str(),
-                        "*" | "roles" | "clusterroles" | "users" | "groups" | "serviceaccounts" | "userextras"
-                    )
-                })
+            rule.verbs.iter().any(|verb| {
+                // Also `impersonate:user-info` and its like (Kubernetes 1.35).
+                matches!(verb.as_str(), "*" | "bind" | "escalate") || verb.starts_with("impersonate")
+            }) && rule.resources.iter().any(|resource| {
+                let whole = resource.split('/').next().unwrap_or_default();
+                matches!(
+                    whole,
+                    "*" | "roles" | "clusterroles" | "users" | "groups" | "serviceaccounts" | "userextras" | "uids"
+                )
+            })
         };
         if role.rules.iter().any(given) {
             for subject in &binding.subjects {
@@ -182,7 +255,7 @@ pub(super) fn bind_impersonate_escalate(facts: &Facts) -> Verdict {
     }
     match others.is_empty() {
         true => Verdict::pass(format!("nobody but Kubernetes and its add-ons ({own})")),
-        false => Verdict::fail(format!("{}; Kubernetes and its add-ons apart ({own})", some(&others))),
+        false => Verdict::found(&others, format!("; Kubernetes and its add-ons apart ({own})")),
     }
 }
 
@@ -220,8 +293,23 @@ pub(super) fn cluster_admin(facts: &Facts) -> Verdict {
         }
         false => "",
     };
-    Verdict::fail(format!("besides system:masters, {}{why}", some(&found)))
+    Verdict::found(&found, why).after("besides system:masters, ")
 }
+
+/// The roles of Kubernetes, kubeadm's add-ons and kind's that have a `*`, in any version from 1.19 to 1.37. By their whole names: a label is
+/// put on by anybody.
+const OWN_WILDCARDS: [(Option<&str>, &str); 10] = [
+    (None, "cluster-admin"),
+    (None, "local-path-provisioner-role"),
+    (None, "system:kube-controller-manager"),
+    (None, "system:kubelet-api-admin"),
+    (None, "system:controller:disruption-controller"),
+    (None, "system:controller:generic-garbage-collector"),
+    (None, "system:controller:horizontal-pod-autoscaler"),
+    (None, "system:controller:namespace-controller"),
+    (None, "system:controller:resourcequota-controller"),
+    (None, "system:controller:clusterrole-aggregation-controller"),
+];
 
 pub(super) fn wildcards(facts: &Facts) -> Verdict {
     let wild = |rule: &Rule| {
@@ -231,11 +319,7 @@ pub(super) fn wildcards(facts: &Facts) -> Verdict {
     for role in facts.objects.roles.iter().filter(|role| role.rules.iter().any(wild)) {
         let name = &role.metadata.name;
         let namespace = role.metadata.namespace.as_deref();
-        if role.metadata.labels.contains_key("kubernetes.io/bootstrapping")
-            || name.starts_with("system:")
-            || name == "local-path-provisioner-role"
-            || namespace.is_some_and(is_system)
-        {
+        if OWN_WILDCARDS.contains(&(namespace, name.as_str())) {
             own += 1;
         } else {
             others.push(namespace.map_or_else(|| name.clone(), |space| format!("{space}/{name}")));
@@ -243,7 +327,7 @@ pub(super) fn wildcards(facts: &Facts) -> Verdict {
     }
     match others.is_empty() {
         true => Verdict::pass(format!("only in roles of Kubernetes and its add-ons ({own})")),
-        false => Verdict::fail(format!("{}; roles of Kubernetes and its add-ons apart ({own})", some(&others))),
+        false => Verdict::found(&others, format!("; roles of Kubernetes and its add-ons apart ({own})")),
     }
 }
 

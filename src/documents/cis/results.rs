@@ -8,8 +8,12 @@ use super::benchmark::Benchmark;
 use super::control::{Control, Kind, Remedy};
 use super::evaluate;
 use super::facts::Facts;
+use super::flags;
 use super::table;
 use super::verdict::Status;
+
+/// The flag that switches admission plugins on.
+const PLUGINS: &str = "enable-admission-plugins";
 
 /// What came of a control on a node, or in the cluster.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ pub struct Finding {
     pub status: Status,
     /// What decided.
     pub evidence: String,
+    /// All that was found wrong, by name, where the evidence names but some.
+    pub found: Vec<String>,
+    /// What closes it, in one line.
+    pub remedy: String,
     /// Why it is excepted.
     pub reason: Option<String>,
 }
@@ -35,6 +43,8 @@ pub struct Finding {
 pub struct Exception {
     /// The version of the benchmark that the number is of.
     pub benchmark: Benchmark,
+    /// The newest version of the benchmark that it holds for; all, if there is none.
+    pub until: Option<Benchmark>,
     /// The number.
     pub id: String,
     /// Why.
@@ -67,7 +77,10 @@ pub fn assess(facts: &Facts, benchmark: Benchmark, exceptions: &[Exception], wan
     let mut findings = Vec::new();
     for control in table::controls() {
         let Some(place) = control.place(benchmark).filter(|place| wanted.takes(place.id, control)) else { continue };
-        let exception = exceptions.iter().find(|exception| super::is(control, exception.benchmark, &exception.id));
+        let exception = exceptions.iter().find(|exception| {
+            exception.until.is_none_or(|until| benchmark <= until)
+                && super::is(control, exception.benchmark, &exception.id)
+        });
         for (node, verdict) in evaluate::judge(control, facts) {
             let (status, reason) = match (verdict.holds, exception, place.kind) {
                 (Some(true), ..) => (Status::Pass, None),
@@ -82,6 +95,8 @@ pub fn assess(facts: &Facts, benchmark: Benchmark, exceptions: &[Exception], wan
                 node: node.map(|node| node.name.clone()),
                 status,
                 evidence: verdict.evidence,
+                found: verdict.found,
+                remedy: remedy(control.remedy, facts),
                 reason,
             });
         }
@@ -250,14 +265,30 @@ fn subject(id: &str) -> (&'static str, &'static str, &'static str) {
 }
 
 /// What closes a control, in one line.
-#[must_use]
-pub fn remedy(remedy: Remedy) -> String {
+fn remedy(remedy: Remedy, facts: &Facts) -> String {
+    let set = |fields: &mut dyn Iterator<Item = &str>| {
+        fields.map(|field| format!("--set {}", quoted(field))).collect::<Vec<_>>().join(" ")
+    };
     match remedy {
-        Remedy::Set(fields) => {
-            fields.iter().map(|field| format!("--set {}", quoted(field))).collect::<Vec<_>>().join(" ")
+        Remedy::Set(fields) => set(&mut fields.iter().copied()),
+        Remedy::Plugin(name, fields) => {
+            let list = format!("apiServer.extraArgs.enable-admission-plugins={}", with_plugin(facts, name));
+            set(&mut std::iter::once(list.as_str()).chain(fields.iter().copied()))
+                + " (it is one list: what else is to be on has to be in it)"
         }
         Remedy::Do(text) => text.to_owned(),
     }
+}
+
+/// The admission plugins that an API server has switched on, and one more.
+fn with_plugin(facts: &Facts, plugin: &str) -> String {
+    let on = facts.nodes.iter().find_map(|node| flags::value(node.arguments("kube-apiserver")?, PLUGINS, true));
+    let on = on.unwrap_or_default();
+    let mut list: Vec<&str> = on.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if !list.contains(&plugin) {
+        list.push(plugin);
+    }
+    list.join(",")
 }
 
 /// A word for the shell.
@@ -338,7 +369,7 @@ fn outcome(finding: &Finding) -> Outcome<'_> {
         Kind::Scored | Kind::Automated => ("", "Automated"),
         Kind::Manual => ("manual", "Manual"),
     };
-    let remedy = remedy(finding.control.remedy);
+    let remedy = finding.remedy.clone();
     Outcome {
         test_number: finding.id,
         test_desc: format!("{} ({word})", finding.control.title),

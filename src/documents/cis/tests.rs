@@ -7,7 +7,7 @@ use super::results::document;
 use super::*;
 
 /// How many controls each version has, and how many of them are scored (aquasecurity/kube-bench, `cfg/`).
-const COUNTS: [(Benchmark, usize, usize); 9] = [
+const COUNTS: [(Benchmark, usize, usize); 10] = [
     (Benchmark::V1_20, 123, 69),
     (Benchmark::V1_23, 125, 67),
     (Benchmark::V1_24, 124, 64),
@@ -17,6 +17,7 @@ const COUNTS: [(Benchmark, usize, usize); 9] = [
     (Benchmark::V1_10, 130, 64),
     (Benchmark::V1_11, 133, 65),
     (Benchmark::V1_12, 131, 65),
+    (Benchmark::V2_0, 131, 65),
 ];
 
 #[test]
@@ -260,7 +261,8 @@ fn times_of_zero_in_a_file_are_defaults() {
 #[test]
 fn an_exception_needs_a_control_that_does_not_hold() {
     let facts = with("kube-apiserver", "--profiling=true --anonymous-auth=false");
-    let exception = |benchmark, id: &str| Exception { benchmark, id: id.to_owned(), reason: "because".to_owned() };
+    let exception =
+        |benchmark, id: &str| Exception { benchmark, until: None, id: id.to_owned(), reason: "because".to_owned() };
     let of = |exceptions: &[Exception], benchmark, id: &str| {
         let wanted = Selection { sections: vec![id.to_owned()], level: 0 };
         let finding = assess(&facts, benchmark, exceptions, &wanted).remove(0);
@@ -334,6 +336,13 @@ fn rights_of_others_are_found_and_those_of_the_cluster_are_not() {
     assert_eq!(judged(binding("ServiceAccount", "kindnet", "kube-system")), Status::Pass);
     assert_eq!(judged(binding("User", "system:serviceaccount:kube-system:kindnet", "")), Status::Pass);
     for (kind, name, namespace) in [
+        // Nobody is Kubernetes by the beginning of a name, or by where they are.
+        ("User", "system:eve", ""),
+        ("Group", "system:eves", ""),
+        ("User", "system:node:eve", ""),
+        ("ServiceAccount", "eve", "kube-system"),
+        ("User", "system:serviceaccount:kube-system:eve", ""),
+        ("ServiceAccount", "coredns", "kube-public"),
         ("User", "system:serviceaccount:shop:app", ""),
         ("User", "system:serviceaccount:kube-system:default", ""),
         ("User", "system:serviceaccount:kube-system", ""),
@@ -348,6 +357,36 @@ fn rights_of_others_are_found_and_those_of_the_cluster_are_not() {
     ] {
         assert_eq!(judged(binding(kind, name, namespace)), Status::Warn, "{kind} {name}");
     }
+}
+
+#[test]
+fn what_is_wild_or_lets_become_another_is_found_whatever_it_is_called() {
+    let judged = |id: &str, name: &str, rule: &str| {
+        let label = "kubernetes.io/bootstrapping: rbac-defaults";
+        let mut facts = with("kube-apiserver", "");
+        facts.objects.roles =
+            vec![parsed(&format!("{{metadata: {{name: '{name}', labels: {{{label}}}}}, rules: [{rule}]}}"))];
+        facts.objects.bindings = vec![parsed(&format!(
+            "{{metadata: {{name: b}}, roleRef: {{kind: ClusterRole, name: '{name}'}}, subjects: [{{kind: User, name: eve}}]}}"
+        ))];
+        status(&facts, id)
+    };
+    let all = "{apiGroups: ['*'], resources: ['*'], verbs: ['*']}";
+    assert_eq!(judged("5.1.3", "cluster-admin", all), Status::Pass);
+    for name in ["eve", "system:eve", "system:controller:eve"] {
+        assert_eq!(judged("5.1.3", name, all), Status::Warn, "{name}");
+    }
+    for (resource, verb) in [
+        ("users", "impersonate"),
+        ("userextras/scopes", "impersonate"),
+        ("uids", "impersonate"),
+        ("users", "impersonate:user-info"),
+        ("clusterroles", "escalate"),
+    ] {
+        let rule = format!("{{apiGroups: ['*'], resources: ['{resource}'], verbs: ['{verb}']}}");
+        assert_eq!(judged("5.1.8", "r", &rule), Status::Warn, "{resource} {verb}");
+    }
+    assert_eq!(judged("5.1.8", "r", "{apiGroups: ['*'], resources: [pods], verbs: [get]}"), Status::Pass);
 }
 
 #[test]
@@ -420,6 +459,53 @@ fn default_accounts_give_no_tokens() {
 }
 
 #[test]
+fn an_exception_ends_with_the_version_that_it_is_for() {
+    let facts = with("kube-apiserver", "--profiling=true");
+    let exception = Exception {
+        benchmark: Benchmark::V1_12,
+        until: Some(Benchmark::V1_23),
+        id: "1.2.15".to_owned(),
+        reason: "old".to_owned(),
+    };
+    let status = |benchmark, id: &str| {
+        let wanted = Selection { sections: vec![id.to_owned()], level: 0 };
+        assess(&facts, benchmark, std::slice::from_ref(&exception), &wanted).remove(0).status
+    };
+    assert_eq!(status(Benchmark::V1_20, "1.2.20"), Status::Excepted);
+    assert_eq!(status(Benchmark::V1_23, "1.2.18"), Status::Excepted);
+    assert_eq!(status(Benchmark::V1_24, "1.2.17"), Status::Fail);
+    assert_eq!(status(Benchmark::NEWEST, "1.2.15"), Status::Fail);
+}
+
+#[test]
+fn remedies_of_plugins_keep_those_that_are_on() {
+    let facts = with("kube-apiserver", "--enable-admission-plugins=NodeRestriction,PodSecurity");
+    let remedy = |id: &str| finding(&facts, Benchmark::NEWEST, id).remedy;
+    let list = "--set apiServer.extraArgs.enable-admission-plugins=NodeRestriction,PodSecurity";
+    assert!(remedy("1.2.3").starts_with(&format!("{list},DenyServiceExternalIPs ")), "{}", remedy("1.2.3"));
+    assert!(remedy("1.2.9").starts_with(&format!("{list},EventRateLimit --set 'apiServer.admission.")));
+    assert!(remedy("1.2.14").starts_with(&format!("{list} ")));
+}
+
+#[test]
+fn the_two_newest_versions_differ_in_the_audit_policy_alone() {
+    for control in controls() {
+        let (old, new) = (control.place(Benchmark::V1_12), control.place(Benchmark::V2_0));
+        let same = match (old, new) {
+            (Some(old), Some(new)) => old.id == new.id && old.kind == new.kind,
+            (None, None) => true,
+            _ => old.or(new).is_some_and(|place| place.id == "3.2.2"),
+        };
+        assert!(same, "{}", control.title);
+    }
+    let mut facts = with("kube-apiserver", "--audit-policy-file=/p");
+    let requests = "[{level: None, resources: [{group: certificates.k8s.io}]}, {level: Metadata}]";
+    facts.nodes[0].audit_policy = Some(parsed(&format!("{{rules: {requests}}}")));
+    assert_eq!(finding(&facts, Benchmark::V1_12, "3.2.2").status, Status::Pass);
+    assert_eq!(finding(&facts, Benchmark::V2_0, "3.2.2").status, Status::Warn);
+}
+
+#[test]
 fn the_document_has_kube_benchs_fields() {
     let mut facts = with("kube-apiserver", "--profiling=true");
     facts.nodes.push(node("w", false));
@@ -477,8 +563,11 @@ fn what_reads_kube_benchs_results_reads_ours() {
 fn every_field_of_a_remedy_is_one_of_a_profile() {
     use crate::documents::profile::{SearchPath, load};
     for control in controls() {
-        if let Remedy::Set(fields) = control.remedy {
-            let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+        if let Remedy::Set(fields) | Remedy::Plugin(_, fields) = control.remedy {
+            let mut fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+            if let Remedy::Plugin(plugin, _) = control.remedy {
+                fields.push(format!("apiServer.extraArgs.enable-admission-plugins={plugin}"));
+            }
             let nowhere = SearchPath { current: std::path::PathBuf::from("/nonexistent"), user: None };
             let loaded = load("default", &fields, &nowhere);
             assert!(loaded.is_ok(), "{}: {fields:?}: {:?}", control.title, loaded.err());

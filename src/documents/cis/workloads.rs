@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::facts::{Container, Facts, NodeFacts, Pod, SecurityContext};
 use super::flags;
-use super::rbac::{is_system, some};
-use super::verdict::Verdict;
+use super::rbac::is_system;
+use super::verdict::{Verdict, some};
 
 fn namespace_of(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().unwrap_or_default()

@@ -579,6 +579,9 @@ pub struct CisException {
     /// excepted under whichever number another version gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark: Option<String>,
+    /// The newest version of the benchmark that it holds for. Default: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// Why.
     pub reason: String,
 }
@@ -593,7 +596,8 @@ impl Cis {
     pub fn exceptions(&self) -> Vec<cis::Exception> {
         let known = self.exceptions.iter().filter_map(|exception| {
             let benchmark = exception.benchmark.as_deref().map_or(Ok(cis::Benchmark::NEWEST), str::parse).ok()?;
-            Some(cis::Exception { benchmark, id: exception.id.clone(), reason: exception.reason.clone() })
+            let until = exception.until.as_deref().map(str::parse).transpose().ok()?;
+            Some(cis::Exception { benchmark, until, id: exception.id.clone(), reason: exception.reason.clone() })
         });
         known.collect()
     }

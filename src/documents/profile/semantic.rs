@@ -835,17 +835,16 @@ impl Checks<'_, '_> {
     fn cis(&mut self, cis: &Cis) {
         for (index, exception) in cis.exceptions.iter().enumerate() {
             let path = |field: &str| at!["cis", "exceptions", index, field];
+            let names = [("benchmark", &exception.benchmark), ("until", &exception.until)];
+            for (field, name) in names.into_iter().filter_map(|(field, name)| Some((field, name.as_deref()?))) {
+                if name.parse::<Benchmark>().is_err() {
+                    let message = format!("there is no benchmark `{name}`");
+                    let expected = format!("expected one of {}", benchmark::names());
+                    self.error("profile::cis", message, &path(field), expected);
+                }
+            }
             let benchmark = exception.benchmark.as_deref().map_or(Ok(Benchmark::NEWEST), str::parse);
-            let Ok(benchmark) = benchmark else {
-                let message = format!("there is no benchmark `{}`", exception.benchmark.as_deref().unwrap_or_default());
-                self.error(
-                    "profile::cis",
-                    message,
-                    &path("benchmark"),
-                    format!("expected one of {}", benchmark::names()),
-                );
-                continue;
-            };
+            let Ok(benchmark) = benchmark else { continue };
             match crate::documents::cis::find(benchmark, &exception.id) {
                 None => {
                     let message = format!("{benchmark} has no control `{}`", exception.id);

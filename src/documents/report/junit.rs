@@ -74,7 +74,7 @@ fn properties(cluster: &Cluster) -> String {
 fn case(cluster: &str, row: &Row) -> String {
     let head = format!(
         "    <testcase name=\"{}\" classname=\"{}\" time=\"0\"",
-        xml(&format!("{} {}", row.id, row.title)),
+        xml(&format!("{} {} ({})", row.id, row.title, row.class())),
         xml(&format!("{cluster}.{}", row.node.as_deref().unwrap_or("cluster"))),
     );
     let (evidence, remedy) = (xml(&row.evidence), xml(&row.remedy));
@@ -83,9 +83,16 @@ fn case(cluster: &str, row: &Row) -> String {
         "FAIL" => format!(
             "{head}>\n      <failure message=\"{evidence}\" type=\"FAIL\">{remedy}</failure>\n    </testcase>\n"
         ),
-        _ => {
-            let why = row.reason.as_deref().map_or(evidence, xml);
-            format!("{head}>\n      <skipped message=\"{why}\"/>\n    </testcase>\n")
+        status => {
+            // A reader that knows of skipped ones only still tells the one from the other.
+            let (message, text) = match row.reason.as_deref() {
+                Some(reason) => (format!("EXCEPTED: {}", xml(reason)), evidence),
+                None => (format!("{}: {evidence}", xml(status)), remedy),
+            };
+            format!(
+                "{head}>\n      <skipped message=\"{message}\" type=\"{}\">{text}</skipped>\n    </testcase>\n",
+                xml(status)
+            )
         }
     }
 }
@@ -104,6 +111,14 @@ mod tests {
         assert!(text.contains("&lt;/script&gt;&lt;script&gt;alert(1)"), "{text}");
         assert!(!text.contains("<script") && !text.contains('\u{0}') && !text.contains('\u{1b}'), "{text}");
         assert_eq!(text.matches("<testcase").count(), 4);
+        assert!(text.contains("(level 1, automated)"), "{text}");
+        // What is excepted is told from what is to be looked at, and has its evidence.
+        let skipped: Vec<&str> = text.lines().filter(|line| line.contains("<skipped")).collect();
+        assert!(
+            skipped[0].contains("message=\"WARN: &lt;/script") && skipped[0].contains("type=\"WARN\">--set"),
+            "{text}"
+        );
+        assert!(skipped[1].contains("message=\"EXCEPTED: because\" type=\"EXCEPTED\">&lt;/script&gt;"), "{text}");
     }
 
     /// Held against the schema by a program of its own, where it is installed; a document that lacks something is refused.

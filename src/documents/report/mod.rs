@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::cis::results::{numbers, remedy, section, section_title};
+use crate::documents::cis::results::{numbers, section, section_title};
 use crate::documents::cis::{Finding, Kind};
 use crate::documents::timings::Timings;
 
@@ -117,6 +117,9 @@ pub struct Row {
     pub level: u8,
     /// Whether it is scored.
     pub scored: bool,
+    /// How the benchmark says that it is assessed: `automated` or `manual`. Reports of kprov's first versions do not say.
+    #[serde(default)]
+    pub assessment: String,
     /// `PASS`, `FAIL`, `WARN` or `EXCEPTED`.
     #[schemars(regex(pattern = "^(PASS|FAIL|WARN|EXCEPTED)$"))]
     pub status: String,
@@ -151,10 +154,11 @@ pub fn sections(findings: &[Finding]) -> Vec<Section> {
             title: finding.control.title.to_owned(),
             level: finding.control.level,
             scored: finding.kind == Kind::Scored,
+            assessment: finding.kind.word().to_owned(),
             status: finding.status.word().to_owned(),
             node: finding.node.clone(),
             evidence: finding.evidence.clone(),
-            remedy: remedy(finding.control.remedy),
+            remedy: finding.remedy.clone(),
             reason: finding.reason.clone(),
         };
         match sections.iter_mut().find(|section| section.id == id) {
@@ -167,6 +171,14 @@ pub fn sections(findings: &[Finding]) -> Vec<Section> {
     }
     sections.sort_by_key(|section| numbers(&section.id));
     sections
+}
+
+impl Row {
+    /// Its level and how it is assessed, as far as that is known.
+    fn class(&self) -> String {
+        let level = format!("level {}", self.level);
+        if self.assessment.is_empty() { level } else { format!("{level}, {}", self.assessment) }
+    }
 }
 
 impl Cluster {
@@ -206,6 +218,7 @@ pub(super) mod tests {
             title: "Nothing <b>bad</b> & \"quoted\"".to_owned(),
             level: 1,
             scored: true,
+            assessment: "automated".to_owned(),
             status: status.to_owned(),
             node: Some("n".to_owned()),
             evidence: "</script><script>alert(1)</script>\u{0}\u{1b}[2J]]>".to_owned(),

@@ -24,7 +24,7 @@ fn run(report: &Report, cluster: &Cluster) -> Value {
                 "id": row.id,
                 "shortDescription": {"text": row.title},
                 "help": {"text": row.remedy},
-                "properties": {"level": row.level, "scored": row.scored},
+                "properties": {"level": row.level, "scored": row.scored, "assessment": row.assessment},
             }));
         }
     }

@@ -1,23 +1,28 @@
 //! The real kube-bench, run on every node beside our own check: its binary, put in and removed again, or a Job for each
 //! node where an image is given.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::adapters::kubernetes::ApiError;
+use crate::adapters::kubernetes::{self, ApiError};
 use crate::adapters::node::Node;
 use crate::documents::cis::Benchmark;
 use crate::documents::cis::comparison::KubeBench;
 use crate::documents::files::FileEntry;
+use crate::documents::images::whole_name;
 use crate::documents::profile::Role;
 use crate::operations::cluster::interrupted;
 
@@ -25,6 +30,9 @@ use super::CisError;
 
 /// Runs kube-bench on a node.
 const RUN: &str = include_str!("scripts/kube_bench.sh");
+
+/// Runs the one of an image.
+const RUN_JOB: &str = include_str!("scripts/kube_bench_job.sh");
 
 /// Where its binary is put. Not below `/run` or `/tmp`, from which nothing can be run in a node.
 const FOLDER: &str = "/var/kprov-kube-bench";
@@ -38,7 +46,16 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The Jobs' own namespace, made and removed with them.
 const NAMESPACE: &str = "kprov-kube-bench";
 
-/// What shows that the namespace is ours: somebody else's, of the same name, is not to be removed.
+/// The role of the Jobs on control planes, its binding, and their service account: section 5 asks the API.
+const RIGHTS: &str = "kprov-kube-bench";
+
+/// How long a service account of an old Kubernetes may be without its token.
+const TOKEN: Duration = Duration::from_secs(10);
+
+/// How long containerd may take until it has given an image that has come its second name.
+const SECOND_NAME: Duration = Duration::from_secs(2);
+
+/// What shows that an object is ours: somebody else's, of the same name, is not to be removed.
 const OWNER: (&str, &str) = ("app.kubernetes.io/managed-by", "kprov");
 
 /// Why a pod waits that will never run, however long it is waited for.
@@ -80,8 +97,8 @@ impl Source {
     }
 }
 
-/// Runs kube-bench on every node, with that version of the benchmark. What it needs there is removed again, whatever comes
-/// of it, also if the user has enough.
+/// Runs kube-bench on every node, with that version of the benchmark, or with the one before the newest where it does not know that
+/// yet: the results say which. What it needs on nodes is removed again, whatever comes of it, also if the user has enough.
 ///
 /// # Errors
 /// [`CisError::KubeBench`] if it does not run or prints no results; [`CisError`] otherwise.
@@ -91,9 +108,10 @@ pub async fn run(
     nodes: &[Node],
     benchmark: Benchmark,
 ) -> Result<Vec<(String, KubeBench)>, CisError> {
+    let benchmarks = fitting(benchmark);
     let texts = match source {
         Source::Binary(path) => {
-            let files = binary(path, benchmark)?;
+            let (benchmark, files) = binary(path, &benchmarks)?;
             let texts = in_nodes(nodes, &files, benchmark).await;
             if texts.is_err() {
                 // Otherwise its script has done so.
@@ -102,22 +120,25 @@ pub async fn run(
             texts?
         }
         Source::Archive(path) => {
-            let (image, archive) = read_image(path)?;
-            let without = without_image(nodes, &image).await?;
-            let texts = unless_interrupted(async {
+            let (names, archive) = read_image(path)?;
+            let before = images_of(nodes).await?;
+            let texts = async {
                 load(&archive, nodes).await?;
-                as_jobs(client, nodes, benchmark, &image, "Never").await
-            })
-            .await;
+                unless_interrupted(as_jobs(client, nodes, &benchmarks, &names[0], "Never")).await
+            };
+            let texts = texts.await;
             let cleaned = clean_up(client).await;
-            unload(&without, &image).await;
+            unload(nodes, &before, &names).await;
             let texts = texts?;
             cleaned?;
             texts
         }
         Source::Image(image) => {
-            let texts = unless_interrupted(as_jobs(client, nodes, benchmark, image, "IfNotPresent")).await;
+            let names: Vec<String> = whole_name(image).into_iter().collect();
+            let before = images_of(nodes).await?;
+            let texts = unless_interrupted(as_jobs(client, nodes, &benchmarks, image, "IfNotPresent")).await;
             let cleaned = clean_up(client).await;
+            unload(nodes, &before, &names).await;
             let texts = texts?;
             cleaned?;
             texts
@@ -126,7 +147,7 @@ pub async fn run(
     let parsed = texts.into_iter().map(|(node, text)| {
         let results = KubeBench::parse(&text)
             .map_err(|reason| CisError::KubeBench { node: node.clone(), reason: reason.to_owned() })?;
-        match results.version() == benchmark.name() {
+        match results.benchmark().is_some_and(|used| benchmarks.contains(&used)) {
             true => Ok((node, results)),
             false => {
                 let reason = format!("it used {:?} instead of {benchmark}", results.version());
@@ -137,6 +158,12 @@ pub async fn run(
     parsed.collect()
 }
 
+/// The benchmarks that can stand for one, the best first: a kube-bench that does not know the newest one yet has the one before.
+fn fitting(benchmark: Benchmark) -> Vec<Benchmark> {
+    let before = benchmark.before().filter(|_| benchmark == Benchmark::NEWEST);
+    std::iter::once(benchmark).chain(before).collect()
+}
+
 /// What comes of it, unless the user has enough before.
 async fn unless_interrupted<T>(doing: impl Future<Output = Result<T, CisError>>) -> Result<T, CisError> {
     tokio::select! {
@@ -145,18 +172,20 @@ async fn unless_interrupted<T>(doing: impl Future<Output = Result<T, CisError>>)
     }
 }
 
-/// The binary and what it needs of its rules.
-fn binary(path: &Path, benchmark: Benchmark) -> Result<Vec<FileEntry>, CisError> {
+/// The binary and what it needs of its rules, by the first of the benchmarks that it has rules of.
+fn binary(path: &Path, benchmarks: &[Benchmark]) -> Result<(Benchmark, Vec<FileEntry>), CisError> {
     let rules = path.parent().unwrap_or(Path::new(".")).join("cfg");
     let read =
         |path: PathBuf| std::fs::read(&path).map_err(|error| CisError::Rules { path, reason: error.to_string() });
+    let has = benchmarks.iter().find(|benchmark| rules.join(benchmark.name()).is_dir());
+    let benchmark = *has.unwrap_or(&benchmarks[0]);
     let mut files = vec![FileEntry::new(format!("{FOLDER}/kube-bench"), 0o700, read(path.to_owned())?)];
     files.push(FileEntry::new(format!("{FOLDER}/cfg/config.yaml"), 0o600, read(rules.join("config.yaml"))?));
     for name in ["config", "master", "etcd", "controlplane", "node", "policies"] {
         let file = format!("{benchmark}/{name}.yaml");
         files.push(FileEntry::new(format!("{FOLDER}/cfg/{file}"), 0o600, read(rules.join(&file))?));
     }
-    Ok(files)
+    Ok((benchmark, files))
 }
 
 /// Puts the files into every node, and runs it there.
@@ -180,94 +209,199 @@ async fn in_nodes(
     unless_interrupted(try_join_all(nodes.iter().map(run))).await
 }
 
-/// An archive of an image, and the image's name.
-fn read_image(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), CisError> {
+/// An archive of an image, and the names that it gives it, of which there is one at least.
+fn read_image(path: &Path) -> Result<(Vec<String>, Zeroizing<Vec<u8>>), CisError> {
     let fail = |error: &dyn std::fmt::Display| CisError::Rules { path: path.to_owned(), reason: error.to_string() };
     let archive = std::fs::read(path).map_err(|error| fail(&error))?;
-    let image = image_name(&archive).ok_or_else(|| fail(&"it is no archive of an image that has a name"))?;
-    Ok((image, archive.into()))
+    match image_names(&archive) {
+        Some(names) if !names.is_empty() => Ok((names, archive.into())),
+        _ => Err(fail(&"it is no archive of an image that has a name")),
+    }
 }
 
-/// The nodes that have no image of that name. From the others it is not removed afterwards: it is not ours.
-async fn without_image(nodes: &[Node], image: &str) -> Result<Vec<Node>, CisError> {
+/// The names of all images that each node has. What is there is not removed afterwards: it is not ours.
+async fn images_of(nodes: &[Node]) -> Result<Vec<BTreeSet<String>>, CisError> {
     let list = ["ctr", "--namespace", "k8s.io", "images", "ls", "-q"];
     let lists = try_join_all(nodes.iter().map(|node| node.run(&list))).await?;
-    let without = nodes.iter().zip(lists).filter(|(_, names)| !names.lines().any(|name| name == image));
-    Ok(without.map(|(node, _)| node.clone()).collect())
+    Ok(lists.iter().map(|names| names.lines().map(str::to_owned).collect()).collect())
 }
 
-/// Puts an image into every node.
+/// Puts an image into every node, whole even if the user has enough: containerd would go on with what it has been sent, and
+/// bring in what has just been removed.
 async fn load(archive: &Zeroizing<Vec<u8>>, nodes: &[Node]) -> Result<(), CisError> {
     let import = "ctr --namespace k8s.io images import -";
-    try_join_all(nodes.iter().map(|node| node.feed("loading kube-bench's image", import, archive.clone()))).await?;
+    let feed = |node: &Node| {
+        let node = node.clone();
+        async move { node.feed("loading kube-bench's image", import, archive.clone()).await }
+    };
+    let mut loading = pin!(join_all(nodes.iter().map(feed)));
+    let loaded = tokio::select! {
+        loaded = &mut loading => loaded,
+        () = interrupted() => {
+            loading.await;
+            return Err(CisError::Interrupted);
+        }
+    };
+    loaded.into_iter().collect::<Result<Vec<String>, _>>()?;
     Ok(())
 }
 
-/// The first name in the manifest of an archive.
-fn image_name(archive: &[u8]) -> Option<String> {
+/// The names in the manifest of an archive.
+fn image_names(archive: &[u8]) -> Option<Vec<String>> {
     for entry in tar::Archive::new(archive).entries().ok()? {
         let entry = entry.ok()?;
         if entry.path().ok()?.to_str() == Some("manifest.json") {
             let manifest: serde_json::Value = serde_json::from_reader(entry).ok()?;
-            let name = manifest.pointer("/0/RepoTags/0")?.as_str()?;
-            // containerd's names are whole.
-            let first = name.split('/').next().unwrap_or_default();
-            return Some(match name.contains('/') {
-                true if first.contains(['.', ':']) || first == "localhost" => name.to_owned(),
-                true => format!("docker.io/{name}"),
-                false => format!("docker.io/library/{name}"),
-            });
+            let tags = manifest.as_array()?.iter().filter_map(|image| image.get("RepoTags")?.as_array()).flatten();
+            return Some(tags.filter_map(|name| whole_name(name.as_str()?)).collect());
         }
     }
     None
 }
 
-/// Removes the image again. What remains is no harm: it is in no registry that anybody pulls from.
-async fn unload(nodes: &[Node], image: &str) {
-    let remove = async |node: &Node| node.run(&["ctr", "--namespace", "k8s.io", "images", "rm", image]).await;
-    join_all(nodes.iter().map(remove)).await;
+/// Of a list of containerd's images, what was not there before and is one of these, under all the names that it has by now: the part of
+/// containerd that the kubelet talks to names each by its checksum, too.
+fn came<'l>(
+    list: &'l str,
+    before: &BTreeSet<String>,
+    names: &[String],
+    digests: &mut BTreeSet<String>,
+) -> Vec<&'l str> {
+    let rows = || {
+        list.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?, words.nth(1)?))
+        })
+    };
+    let new = rows().filter(|(name, _)| names.iter().any(|one| one == name) && !before.contains(*name));
+    digests.extend(new.map(|(_, digest)| digest.to_owned()));
+    rows().filter(|(name, digest)| digests.contains(*digest) && !before.contains(*name)).map(|(name, _)| name).collect()
+}
+
+/// Removes the image again from each node that had none of its name.
+async fn unload(nodes: &[Node], before: &[BTreeSet<String>], names: &[String]) {
+    join_all(nodes.iter().zip(before).map(|(node, before)| unload_from(node, before, names))).await;
+}
+
+async fn unload_from(node: &Node, before: &BTreeSet<String>, names: &[String]) {
+    let ctr = ["ctr", "--namespace", "k8s.io", "images"];
+    let mut digests = BTreeSet::new();
+    let all = async {
+        let mut removed = false;
+        loop {
+            let Ok(list) = node.run(&[&ctr[..], &["ls"]].concat()).await else { return };
+            let found = came(&list, before, names, &mut digests);
+            let is_named_twice = found.iter().any(|name| name.starts_with("sha256:"));
+            if found.is_empty() {
+                return;
+            }
+            if removed || is_named_twice {
+                // With what it consists of, unless somebody else's consists of it, too.
+                let _ = node.run(&[&ctr[..], &["rm", "--sync"], &found].concat()).await;
+                removed = true;
+            } else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    if tokio::time::timeout(SECOND_NAME, all).await.is_err() {
+        // It never got its second name.
+        let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !before.contains(*name)).collect();
+        let _ = node.run(&[&ctr[..], &["rm", "--sync"], &names].concat()).await;
+    }
 }
 
 async fn as_jobs(
     client: &Client,
     nodes: &[Node],
-    benchmark: Benchmark,
+    benchmarks: &[Benchmark],
     image: &str,
     pull: &str,
 ) -> Result<Vec<(String, String)>, CisError> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
     clean_up(client).await?;
-    let (owner, kprov) = OWNER;
-    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged", owner: kprov});
-    let namespace = object(json!({"metadata": {"name": NAMESPACE, "labels": labels}}))?;
-    namespaces.create(&PostParams::default(), &namespace).await.map_err(ApiError::request("making a namespace"))?;
+    give_rights(client).await?;
     try_join_all(nodes.iter().enumerate().map(|(index, node)| async move {
-        let job = object(job(index, node, benchmark, image, pull))?;
+        let job = object(job(index, node, benchmarks, image, pull))?;
         one_job(client, node, &job).await
     }))
     .await
 }
 
-fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
+/// Makes the Jobs' namespace, and what lets those on control planes ask the API what section 5 is about: they may read, and ask
+/// what anybody may do.
+async fn give_rights(client: &Client) -> Result<(), CisError> {
+    let (owner, kprov) = OWNER;
+    let labels = json!({owner: kprov});
+    let namespace = json!({"metadata": {"name": NAMESPACE, "labels": {
+        "pod-security.kubernetes.io/enforce": "privileged", owner: kprov,
+    }}});
+    make::<Namespace>(Api::all(client.clone()), namespace).await?;
+    // The one that each namespace has would be one more that gives its token to pods.
+    let default = format!(
+        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: default, namespace: {NAMESPACE}}}, automountServiceAccountToken: false}}"
+    );
+    kubernetes::apply(client, "kube-bench", &default).await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+    make(accounts.clone(), json!({"metadata": {"name": RIGHTS, "labels": labels}})).await?;
+    let read = json!(["get", "list"]);
+    let role = json!({"metadata": {"name": RIGHTS, "labels": labels}, "rules": [
+        {"apiGroups": [""], "resources": ["namespaces", "pods", "serviceaccounts"], "verbs": read},
+        {"apiGroups": ["rbac.authorization.k8s.io"],
+            "resources": ["clusterrolebindings", "clusterroles", "rolebindings", "roles"], "verbs": read},
+        {"apiGroups": ["policy"], "resources": ["podsecuritypolicies"], "verbs": read},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+        // `kubectl auth can-i --as=system:authenticated`: a user of whom nobody knows more than of anybody.
+        {"apiGroups": [""], "resources": ["users"], "resourceNames": ["system:authenticated"], "verbs": ["impersonate"]},
+    ]});
+    make::<ClusterRole>(Api::all(client.clone()), role).await?;
+    let binding = json!({"metadata": {"name": RIGHTS, "labels": labels},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": RIGHTS},
+        "subjects": [{"kind": "ServiceAccount", "name": RIGHTS, "namespace": NAMESPACE}]});
+    make::<ClusterRoleBinding>(Api::all(client.clone()), binding).await?;
+    // Before 1.22, a pod is refused until its service account has a token, and a Job asks again ten seconds later.
+    let version = kubernetes::server_version(client).await?;
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_some_and(|minor| minor < 22) {
+        let has_token = |account: Option<&ServiceAccount>| {
+            account.and_then(|account| account.secrets.as_ref()).is_some_and(|secrets| !secrets.is_empty())
+        };
+        let token = kube::runtime::wait::await_condition(accounts, RIGHTS, has_token);
+        // Without one, the Job's own answer says more.
+        let _ = tokio::time::timeout(TOKEN, token).await;
+    }
+    Ok(())
+}
+
+async fn make<K>(api: Api<K>, value: serde_json::Value) -> Result<(), CisError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    let doing = format!("making kube-bench's {}", K::kind(&()));
+    api.create(&PostParams::default(), &object(value)?).await.map_err(ApiError::request(doing))?;
+    Ok(())
+}
+
+fn object<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
     serde_json::from_value(value)
         .map_err(|error| ApiError::Manifest { name: "kube-bench".to_owned(), reason: error.to_string() })
 }
 
-/// Removes the namespace with all that is in it, and waits until it is gone. One that is not ours stays.
+/// Removes the namespace with all that is in it, and the rights, and waits until the namespace is gone. If one of them is not
+/// ours, all stay.
 async fn clean_up(client: &Client) -> Result<(), CisError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let doing = || ApiError::request(format!("removing the namespace {NAMESPACE}"));
-    let Some(found) = namespaces.get_opt(NAMESPACE).await.map_err(doing())? else { return Ok(()) };
-    if !is_ours(&found) {
-        return Err(CisError::Namespace { namespace: NAMESPACE });
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    let (namespace, binding, role) =
+        tokio::try_join!(ours(&namespaces, NAMESPACE), ours(&bindings, RIGHTS), ours(&roles, RIGHTS))?;
+    if let Some(uid) = binding {
+        remove(&bindings, RIGHTS, uid).await?;
     }
-    let parameters = DeleteParams {
-        propagation_policy: Some(PropagationPolicy::Background),
-        // This one, and none of the same name that has come in its place.
-        preconditions: Some(Preconditions { uid: found.uid(), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    namespaces.delete(NAMESPACE, &parameters).await.map_err(doing())?;
+    if let Some(uid) = role {
+        remove(&roles, RIGHTS, uid).await?;
+    }
+    let Some(uid) = namespace else { return Ok(()) };
+    remove(&namespaces, NAMESPACE, uid).await?;
     let gone =
         kube::runtime::wait::await_condition(namespaces, NAMESPACE, |object: Option<&Namespace>| object.is_none());
     match tokio::time::timeout(Duration::from_secs(60), gone).await {
@@ -279,9 +413,38 @@ async fn clean_up(client: &Client) -> Result<(), CisError> {
     }
 }
 
-fn is_ours(namespace: &Namespace) -> bool {
+/// The id of an object that is ours, if it is there. One that is not ours is an error.
+async fn ours<K>(api: &Api<K>, name: &'static str) -> Result<Option<String>, CisError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let kind = K::kind(&()).into_owned();
+    let found = api.get_opt(name).await.map_err(ApiError::request(format!("looking for the {kind} {name}")))?;
+    match found {
+        Some(found) if is_ours(&found) => Ok(found.uid()),
+        Some(_) => Err(CisError::NotOurs { kind, name }),
+        None => Ok(None),
+    }
+}
+
+async fn remove<K>(api: &Api<K>, name: &str, uid: String) -> Result<(), CisError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let parameters = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        // This one, and none of the same name that has come in its place.
+        preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let doing = ApiError::request(format!("removing the {} {name}", K::kind(&())));
+    api.delete(name, &parameters).await.map_err(doing)?;
+    Ok(())
+}
+
+fn is_ours(object: &impl ResourceExt) -> bool {
     let (owner, kprov) = OWNER;
-    namespace.labels().get(owner).is_some_and(|value| value == kprov)
+    object.labels().get(owner).is_some_and(|value| value == kprov)
 }
 
 /// Why a pod's container waits: the reason, and what there is to say about it.
@@ -298,7 +461,7 @@ fn hopeless(pod: &Pod) -> Option<String> {
 }
 
 /// A Job that sees what kube-bench looks at: the node's processes, files and user names, and tolerates every taint.
-fn job(index: usize, node: &Node, benchmark: Benchmark, image: &str, pull: &str) -> serde_json::Value {
+fn job(index: usize, node: &Node, benchmarks: &[Benchmark], image: &str, pull: &str) -> serde_json::Value {
     let paths = [
         "/etc/kubernetes",
         "/etc/systemd",
@@ -322,17 +485,21 @@ fn job(index: usize, node: &Node, benchmark: Benchmark, image: &str, pull: &str)
         .enumerate()
         .map(|(at, path)| json!({"name": format!("v{at}"), "mountPath": path, "readOnly": true}))
         .collect();
-    let mut command = vec!["kube-bench", "run", "--json", "--benchmark", benchmark.name()];
+    let names = benchmarks.iter().map(|benchmark| benchmark.name()).collect::<Vec<_>>().join(" ");
+    let mut command = vec!["/bin/sh", "-c", RUN_JOB, "kube-bench", &names];
     if node.role != Role::ControlPlane {
         command.extend(["--targets", "node"]);
     }
+    // What is about the whole cluster is looked at from control planes.
+    let (account, token) = if node.role == Role::ControlPlane { (RIGHTS, true) } else { ("default", false) };
     json!({
         "metadata": {"name": format!("kube-bench-{index}"), "namespace": NAMESPACE},
         "spec": {"backoffLimit": 0, "template": {"spec": {
             "nodeName": node.name,
             "hostPID": true,
             "restartPolicy": "Never",
-            "automountServiceAccountToken": false,
+            "serviceAccountName": account,
+            "automountServiceAccountToken": token,
             "tolerations": [{"operator": "Exists"}],
             "containers": [{
                 "name": "kube-bench", "image": image, "imagePullPolicy": pull, "command": command, "volumeMounts": mounts,
@@ -407,8 +574,9 @@ mod tests {
 
     #[test]
     fn only_a_namespace_of_kprovs_is_its_own() {
-        let namespace =
-            |labels: serde_json::Value| object(json!({"metadata": {"name": NAMESPACE, "labels": labels}})).unwrap();
+        let namespace = |labels: serde_json::Value| -> Namespace {
+            object(json!({"metadata": {"name": NAMESPACE, "labels": labels}})).unwrap()
+        };
         assert!(is_ours(&namespace(json!({"app.kubernetes.io/managed-by": "kprov"}))));
         for other in [json!({}), json!({"app.kubernetes.io/managed-by": "helm"})] {
             assert!(!is_ours(&namespace(other)));
@@ -420,9 +588,57 @@ mod tests {
         let (_folder, engine) = crate::adapters::engine::Engine::silent();
         let mounts = |role| {
             let node = Node::new(engine.clone(), "n", role);
-            job(0, &node, Benchmark::NEWEST, "i", "Never").to_string().matches("/var/lib/etcd").count()
+            let job = job(0, &node, &[Benchmark::NEWEST], "i", "Never");
+            let pod = &job["spec"]["template"]["spec"];
+            // Only those on control planes ask the API.
+            assert_eq!(pod["automountServiceAccountToken"], role == Role::ControlPlane);
+            job.to_string().matches("/var/lib/etcd").count()
         };
         assert_eq!((mounts(Role::ControlPlane), mounts(Role::Worker)), (2, 0));
+    }
+
+    #[test]
+    fn a_kube_bench_without_the_newest_benchmark_uses_the_one_before() {
+        assert_eq!(fitting(Benchmark::NEWEST), [Benchmark::V2_0, Benchmark::V1_12]);
+        assert_eq!(fitting(Benchmark::V1_12), [Benchmark::V1_12]);
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        };
+        put("kube-bench");
+        put("cfg/config.yaml");
+        let rules = |benchmark: &str| {
+            for name in ["config", "master", "etcd", "controlplane", "node", "policies"] {
+                put(&format!("cfg/{benchmark}/{name}.yaml"));
+            }
+        };
+        let used = || binary(&folder.path().join("kube-bench"), &fitting(Benchmark::NEWEST)).map(|(used, _)| used);
+        assert!(matches!(used(), Err(CisError::Rules { path, .. }) if path.ends_with("cfg/cis-2.0/config.yaml")));
+        rules("cis-1.12");
+        assert_eq!(used().unwrap(), Benchmark::V1_12);
+        rules("cis-2.0");
+        assert_eq!(used().unwrap(), Benchmark::V2_0);
+    }
+
+    #[test]
+    fn what_has_come_is_known_under_all_its_names_and_nothing_else_is_taken_for_it() {
+        let list = "REF TYPE DIGEST SIZE PLATFORMS LABELS\n\
+                    docker.io/library/kb:1 application/vnd sha256:aa 9.9 MiB linux/amd64 -\n\
+                    docker.io/library/kb:old application/vnd sha256:aa 9.9 MiB linux/amd64 -\n\
+                    registry.k8s.io/pause:3 application/vnd sha256:bb 1 MiB linux/amd64 -\n\
+                    sha256:cc application/vnd sha256:aa 9.9 MiB linux/amd64 x=y\n\
+                    sha256:dd application/vnd sha256:bb 1 MiB linux/amd64 x=y\n";
+        let names = ["docker.io/library/kb:1".to_owned()];
+        let found = |before: &[&str]| {
+            let before = before.iter().map(|name| (*name).to_owned()).collect();
+            came(list, &before, &names, &mut BTreeSet::new()).join(" ")
+        };
+        let others = ["registry.k8s.io/pause:3", "sha256:dd", "docker.io/library/kb:old"];
+        assert_eq!(found(&others), "docker.io/library/kb:1 sha256:cc");
+        assert_eq!(found(&[&others[..], &["docker.io/library/kb:1"]].concat()), "", "it was there before");
+        assert_eq!(came("", &BTreeSet::new(), &names, &mut BTreeSet::new()), Vec::<&str>::new());
     }
 
     #[test]
@@ -445,10 +661,15 @@ mod tests {
             let manifest = format!("[{{\"RepoTags\": [\"{name}\"]}}]");
             crate::documents::files::pack(&[FileEntry::new("/manifest.json", 0o644, manifest)])
         };
-        let name = |text: &str| image_name(&archive(text)).unwrap();
+        let name = |text: &str| image_names(&archive(text)).unwrap().remove(0);
         assert_eq!(name("kube-bench:1"), "docker.io/library/kube-bench:1");
         assert_eq!(name("aquasec/kube-bench:1"), "docker.io/aquasec/kube-bench:1");
         assert_eq!(name("localhost/kube-bench:1"), "localhost/kube-bench:1");
-        assert_eq!(image_name(b"nonsense"), None);
+        assert_eq!(name("kube-bench"), "docker.io/library/kube-bench:latest");
+        let two = r#"[{"RepoTags": ["a:1", "b:1"]}, {"RepoTags": null}, {"RepoTags": ["c:1"]}]"#;
+        let archive = crate::documents::files::pack(&[FileEntry::new("/manifest.json", 0o644, two)]);
+        let library = |name: &str| format!("docker.io/library/{name}");
+        assert_eq!(image_names(&archive).unwrap(), ["a:1", "b:1", "c:1"].map(library));
+        assert_eq!(image_names(b"nonsense"), None);
     }
 }

@@ -82,16 +82,18 @@ pub enum CisError {
         path: std::path::PathBuf,
     },
     /// There is something in the way that is not ours to remove.
-    #[error("the cluster has a namespace {namespace} that kprov has not made: nothing was run in it, nor removed")]
+    #[error("the cluster has a {kind} {name} that kprov has not made: nothing was run, nor removed")]
     #[diagnostic(
-        code(kprov::cis::namespace),
+        code(kprov::cis::not_ours),
         help(
-            "kube-bench's Jobs run in a namespace of that name, which goes with them: rename or remove yours, or use `--kube-bench=BINARY`, which needs none"
+            "kube-bench's Jobs run in a namespace of that name, with a role and a binding of it, which go with them: rename or remove yours, or use `--kube-bench=BINARY`, which needs none"
         )
     )]
-    Namespace {
+    NotOurs {
+        /// What it is.
+        kind: String,
         /// Its name.
-        namespace: &'static str,
+        name: &'static str,
     },
     /// The user has had enough.
     #[error("interrupted")]

@@ -184,7 +184,7 @@ fn in_full_hardened_clusters_stay_usable() {
         for line in run.stdout.lines().filter(|line| line.starts_with("- ")) {
             eprintln!("  {line}");
         }
-        let run = run.says("the claim is Bound").says("exec, DNS and Service").says("- logs");
+        let run = run.says("the claim is Bound").says("exec and Service").says("- logs");
         run.says("a rollout, after which").says("- port-forward").says("a NetworkPolicy that lets the client in");
         sandbox.kprov(&["verify", &sandbox.cluster]).done();
         sandbox.kprov(&["down", &sandbox.cluster]).done();

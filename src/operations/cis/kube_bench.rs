@@ -49,6 +49,9 @@ const NAMESPACE: &str = "kprov-kube-bench";
 /// The role of the Jobs on control planes, its binding, and their service account: section 5 asks the API.
 const RIGHTS: &str = "kprov-kube-bench";
 
+/// Where a Job may write.
+const OWN_FOLDER: &str = "/kprov";
+
 /// How long a service account of an old Kubernetes may be without its token.
 const TOKEN: Duration = Duration::from_secs(10);
 
@@ -475,16 +478,14 @@ fn job(index: usize, node: &Node, benchmarks: &[Benchmark], image: &str, pull: &
         "/var/lib/etcd",
     ];
     let paths = if node.role == Role::ControlPlane { &paths[..] } else { &paths[..paths.len() - 1] };
-    let volumes: Vec<_> = paths
+    let of_node =
+        paths.iter().enumerate().map(|(at, path)| json!({"name": format!("v{at}"), "hostPath": {"path": path}}));
+    let volumes: Vec<_> = of_node.chain([json!({"name": "own", "emptyDir": {}})]).collect();
+    let of_node = paths
         .iter()
         .enumerate()
-        .map(|(at, path)| json!({"name": format!("v{at}"), "hostPath": {"path": path}}))
-        .collect();
-    let mounts: Vec<_> = paths
-        .iter()
-        .enumerate()
-        .map(|(at, path)| json!({"name": format!("v{at}"), "mountPath": path, "readOnly": true}))
-        .collect();
+        .map(|(at, path)| json!({"name": format!("v{at}"), "mountPath": path, "readOnly": true}));
+    let mounts: Vec<_> = of_node.chain([json!({"name": "own", "mountPath": OWN_FOLDER})]).collect();
     let names = benchmarks.iter().map(|benchmark| benchmark.name()).collect::<Vec<_>>().join(" ");
     let mut command = vec!["/bin/sh", "-c", RUN_JOB, "kube-bench", &names];
     if node.role != Role::ControlPlane {
@@ -503,6 +504,7 @@ fn job(index: usize, node: &Node, benchmarks: &[Benchmark], image: &str, pull: &
             "tolerations": [{"operator": "Exists"}],
             "containers": [{
                 "name": "kube-bench", "image": image, "imagePullPolicy": pull, "command": command, "volumeMounts": mounts,
+                "env": [{"name": "KUBECONFIG", "value": format!("{OWN_FOLDER}/kubeconfig")}],
             }],
             "volumes": volumes,
         }}},

@@ -7,4 +7,21 @@ shift
 for benchmark in $benchmarks; do
   if [ -d "cfg/$benchmark" ]; then break; fi
 done
+
+# With `--as`, kubectl does not look for its pod's account by itself.
+account=/var/run/secrets/kubernetes.io/serviceaccount
+if [ -f "$account/token" ]; then
+  case "${KUBERNETES_SERVICE_HOST:?}" in
+  *:*) server="[$KUBERNETES_SERVICE_HOST]" ;;
+  *) server=$KUBERNETES_SERVICE_HOST ;;
+  esac
+  cat >"${KUBECONFIG:?}" <<Y
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://$server:${KUBERNETES_SERVICE_PORT:-443}", certificate-authority: $account/ca.crt}}]
+users: [{name: u, user: {tokenFile: $account/token}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+Y
+fi
 exec kube-bench run --json --benchmark "$benchmark" "$@"

@@ -34,7 +34,7 @@ fn files(kind: &str) -> Vec<PathBuf> {
 }
 
 fn loaded(file: &Path) -> Result<Profile, ProfileError> {
-    let search = SearchPath { current: "/work/here".into(), user: None };
+    let search = SearchPath { current: "/work/here".into(), user: None, variables: None };
     load(file.to_str().unwrap(), &[], &search).map(|loaded| {
         assert_eq!(loaded.base, Path::new("/work/here"), "paths start where kind would be called");
         loaded.profile

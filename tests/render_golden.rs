@@ -18,7 +18,7 @@ fn golden() -> PathBuf {
 
 /// Holds all documents of `profile` at `version` against their files, and says which files these are.
 fn check(profile: &str, version: &str) -> Vec<PathBuf> {
-    let nowhere = SearchPath { current: golden(), user: None };
+    let nowhere = SearchPath { current: golden(), user: None, variables: None };
     let profile = load(profile, &[], &nowhere).unwrap_or_else(|error| panic!("{error}")).profile;
     let keys = profile.spec.encryption.as_ref().map(Encryption::placeholder);
     let version: KubernetesVersion = version.parse().unwrap();

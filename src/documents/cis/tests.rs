@@ -568,7 +568,7 @@ fn every_field_of_a_remedy_is_one_of_a_profile() {
             if let Remedy::Plugin(plugin, _) = control.remedy {
                 fields.push(format!("apiServer.extraArgs.enable-admission-plugins={plugin}"));
             }
-            let nowhere = SearchPath { current: std::path::PathBuf::from("/nonexistent"), user: None };
+            let nowhere = SearchPath { current: std::path::PathBuf::from("/nonexistent"), user: None, variables: None };
             let loaded = load("default", &fields, &nowhere);
             assert!(loaded.is_ok(), "{}: {fields:?}: {:?}", control.title, loaded.err());
         }

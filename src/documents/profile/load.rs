@@ -14,6 +14,7 @@ use super::set::Set;
 use super::shape::{Required, Shape};
 use super::source::{Found, Origin, SearchPath, same_file};
 use super::tree::{Node, Span, Value};
+use super::variables::mentions_one;
 use super::{KeySource, Profile, kind_file, read, secret, semantic};
 
 /// A profile that is complete and checked.
@@ -68,7 +69,7 @@ pub fn check(profile: &Profile, base: &Path) -> Result<Loaded, ProfileError> {
         return Err(fail("it is too long"));
     }
     let found = Found { origin: Origin::File(base.join(reference)), text, base: base.to_owned() };
-    load_found(reference, vec![found], &[], &SearchPath { current: base.to_owned(), user: None })
+    load_found(reference, vec![found], &[], &SearchPath { current: base.to_owned(), user: None, variables: None })
 }
 
 /// Layers and checks what has been found under `reference`, the lowest layer first.
@@ -173,7 +174,8 @@ impl Layers {
             origins.push(found.origin.clone());
             let source = self.sources.len();
             let dialect = read::dialect_of(&found.text);
-            let mut tree = read::parse_as(dialect, &found.text, source, 0, &mut self.findings);
+            let variables = search.variables.filter(|_| dialect == Dialect::Profile);
+            let mut tree = read::parse_as(dialect, variables, &found.text, source, 0, &mut self.findings);
             if dialect == Dialect::Kind {
                 // kind's relative paths start where it is called.
                 let base = absolute(Path::new(""), search);
@@ -183,6 +185,9 @@ impl Layers {
             }
             if let Some(tree) = &mut tree {
                 secret::mark_keys(tree);
+                if variables.is_some() {
+                    self.refuse_keys(tree, &found.text);
+                }
             }
             let base = absolute(&found.base, search);
             self.sources.push(Source::new(found.origin.to_string(), base, &found.text, tree.as_ref(), None));
@@ -213,6 +218,19 @@ impl Layers {
                 }
             }
         }
+    }
+
+    /// Keys come by their own way from the environment, on which they are kept out of records.
+    fn refuse_keys(&mut self, tree: &Node, text: &str) {
+        tree.each_scalar(&mut |node| {
+            let written = text.get(node.span.start..node.span.end).unwrap_or_default();
+            if node.secret && mentions_one(written) {
+                let finding =
+                    Finding::error("profile::variable", "no variable stands for a key or a password", node.span)
+                        .help("a source has a field for that: `env: NAME`");
+                self.findings.push(finding);
+            }
+        });
     }
 
     fn sets(&mut self, sets: &[String], search: &SearchPath, shape: &Shape) -> Vec<Set> {

@@ -24,6 +24,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod variables;
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,7 @@ pub use names::{check_cluster_name, check_docker_network, check_image};
 pub use registry::{Cache, LocalRegistry, Mirror, Registry, user_and_password};
 pub use schema::json_schema;
 pub use source::{Listed, Origin, SearchPath, list};
+pub use variables::Variables;
 
 /// The only `apiVersion` that this kprov reads.
 pub const API_VERSION: &str = "kprov.dev/v1alpha1";

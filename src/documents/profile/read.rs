@@ -2,6 +2,7 @@
 //!
 //! Owns the bounds of what is read, and what is said of text that is no YAML or more than a profile may use of it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use crate::documents::bounds::{MAX_EXPANDED, too_deep, too_large};
 
 use super::error::{Finding, quoted};
 use super::tree::{Entry, Node, Span, Value};
+use super::variables::{Unexpanded, Variables};
 
 /// The most bytes of a profile's text.
 pub(super) const MAX_TEXT: usize = 4 << 20;
@@ -60,12 +62,13 @@ pub(super) fn dialect_of(text: &str) -> Dialect {
 /// Reads the one document of `text`, which lies `offset` bytes into source number `source`.
 /// Everything that is wrong is added to `findings`; there is no tree if the syntax itself is broken.
 pub(super) fn parse(text: &str, source: usize, offset: usize, findings: &mut Vec<Finding>) -> Option<Node> {
-    parse_as(Dialect::Profile, text, source, offset, findings)
+    parse_as(Dialect::Profile, None, text, source, offset, findings)
 }
 
-/// As [`parse`], of a file that may be kind's, whose YAML may do more.
+/// As [`parse`], of a file that may be kind's, whose YAML may do more, and with the values of `variables` in their places.
 pub(super) fn parse_as(
     dialect: Dialect,
+    variables: Option<Variables>,
     text: &str,
     source: usize,
     offset: usize,
@@ -80,6 +83,7 @@ pub(super) fn parse_as(
         budget: MAX_EXPANDED,
         depth: 0,
         dialect,
+        variables,
     };
     match reader.document() {
         Ok(node) => Some(node),
@@ -101,6 +105,7 @@ struct Reader<'a, 'f> {
     budget: usize,
     depth: usize,
     dialect: Dialect,
+    variables: Option<Variables>,
 }
 
 type Read<T> = Result<T, Box<Finding>>;
@@ -196,6 +201,7 @@ impl<'a> Reader<'a, '_> {
         self.charge(size_of::<Node>() + text, span)?;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                let text = self.expand(text, span)?;
                 let kind = tag.as_deref().map(|tag| tag.core_suffix().map(str::to_owned).ok_or_else(|| tag.original()));
                 let value = match kind {
                     None if style == ScalarStyle::Plain => self.plain(&text, span),
@@ -238,6 +244,28 @@ impl<'a> Reader<'a, '_> {
             self.anchors.insert(anchor, (Rc::new(node.clone()), size));
         }
         Ok(node)
+    }
+
+    /// The text of a value, with those of variables in it.
+    fn expand(&mut self, text: Cow<'a, str>, span: Span) -> Read<Cow<'a, str>> {
+        let Some(variables) = self.variables else { return Ok(text) };
+        let problem = match variables.expand(&text) {
+            Ok(Cow::Borrowed(_)) => return Ok(text),
+            Ok(Cow::Owned(expanded)) => {
+                self.charge(expanded.len(), span)?;
+                return Ok(expanded.into());
+            }
+            Err(Unexpanded::Unset(name)) => {
+                Finding::error("profile::variable", format!("the environment has no variable {}", quoted(&name)), span)
+                    .label("asked for here")
+                    .help(format!("set it, or say what stands for it otherwise: ${{{name}:-…}}"))
+            }
+            Err(Unexpanded::Form) => Finding::error("profile::variable", "`${` begins no variable here", span)
+                .label("expected ${NAME}, ${NAME-default} or ${NAME:-default}")
+                .help("for the sign itself, write `$${`"),
+        };
+        self.findings.push(problem);
+        Ok(text)
     }
 
     fn mapping(&mut self) -> Read<Value> {

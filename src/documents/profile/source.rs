@@ -11,6 +11,7 @@ use etcetera::BaseStrategy as _;
 use super::error::{Problem, near};
 use super::read;
 use super::tree::Node;
+use super::variables::Variables;
 
 /// The profiles that kprov brings along.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -51,6 +52,8 @@ pub struct SearchPath {
     pub current: PathBuf,
     /// The user's own folder of profiles.
     pub user: Option<PathBuf>,
+    /// What stands for `${NAME}` in profiles; without them, such a text is itself.
+    pub variables: Option<Variables>,
 }
 
 /// A profile's text.
@@ -77,13 +80,14 @@ pub struct Listed {
 }
 
 impl SearchPath {
-    /// The working directory, and the user's configuration folder (`$XDG_CONFIG_HOME/kprov/profiles`).
+    /// The working directory, the user's configuration folder (`$XDG_CONFIG_HOME/kprov/profiles`), and the environment.
     #[must_use]
     pub fn of_this_process() -> Self {
         let user = etcetera::base_strategy::choose_base_strategy().ok();
         Self {
             current: PathBuf::new(),
             user: user.map(|strategy| strategy.config_dir().join("kprov").join("profiles")),
+            variables: Some(Variables::of_this_process()),
         }
     }
 

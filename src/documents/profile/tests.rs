@@ -29,7 +29,15 @@ impl Folders {
     }
 
     fn search(&self) -> SearchPath {
-        SearchPath { current: self.path().to_owned(), user: Some(self.path().join("user")) }
+        SearchPath {
+            current: self.path().to_owned(),
+            user: Some(self.path().join("user")),
+            variables: Some(Variables::of(|name| match name {
+                "WORKERS" => Some("3".to_owned()),
+                "WHERE" => Some("hardened".to_owned()),
+                _ => None,
+            })),
+        }
     }
 
     fn load(&self, reference: &str, sets: &[&str]) -> Result<Loaded, ProfileError> {
@@ -728,4 +736,29 @@ fn faults_of_a_kms_are_shown_where_they_are() {
     }
     let text = profile("  encryption:\n    providers: [{type: kms}]");
     assert!(load_text(&text).unwrap_err().contains("a KMS provider without a KMS"));
+}
+
+#[test]
+fn variables_stand_in_values() {
+    let spec = "  nodes:\n    - role: control-plane\n    - role: worker\n      count: ${WORKERS}\n      labels: {text: \"${WORKERS}\", of: \"${NONE:-${}\"}\n";
+    let text = |spec: &str| {
+        format!("{HEAD}metadata: {{name: test, description: '$${{X}}'}}\nextends: ${{WHERE}}\nspec:\n{spec}")
+    };
+    let folders =
+        Folders::new(&[("bad.yaml", &text(spec)), ("good.yaml", &text(&spec.replace(", of: \"${NONE:-${}\"", "")))]);
+    let loaded = folders.load("good.yaml", &[]).unwrap();
+    let workers = &loaded.profile.spec.nodes[1];
+    // As plain words they are numbers, quoted they are texts.
+    assert_eq!((workers.count, workers.labels["text"].as_str()), (3, "3"));
+    assert_eq!(loaded.profile.metadata.description, "${X}");
+    assert!(loaded.profile.spec.encryption.is_some(), "hardened lies below");
+    // What was loaded once has no variables any more, whatever it looks like.
+    assert_eq!(check(&loaded.profile, folders.path()).unwrap().profile, loaded.profile);
+    let error = folders.load("bad.yaml", &[]).unwrap_err();
+    assert_eq!(error.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), ["`${` begins no variable here"]);
+
+    assert_eq!(complaints("  image: ${IMAGE}\n"), ["the environment has no variable `IMAGE`"]);
+    assert_eq!(complaints("  image: ${IMAGE:-kindest/node:v1.36.2}\n"), Vec::<String>::new());
+    let key = "  encryption:\n    providers:\n      - type: aescbc\n        keys: [{name: k, source: {literal: \"${WORKERS}\"}}]\n";
+    assert_eq!(complaints(key)[0], "no variable stands for a key or a password");
 }

@@ -121,6 +121,35 @@ fn patches_without_effect_are_told() {
     }
 }
 
+/// Other people's files: those in the folder KPROV_KIND_FILES, which are none of this repository. What kind takes, kprov has to
+/// take and mean the same; what kind refuses, kprov has to refuse.
+#[test]
+#[ignore = "needs the real kind, and a folder of files"]
+fn files_of_others_mean_what_they_mean_to_kind() {
+    let Some(folder) = std::env::var_os("KPROV_KIND_FILES") else {
+        eprintln!("KPROV_KIND_FILES names no folder: nothing is compared");
+        return;
+    };
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let (mut wrong, mut taken, mut refused) = (Vec::new(), 0, 0);
+    for file in &files {
+        let mut said = Vec::new();
+        for version in VERSIONS {
+            said.extend(compared(file, version).err().unwrap_or_default());
+        }
+        let ours = loaded(file).is_ok_and(|profile| with_inputs(&profile, "v1.36.2", kubeadm).is_ok());
+        if ours {
+            taken += 1
+        } else {
+            refused += 1
+        }
+        wrong.extend(said);
+    }
+    println!("{} files: {taken} taken, {refused} refused, as by kind", files.len());
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// What the real kind writes for `file`: each node's files, by node and file name; or what it says.
 fn of_kind(file: &Path, version: &str) -> Result<BTreeMap<(String, String), String>, String> {
     let work = tempfile::tempdir().unwrap();
@@ -231,61 +260,65 @@ fn sorted(labels: &str) -> String {
 fn valid_files_mean_what_they_mean_to_kind() {
     let mut wrong = Vec::new();
     for file in files("valid") {
-        let profile = loaded(&file).unwrap();
+        loaded(&file).unwrap();
         for version in VERSIONS {
-            let name = format!("{}, {version}", file.file_name().unwrap().to_string_lossy());
-            let theirs = match of_kind(&file, version) {
-                Ok(written) => written,
-                Err(said) => {
-                    wrong.push(format!("{name}: kind refuses it: {said}"));
-                    continue;
-                }
-            };
-            let ours = match with_inputs(&profile, version, kubeadm) {
-                Ok(ours) => ours,
-                Err(RenderError::Unsupported { what, .. }) if what.contains("nftables") => continue,
-                Err(error) => {
-                    wrong.push(format!("{name}: {error}"));
-                    continue;
-                }
-            };
-            let nodes: Vec<&String> =
-                theirs.keys().filter(|(_, file)| file == "kubeadm.conf").map(|(node, _)| node).collect();
-            assert_eq!(nodes, ours.keys().collect::<Vec<_>>(), "{name}");
-            for (node, ours) in &ours {
-                let theirs = &theirs[&(node.clone(), "kubeadm.conf".to_owned())];
-                let theirs: Vec<Value> = patches::documents(theirs).unwrap().into_iter().map(normal).collect();
-                let ours: Vec<Value> = ours.iter().cloned().map(normal).collect();
-                for document in &theirs {
-                    let kind = document["kind"].as_str().unwrap();
-                    match ours.iter().find(|ours| ours["kind"] == kind) {
-                        Some(ours) if ours == document => {}
-                        // kind writes both, and each node uses one.
-                        None if matches!(kind, "InitConfiguration" | "JoinConfiguration") => {}
-                        ours => wrong.push(format!(
-                            "{name}, {node}, {kind}\n kind:  {document}\n kprov: {}",
-                            ours.cloned().unwrap_or_default()
-                        )),
-                    }
-                }
-                assert!(ours.iter().all(|ours| theirs.iter().any(|one| one["kind"] == ours["kind"])), "{name}");
-            }
-            let spec = &profile.spec;
-            for ((_, file), theirs) in theirs.iter().filter(|((_, file), _)| file == "config.toml") {
-                let ours = patches::containerd(
-                    CONTAINERD,
-                    &spec.containerd_config_patches,
-                    &spec.containerd_config_patches_json6902,
-                )
-                .unwrap();
-                let read = |text: &str| text.parse::<toml::Table>().unwrap();
-                if read(&ours) != read(theirs) {
-                    wrong.push(format!("{name}, {file}\n kind:\n{theirs}\n kprov:\n{ours}"));
-                }
-            }
+            wrong.extend(compared(&file, version).err().unwrap_or_default());
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Nothing, if kind and kprov refuse a file, or write the same for it; otherwise the differences.
+fn compared(file: &Path, version: &str) -> Result<(), Vec<String>> {
+    let name = format!("{}, {version}", file.file_name().unwrap().to_string_lossy());
+    let ours = loaded(file).map_err(|error| format!("{error}: {error:?}")).and_then(|profile| {
+        let rendered = with_inputs(&profile, version, kubeadm);
+        rendered.map(|rendered| (profile, rendered)).map_err(|error| error.to_string())
+    });
+    let (profile, ours, theirs) = match (ours, of_kind(file, version)) {
+        (Ok((profile, ours)), Ok(theirs)) => (profile, ours, theirs),
+        (Err(_), Err(_)) => return Ok(()),
+        // An old kube-proxy falls back to iptables in silence.
+        (Err(error), Ok(_)) if error.contains("nftables") => return Ok(()),
+        (Err(error), Ok(_)) => return Err(vec![format!("{name}: kprov alone refuses it: {error}")]),
+        (Ok(_), Err(said)) => return Err(vec![format!("{name}: kind alone refuses it: {said}")]),
+    };
+    let mut wrong = Vec::new();
+    let nodes: Vec<&String> = theirs.keys().filter(|(_, file)| file == "kubeadm.conf").map(|(node, _)| node).collect();
+    if nodes != ours.keys().collect::<Vec<_>>() {
+        return Err(vec![format!("{name}: nodes\n kind:  {nodes:?}\n kprov: {:?}", ours.keys())]);
+    }
+    for (node, ours) in &ours {
+        let theirs = &theirs[&(node.clone(), "kubeadm.conf".to_owned())];
+        let theirs: Vec<Value> = patches::documents(theirs).unwrap().into_iter().map(normal).collect();
+        let ours: Vec<Value> = ours.iter().cloned().map(normal).collect();
+        for document in &theirs {
+            let kind = document["kind"].as_str().unwrap();
+            match ours.iter().find(|ours| ours["kind"] == kind) {
+                Some(ours) if ours == document => {}
+                // kind writes both, and each node uses one.
+                None if matches!(kind, "InitConfiguration" | "JoinConfiguration") => {}
+                ours => wrong.push(format!(
+                    "{name}, {node}, {kind}\n kind:  {document}\n kprov: {}",
+                    ours.cloned().unwrap_or_default()
+                )),
+            }
+        }
+        if !ours.iter().all(|ours| theirs.iter().any(|one| one["kind"] == ours["kind"])) {
+            wrong.push(format!("{name}, {node}: kprov writes documents that kind does not"));
+        }
+    }
+    let spec = &profile.spec;
+    for ((_, file), theirs) in theirs.iter().filter(|((_, file), _)| file == "config.toml") {
+        let ours =
+            patches::containerd(CONTAINERD, &spec.containerd_config_patches, &spec.containerd_config_patches_json6902)
+                .unwrap();
+        let read = |text: &str| text.parse::<toml::Table>().unwrap();
+        if read(&ours) != read(theirs) {
+            wrong.push(format!("{name}, {file}\n kind:\n{theirs}\n kprov:\n{ours}"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn scripts(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn shellcheck_has_nothing_to_say() {
-    check("sh", &["src", "tests/kind_files", "tests/node-image/build", "tests/xtask/fresh"]);
+    check("sh", &["src", "tests/faults", "tests/kind_files", "tests/node-image/build", "tests/xtask/fresh"]);
     check("bash", &["tests/e2e"]);
 }
 

@@ -26,6 +26,12 @@ pub enum ImageArchiveError {
     /// It is no tar archive, or a damaged one.
     #[error("it is no tar archive, or a damaged one")]
     NoTar,
+    /// A file in it is not what its name says.
+    #[error("a layer in it is damaged: what it holds does not hash to {digest}")]
+    Digest {
+        /// The digest that it goes by.
+        digest: String,
+    },
     /// It says nowhere which images it holds.
     #[error(
         "it names no image: there is neither a manifest.json nor an index.json in it that does (`docker save NAME` writes one)"

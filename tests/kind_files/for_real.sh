@@ -82,7 +82,7 @@ for file; do
     if [ "$by" = kprov ]; then
       "$kprov" -q up --config "$path" --name "$name" --image "$image" >"$work/$by.log" 2>&1 || outcome="$outcome $by: does not come up;"
     else
-      "$kind" -q create cluster --config "$path" --name "$name" --image "$image" >"$work/$by.log" 2>&1 || outcome="$outcome $by: does not come up;"
+      "$kind" create cluster --config "$path" --name "$name" --image "$image" >"$work/$by.log" 2>&1 || outcome="$outcome $by: does not come up;"
     fi
     seconds=$(($(date +%s) - begin))
     case $outcome in

@@ -417,14 +417,16 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
         };
         port_bindings.entry(key(port)).or_default().get_or_insert_default().push(binding);
     }
-    let endpoint = EndpointSettings {
-        ipam_config: (spec.ipv4.is_some() || spec.ipv6.is_some()).then(|| EndpointIpamConfig {
+    // The network itself is told by the mode; Podman refuses more than that of `none`.
+    let fixed = (spec.ipv4.is_some() || spec.ipv6.is_some()).then(|| {
+        let ipam_config = EndpointIpamConfig {
             ipv4_address: spec.ipv4.map(|address| address.to_string()),
             ipv6_address: spec.ipv6.map(|address| address.to_string()),
             link_local_ips: None,
-        }),
-        ..Default::default()
-    };
+        };
+        let endpoint = EndpointSettings { ipam_config: Some(ipam_config), ..Default::default() };
+        NetworkingConfig { endpoints_config: Some([(spec.network.clone(), endpoint)].into()) }
+    });
     ContainerCreateBody {
         hostname: Some(spec.hostname.unwrap_or(spec.name)),
         image: Some(spec.image),
@@ -436,7 +438,7 @@ fn body(spec: ContainerSpec) -> ContainerCreateBody {
         tty: Some(true),
         exposed_ports: Some(port_bindings.keys().cloned().collect()),
         volumes: Some(spec.volumes),
-        networking_config: Some(NetworkingConfig { endpoints_config: Some([(spec.network.clone(), endpoint)].into()) }),
+        networking_config: fixed,
         host_config: Some(HostConfig {
             privileged: Some(spec.privileged),
             init: Some(false),

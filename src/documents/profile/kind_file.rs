@@ -67,7 +67,7 @@ struct KindNode {
 #[expect(dead_code, reason = "only its schema is used")]
 struct KindMount {
     container_path: String,
-    host_path: String,
+    host_path: Option<String>,
     read_only: Option<bool>,
     selinux_relabel: Option<bool>,
     propagation: Option<Propagation>,
@@ -151,7 +151,10 @@ fn node(node: &mut Node) {
     let Value::Map(entries) = &mut node.value else { return };
     for entry in entries.iter_mut() {
         match entry.key.as_str() {
-            "extraMounts" => "mounts".clone_into(&mut entry.key),
+            "extraMounts" => {
+                "mounts".clone_into(&mut entry.key);
+                each(&mut entry.node, here_if_nowhere);
+            }
             "extraPortMappings" => {
                 "ports".clone_into(&mut entry.key);
                 each(&mut entry.node, |mapping| {
@@ -167,6 +170,16 @@ fn node(node: &mut Node) {
     }
     if !entries.iter().any(|entry| entry.key == "role") {
         entries.push(new("role", text_node("control-plane", span), span));
+    }
+}
+
+/// A mount of no path is one of the folder in which kind is called, as every relative path begins there.
+fn here_if_nowhere(mount: &mut Node) {
+    let span = mount.span;
+    if let Value::Map(entries) = &mut mount.value
+        && !entries.iter().any(|entry| entry.key == "hostPath")
+    {
+        entries.push(new("hostPath", text_node(".", span), span));
     }
 }
 

@@ -68,10 +68,22 @@ pub(super) fn patched(
             patches::apply(&mut documents, &[patch]).map_err(|error| fail((which, error)))?;
         }
     }
+    for document in &mut documents {
+        without_name(document);
+    }
     for document in documents.iter_mut().filter(|document| document["kind"] == "ClusterConfiguration") {
         keep_volumes(document, volumes);
     }
     Ok(Zeroizing::new(patches::stream(&documents)))
+}
+
+/// Without the name by which kind once told documents apart, and which patches still have: kubeadm takes none.
+fn without_name(document: &mut Value) {
+    if document["metadata"] == json!({"name": "config"})
+        && let Value::Object(fields) = document
+    {
+        fields.remove("metadata");
+    }
 }
 
 fn keep_volumes(configuration: &mut Value, volumes: &[HostVolume]) {

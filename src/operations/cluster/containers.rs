@@ -3,7 +3,7 @@
 //! Pure: the engine is asked by whoever calls.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -113,7 +113,7 @@ impl Frame<'_> {
             binds.push("/dev/mapper:/dev/mapper".to_owned());
         }
         binds.extend(plan.mounts.iter().map(|mount| {
-            let host = self.base.join(&mount.host_path);
+            let host: PathBuf = self.base.join(&mount.host_path).components().collect();
             let options: Vec<&str> = [
                 mount.read_only.then_some("ro"),
                 mount.selinux_relabel.then_some("Z"),

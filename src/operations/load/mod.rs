@@ -1,48 +1,41 @@
 //! Images into nodes: from the engine or from archives, to all nodes at once, and only what each of them lacks.
 //!
-//! Owns who gets what, and making sure that it has come. What an archive is made of is `documents::images`'.
+//! Owns who gets what, and making sure that it has come. `send` is the way there; what an archive is made of is
+//! `documents::images`'.
+
+mod send;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
 
 use crate::adapters::engine::EngineError;
 use crate::adapters::node::{Node, NodeError};
-use crate::documents::images::{ImageArchiveError, Named, Piece, Splitter, blob_digest, images_in, whole_name};
+use crate::documents::images::{ImageArchiveError, Named, images_in, whole_name};
 use crate::documents::names::ClusterName;
 use crate::documents::record::Record;
 use crate::operations::cluster::{self, ClusterError, Context};
-use crate::progress::Step;
+
+use send::{Outcome, Way, send};
 
 const HELD: &str = include_str!("scripts/held.sh");
-const TAKE: &str = include_str!("scripts/take.sh");
 const SEE: &str = include_str!("scripts/see.sh");
 
 /// How long a node may take for an archive.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Smaller blobs are sent whether a node has them or not: containerd reads them to find the others.
-const LARGE: u64 = 64 << 10;
-
 /// How much of an archive is read at once.
 const READ: usize = 256 << 10;
-
-/// How many pieces may be under way to a node. The slowest one decides.
-const UNDER_WAY: usize = 64;
 
 /// How long containerd's CRI plugin may take to see what containerd has taken, and how often that is looked at.
 const SEEN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
-
-/// After how many bytes a step tells how far it is.
-const TELL: u64 = 4 << 20;
 
 /// Why images could not be brought to nodes.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -346,142 +339,41 @@ impl<'a> Loader<'a> {
         loaded: &mut Loaded,
     ) -> Result<(), LoadError> {
         let names = images.iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
-        let mut everything: Vec<Taker<'_>> = Vec::new();
-        for (taker, outcome) in takers.iter().zip(self.send(takers, &names, archive(), &unusable).await?) {
+        let reporter = &self.context.reporter;
+        let outcomes = send(reporter, takers, &names, Way::Past, archive(), &unusable).await?;
+        let whole = takers.iter().zip(outcomes).map(|(taker, outcome)| {
             *loaded.sent.entry(taker.node.name.clone()).or_default() += outcome.sent;
-            match outcome.taken {
-                Err(_) if !outcome.left_out.is_empty() => {}
-                Err(error) => return Err(error.into()),
-                Ok(()) => {
-                    let held = settled(taker.node, images).await?;
-                    if outcome.left_out.is_subset(&held.blobs) {
-                        check(taker.node, &held, images)?;
-                        continue;
-                    }
-                }
-            }
-            everything.push(Taker { node: taker.node, held: Held::default() });
-        }
+            has_come(taker.node, outcome, images)
+        });
+        let whole = try_join_all(whole.collect::<Vec<_>>()).await?;
+        let lacking = takers.iter().zip(whole).filter(|(_, whole)| !whole);
+        let everything: Vec<Taker<'_>> =
+            lacking.map(|(taker, _)| Taker { node: taker.node, held: Held::default() }).collect();
         if everything.is_empty() {
             return Ok(());
         }
-        for (taker, outcome) in everything.iter().zip(self.send(&everything, &names, archive(), &unusable).await?) {
+        let outcomes = send(reporter, &everything, &names, Way::Through, archive(), &unusable).await?;
+        for (taker, outcome) in everything.iter().zip(outcomes) {
             *loaded.sent.entry(taker.node.name.clone()).or_default() += outcome.sent;
             outcome.taken?;
             check(taker.node, &settled(taker.node, images).await?, images)?;
         }
         Ok(())
     }
+}
 
-    /// Sends an archive to nodes, without the blobs that each has.
-    async fn send(
-        &self,
-        takers: &[Taker<'_>],
-        names: &str,
-        archive: impl Stream<Item = Result<Bytes, LoadError>>,
-        unusable: impl Fn(ImageArchiveError) -> LoadError,
-    ) -> Result<Vec<Outcome>, LoadError> {
-        let (mut lines, mut takes) = (Vec::new(), Vec::new());
-        for taker in takers {
-            let (sender, receiver) = mpsc::channel(UNDER_WAY);
-            let step = self.context.reporter.step(&taker.node.name, &format!("Loading {names}"));
-            lines.push(Line {
-                held: &taker.held.blobs,
-                sender,
-                step,
-                open: true,
-                told: 0,
-                outcome: Outcome::default(),
-            });
-            let pieces = stream::unfold(receiver, |mut receiver| async move {
-                receiver.recv().await.map(|piece: Bytes| (piece, receiver))
-            });
-            takes.push(taker.node.feed_pieces("ctr images import", TAKE, pieces));
-        }
-        let distribute = async {
-            let outcome = distribute(archive, &mut lines, unusable).await;
-            // Whoever reads sees the end.
-            let ends = lines.into_iter().map(|line| (line.step, line.outcome)).collect::<Vec<_>>();
-            (outcome, ends)
-        };
-        let ((distributed, ends), taken) = tokio::join!(distribute, join_all(takes));
-        distributed?;
-        let ended = ends.into_iter().zip(taken).map(|((step, outcome), taken)| {
-            match &taken {
-                Ok(_) => step.done(),
-                Err(error) => step.fail(error),
-            }
-            Outcome { taken: taken.map(|_| ()), ..outcome }
-        });
-        Ok(ended.collect())
+/// Whether a node has the images that were sent to it; `false` if it may lack what was left out.
+async fn has_come(node: &Node, outcome: Outcome, images: &[&Named]) -> Result<bool, LoadError> {
+    match outcome.taken {
+        Err(_) if !outcome.left_out.is_empty() => return Ok(false),
+        other => other?,
     }
-}
-
-/// What came of sending an archive to a node.
-struct Outcome {
-    sent: u64,
-    /// The blobs that it was not sent, since it had them.
-    left_out: BTreeSet<String>,
-    taken: Result<(), NodeError>,
-}
-
-impl Default for Outcome {
-    fn default() -> Self {
-        Self { sent: 0, left_out: BTreeSet::new(), taken: Ok(()) }
+    let held = settled(node, images).await?;
+    if !outcome.left_out.is_subset(&held.blobs) {
+        return Ok(false);
     }
-}
-
-/// The way to a node.
-struct Line<'a> {
-    held: &'a BTreeSet<String>,
-    sender: mpsc::Sender<Bytes>,
-    step: Step,
-    /// Whether the file that passes by is for it.
-    open: bool,
-    told: u64,
-    outcome: Outcome,
-}
-
-impl Line<'_> {
-    async fn send(&mut self, bytes: Bytes) {
-        self.outcome.sent += bytes.len() as u64;
-        // One that reads no more has failed, and says so itself.
-        let _ = self.sender.send(bytes).await;
-        if self.outcome.sent - self.told >= TELL {
-            self.told = self.outcome.sent;
-            self.step.detail(&format!("{} MB", self.told / 1_000_000));
-        }
-    }
-}
-
-/// Sends an archive down all lines, and on none what is there already.
-async fn distribute(
-    archive: impl Stream<Item = Result<Bytes, LoadError>>,
-    lines: &mut [Line<'_>],
-    unusable: impl Fn(ImageArchiveError) -> LoadError,
-) -> Result<(), LoadError> {
-    let mut archive = std::pin::pin!(archive);
-    let mut splitter = Splitter::default();
-    while let Some(chunk) = archive.next().await {
-        for piece in splitter.take(chunk?).map_err(&unusable)? {
-            let (bytes, to_all) = match piece {
-                Piece::Begin { name, size, head } => {
-                    let blob = blob_digest(&name).filter(|_| size >= LARGE);
-                    for line in &mut *lines {
-                        line.open = blob.as_ref().is_none_or(|blob| !line.held.contains(blob));
-                        if let (false, Some(blob)) = (line.open, &blob) {
-                            line.outcome.left_out.insert(blob.clone());
-                        }
-                    }
-                    (head, false)
-                }
-                Piece::Content(bytes) => (bytes, false),
-                Piece::Rest(bytes) => (bytes, true),
-            };
-            join_all(lines.iter_mut().filter(|line| line.open || to_all).map(|line| line.send(bytes.clone()))).await;
-        }
-    }
-    if splitter.is_whole() { Ok(()) } else { Err(unusable(ImageArchiveError::NoTar)) }
+    check(node, &held, images)?;
+    Ok(true)
 }
 
 /// What a node holds, once its CRI plugin has seen what containerd has taken, or has had the time to.
@@ -547,65 +439,5 @@ mod tests {
         assert_eq!(held.lacks(&named("b:1", "sha256:m2")), Some("the kubelet does not see it"));
         assert_eq!(held.lacks(&named("c:1", "sha256:c1")), Some("there is none of that name"));
         assert!(held.blobs.contains("sha256:m1"));
-    }
-
-    /// A blob that is worth leaving out, an archive with it, and what is left of that without.
-    fn archive() -> (String, Vec<u8>, usize) {
-        let (digest, layer) = ("ab".repeat(32), vec![7; usize::try_from(LARGE).unwrap() + 1]);
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, content) in [(format!("blobs/sha256/{digest}").as_str(), &layer[..]), ("index.json", b"{}")] {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            builder.append_data(&mut header, name, content).unwrap();
-        }
-        let bytes = builder.into_inner().unwrap();
-        let without = bytes.len() - 512 - layer.len().next_multiple_of(512);
-        (format!("sha256:{digest}"), bytes, without)
-    }
-
-    /// What comes out of two lines, the first of whose nodes has the blob.
-    async fn distributed(bytes: Vec<u8>, digest: &str) -> (Result<(), LoadError>, Vec<Vec<u8>>, Vec<usize>) {
-        let (reporter, _) = crate::progress::Reporter::recording();
-        let (has, nothing) = (BTreeSet::from([digest.to_owned()]), BTreeSet::new());
-        let (mut lines, mut ends) = (Vec::new(), Vec::new());
-        for held in [&has, &nothing] {
-            let (sender, mut receiver) = mpsc::channel::<Bytes>(1);
-            let step = reporter.stage("x");
-            lines.push(Line { held, sender, step, open: true, told: 0, outcome: Outcome::default() });
-            ends.push(tokio::spawn(async move {
-                let mut all = Vec::new();
-                while let Some(bytes) = receiver.recv().await {
-                    all.extend_from_slice(&bytes);
-                }
-                all
-            }));
-        }
-        let pieces: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        let unusable = |error| LoadError::Export { host: String::new(), error };
-        let outcome = distribute(stream::iter(pieces), &mut lines, unusable).await;
-        let left_out = lines.iter().map(|line| line.outcome.left_out.len()).collect();
-        drop(lines);
-        let mut got = Vec::new();
-        for end in ends {
-            got.push(end.await.unwrap());
-        }
-        (outcome, got, left_out)
-    }
-
-    #[tokio::test]
-    async fn each_node_gets_what_it_lacks_and_nothing_else() {
-        let (digest, bytes, without) = archive();
-        let (outcome, got, left_out) = distributed(bytes.clone(), &digest).await;
-        assert!(outcome.is_ok());
-        assert_eq!(got[0].len(), without);
-        assert_eq!(got[1], bytes);
-        assert_eq!(left_out, [1, 0]);
-    }
-
-    #[tokio::test]
-    async fn an_archive_that_ends_early_is_no_archive() {
-        let (digest, mut bytes, _) = archive();
-        bytes.truncate(3000);
-        assert!(matches!(distributed(bytes, &digest).await.0, Err(LoadError::Export { .. })));
     }
 }

@@ -64,10 +64,8 @@ kill)
   ;;
 reboot)
   # The first process of each container, whose end is that of all others in it.
-  export DOCKER_HOST
-  # shellcheck disable=SC2046 # ids are words
-  pids=$(docker inspect --format '{{.State.Pid}}' $(docker ps --quiet) || :)
-  unset DOCKER_HOST
+  pids=$(export DOCKER_HOST && docker ps --quiet | xargs -r docker inspect --format '{{.State.Pid}}')
+  ids=$(export DOCKER_HOST && docker ps --quiet --no-trunc)
   # containerd and what it has started are told by its socket.
   shims=$(pgrep -f "$folder/exec/containerd/containerd" || :)
   # shellcheck disable=SC2086 # ids are words
@@ -75,6 +73,9 @@ reboot)
   down KILL
   while grep -q " $folder/" /proc/self/mountinfo; do
     awk -v under="$folder/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r umount --lazy
+  done
+  for id in $ids; do
+    find /sys/fs/cgroup -depth -type d -path "*$id*" -exec rmdir {} + || :
   done
   rm -rf "$folder/exec"
   up

@@ -87,8 +87,15 @@ impl Engine {
     pub async fn info(&self) -> Result<EngineInfo, EngineError> {
         let (version, info) = tokio::try_join!(self.docker.version(), self.docker.info())
             .map_err(|error| self.error("asking the engine about itself", error))?;
+        let components = version.components.unwrap_or_default();
+        // Podman makes an id up for each answer.
+        let id = if components.iter().any(|component| component.name == "Podman Engine") {
+            podman_id(info.name.as_deref(), info.docker_root_dir.as_deref(), &self.host)
+        } else {
+            info.id.unwrap_or_default()
+        };
         Ok(EngineInfo {
-            id: info.id.unwrap_or_default(),
+            id,
             version: version.version.unwrap_or_default(),
             api_version: version.api_version.unwrap_or_default(),
             cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
@@ -120,5 +127,25 @@ impl Engine {
         let info = self.docker.info().await.map_err(|error| self.error(DOING, error))?;
         let told = info.system_time.unwrap_or_default();
         told.parse().map_err(|_| EngineError::Failed { doing: DOING.to_owned(), reason: format!("it says {told:?}") })
+    }
+}
+
+/// What Podman is known by: its host's name, its store, and the way to it. Empty if it does not tell.
+fn podman_id(name: Option<&str>, store: Option<&str>, host: &str) -> String {
+    match (name, store) {
+        (Some(name), Some(store)) if !name.is_empty() && !store.is_empty() => format!("podman {name} {store} {host}"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_podman_is_known_by_what_stays() {
+        assert_eq!(podman_id(Some("vm"), Some("/s"), "unix:///p"), "podman vm /s unix:///p");
+        assert_eq!(podman_id(Some("vm"), None, "unix:///p"), "", "and else is not known to be the same one");
+        assert_eq!(podman_id(Some(""), Some("/s"), "unix:///p"), "");
     }
 }

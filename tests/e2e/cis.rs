@@ -1,5 +1,9 @@
 //! The CIS benchmark held against real clusters, controls that are broken and found, and the report.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
 use kprov::documents::breakage::BREAKS;
 use serde_json::Value;
 use test_support::{Run, Sandbox, in_full};
@@ -23,6 +27,43 @@ fn verdicts(document: &Value) -> Vec<(String, String, String)> {
         }
     }
     found
+}
+
+/// The archive of an image of something that prints a node's part of our own results, as kube-bench would. It has two names, and goes
+/// from the engine with the test.
+struct Bench<'a> {
+    sandbox: &'a Sandbox,
+    names: [String; 2],
+    archive: PathBuf,
+}
+
+impl<'a> Bench<'a> {
+    fn new(sandbox: &'a Sandbox, node: &str, results: &Value) -> Self {
+        let mut results = results.clone();
+        results["Controls"].as_array_mut().unwrap().retain(|part| part["node"].is_null() || part["node"] == node);
+        sandbox.write("image/results.json", format!("{results}\n"));
+        // By the account that section 5 asks the API with.
+        let program =
+            "#!/bin/sh\n[ -s \"$KUBECONFIG\" ] && read -r results </results.json && printf '%s\\n' \"$results\"\n";
+        sandbox.write("image/bin/kube-bench", program);
+        let script = "cp -L /bin/dash image/bin/sh && chmod 755 image/bin/kube-bench && tar --dereference -cf image.tar -C image . \
+                      -C / lib64/ld-linux-x86-64.so.2 lib/x86_64-linux-gnu/libc.so.6";
+        Run::of(Command::new("sh").args(["-euc", script]).current_dir(sandbox.path())).done();
+        let names = ["one", "two"].map(|name| format!("kprov-e2e/bench-{name}:{}", sandbox.cluster));
+        let file = |name: &str| sandbox.path().join(name);
+        let (image, archive) = (file("image.tar").display().to_string(), file("bench.tar"));
+        let docker = |arguments: &[&str]| sandbox.engine().docker(arguments).done();
+        docker(&["import", "--change", "ENV PATH=/bin", &image, &names[0]]);
+        docker(&["tag", &names[0], &names[1]]);
+        docker(&["save", "-o", &archive.display().to_string(), &names[0], &names[1]]);
+        Self { sandbox, names, archive }
+    }
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        let _ = self.sandbox.engine().docker(&["image", "rm", "--force", &self.names[0], &self.names[1]]);
+    }
 }
 
 #[test]
@@ -67,6 +108,22 @@ fn what_is_broken_is_found_and_a_reset_ends_the_lesson() {
     let pairs = run.json()["comparison"].clone();
     let differ: Vec<&Value> = pairs.as_array().unwrap().iter().filter(|pair| pair["relation"] != "same").collect();
     assert_eq!((differ.len(), &differ[0]["id"]), (1, &"1.1.1".into()), "{differ:?}");
+
+    eprintln!("- kube-bench as a Job");
+    let bench = Bench::new(&sandbox, &here, &whole);
+    let left = |what: &[&str]| sandbox.kprov(&[&["exec", here.as_str(), "--"], what].concat()).ok().stdout;
+    let images = || {
+        let list = left(&["ctr", "--namespace", "k8s.io", "images", "ls", "-q"]);
+        list.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let images_before = images();
+    let beside = format!("--kube-bench={}", bench.archive.display());
+    let document = cis(&sandbox, &[&beside, "--node", &here]).ok().json();
+    let pairs = document["comparison"].as_array().unwrap();
+    assert!(pairs.len() > 100 && pairs.iter().all(|pair| pair["relation"] == "same"), "{pairs:?}");
+    assert_eq!(images(), images_before, "its image, under whichever name, is still there");
+    let objects = left(&["kubectl", "get", "namespaces,clusterroles,clusterrolebindings", "-o", "name"]);
+    assert!(!objects.contains("kprov-kube-bench"), "{objects}");
 
     eprintln!("- break");
     let answers = sandbox.path().join("answers.json");

@@ -15,13 +15,10 @@ if [ -f "$account/token" ]; then
   *:*) server="[$KUBERNETES_SERVICE_HOST]" ;;
   *) server=$KUBERNETES_SERVICE_HOST ;;
   esac
-  cat >"${KUBECONFIG:?}" <<Y
-apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: "https://$server:${KUBERNETES_SERVICE_PORT:-443}", certificate-authority: $account/ca.crt}}]
-users: [{name: u, user: {tokenFile: $account/token}}]
-contexts: [{name: x, context: {cluster: c, user: u}}]
-current-context: x
-Y
+  # Of an image, nothing but a shell is taken for granted.
+  printf '%s\n' 'apiVersion: v1' 'kind: Config' 'current-context: x' \
+    "clusters: [{name: c, cluster: {server: 'https://$server:${KUBERNETES_SERVICE_PORT:-443}', certificate-authority: $account/ca.crt}}]" \
+    "users: [{name: u, user: {tokenFile: $account/token}}]" \
+    'contexts: [{name: x, context: {cluster: c, user: u}}]' >"${KUBECONFIG:?}"
 fi
 exec kube-bench run --json --benchmark "$benchmark" "$@"

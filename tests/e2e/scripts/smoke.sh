@@ -59,7 +59,7 @@ fi
 asks() { kubectl exec client -- etcdctl --dial-timeout=5s --command-timeout=5s --endpoints="http://$host:2379" "$@"; }
 [ "$(asks put lesson learnt)" = OK ]
 said "exec and Service, as $host"
-kubectl logs deployment/store | grep -q etcd
+[ -n "$(kubectl logs deployment/store --tail=1)" ]
 said 'logs'
 
 kubectl rollout restart deployment/store

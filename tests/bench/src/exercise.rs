@@ -32,7 +32,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 
 fn on(bench: &Bench, what: &str, bar: &'static str, workers: usize, kprov: &dyn Fn(&Sandbox)) -> Row {
     let sandbox = bench.sandbox();
-    sandbox.write("kind.yaml", plain::file(workers));
+    sandbox.write("kind.yaml", plain::file(1, workers));
     let image = Sandbox::image();
     let (ours, hand): (RefCell<Vec<_>>, RefCell<Vec<_>>) = Default::default();
     bench.in_turn(

@@ -121,11 +121,8 @@ pub(crate) fn plugin(bench: &Bench) -> Vec<Row> {
         },
     );
     let against = |what: &str, kprov: RefCell<Vec<f64>>, kind: RefCell<Vec<f64>>, bar: &'static str| Row {
-        what: what.to_owned(),
-        unit: "µs",
-        kprov: kprov.into_inner().iter().map(|ms| ms * 1000.0).collect(),
         kind: kind.into_inner().iter().map(|ms| ms * 1000.0).collect(),
-        bar,
+        ..Row::alone(what, "µs", kprov.into_inner().iter().map(|ms| ms * 1000.0).collect(), bar)
     };
     vec![
         Row::alone("memory of the plugin, local, at rest and between loads", "MB", rest, "at most 12 MB"),

@@ -1,4 +1,4 @@
-//! Measures kprov beside the real kind: same machine, same image, turn by turn. Prints a table, and judges nothing.
+//! Measures kprov beside the real kind: same machine, same image, turn by turn. Prints a table, and judges only when asked to.
 //!
 //! `cargo xtask bench` runs it, and says where everything is.
 
@@ -11,7 +11,9 @@ mod load;
 mod plain;
 mod power;
 mod program;
+mod recorded;
 mod several;
+mod steps;
 mod table;
 
 use std::process::Command;
@@ -31,6 +33,12 @@ struct Options {
     /// List what can be measured.
     #[arg(long)]
     list: bool,
+    /// Fail if something is slower, beside kind, than what is recorded in ratios.json.
+    #[arg(long, conflicts_with = "record")]
+    check: bool,
+    /// Record these ratios in ratios.json.
+    #[arg(long)]
+    record: bool,
     /// What to measure; everything if nothing is named.
     sections: Vec<String>,
 }
@@ -38,9 +46,10 @@ struct Options {
 /// Something that can be measured: its name, what it is, and how.
 type Section = (&'static str, &'static str, fn(&Bench) -> Vec<Row>);
 
-const SECTIONS: [Section; 11] = [
+const SECTIONS: [Section; 12] = [
     ("program", "start, rendering, size", program::measure),
     ("cluster", "a hardened cluster of two nodes: up, reset, memory", cluster::measure),
+    ("ha", "three control planes and a worker: up, reset", cluster::several_control_planes),
     ("several", "four clusters of one node", several::measure),
     ("power", "a cluster that was put aside", power::measure),
     ("load", "an image of 200 MB into three nodes", load::measure),
@@ -112,6 +121,27 @@ fn main() {
         }
     }
     println!("{}", table::render(&rows));
+    if let Err(error) = compare(&options, &rows) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+/// Shows where the time went, and holds what was measured against what is recorded, or records it.
+fn compare(options: &Options, rows: &[Row]) -> Result<(), String> {
+    let version = format!("1.{}", plain::minor());
+    let mut recorded = recorded::Recorded::load()?;
+    println!("\n{}", recorded.steps(&version, rows));
+    if options.record {
+        recorded.take(&version, rows);
+        recorded.save()?;
+    } else if options.check {
+        let slower = recorded.slower(&version, rows)?;
+        if !slower.is_empty() {
+            return Err(format!("slower than recorded:\n  {}", slower.join("\n  ")));
+        }
+    }
+    Ok(())
 }
 
 /// On what all this was measured.

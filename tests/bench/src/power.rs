@@ -11,7 +11,7 @@ use crate::{Bench, plain, time};
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let sandbox = bench.sandbox();
     let (kprov, kind): (RefCell<Vec<Duration>>, RefCell<Vec<Duration>>) = Default::default();
-    sandbox.write("kind.yaml", plain::file(1));
+    sandbox.write("kind.yaml", plain::file(1, 1));
     bench.in_turn(
         || {
             sandbox.up(&["--profile", "hardened"]).done();

@@ -16,7 +16,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     let (kprov, kind): (RefCell<Vec<_>>, RefCell<Vec<_>>) = Default::default();
     let memory = RefCell::new(Vec::new());
     let image = Sandbox::image();
-    sandbox.write("kind.yaml", plain::file(0));
+    sandbox.write("kind.yaml", plain::file(1, 0));
     let remove = || {
         for name in &names {
             sandbox.kprov(&["down", name]).done();

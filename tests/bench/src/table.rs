@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::steps::Steps;
+
 /// A thing that was measured, for kprov and, where kind has it as well, for kind.
 pub(crate) struct Row {
     pub(crate) what: String,
@@ -10,18 +12,31 @@ pub(crate) struct Row {
     pub(crate) kind: Vec<f64>,
     /// What it should come to, for the reader.
     pub(crate) bar: &'static str,
+    /// What kprov's time went to.
+    pub(crate) steps: Steps,
 }
 
 impl Row {
     /// Durations, in seconds.
     pub(crate) fn seconds(what: &str, kprov: &[Duration], kind: &[Duration], bar: &'static str) -> Self {
         let seconds = |times: &[Duration]| times.iter().map(Duration::as_secs_f64).collect();
-        Self { what: what.to_owned(), unit: "s", kprov: seconds(kprov), kind: seconds(kind), bar }
+        let (kprov, kind) = (seconds(kprov), seconds(kind));
+        Self { what: what.to_owned(), unit: "s", kprov, kind, bar, steps: Steps::default() }
     }
 
     /// Something that kind has no part in.
     pub(crate) fn alone(what: &str, unit: &'static str, kprov: Vec<f64>, bar: &'static str) -> Self {
-        Self { what: what.to_owned(), unit, kprov, kind: Vec::new(), bar }
+        Self { what: what.to_owned(), unit, kprov, kind: Vec::new(), bar, steps: Steps::default() }
+    }
+
+    /// The same, with what its time went to.
+    pub(crate) fn with(self, steps: Steps) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// kprov's median by kind's, where both have one.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        Some(median(&self.kprov)? / median(&self.kind)?)
     }
 
     fn cells(&self) -> [String; 5] {
@@ -35,13 +50,13 @@ impl Row {
                 format!("{value:.1} {} ({least:.1} to {most:.1})", self.unit)
             }
         };
-        let ratio = kprov.zip(kind).map_or_else(|| "-".to_owned(), |(kprov, kind)| format!("{:.2}", kprov / kind));
+        let ratio = self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
         [self.what.clone(), shown(kprov, &self.kprov), shown(kind, &self.kind), ratio, self.bar.to_owned()]
     }
 }
 
 /// The middle one of an odd number of values, or of the two in the middle the mean.
-fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -55,9 +70,13 @@ fn median(values: &[f64]) -> Option<f64> {
 /// Everything, as Markdown: medians, in parentheses the least and the most.
 pub(crate) fn render(rows: &[Row]) -> String {
     let head = ["what", "kprov", "kind", "ratio", "bar"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows.iter().map(Row::cells)).collect();
+    markdown(std::iter::once(head).chain(rows.iter().map(Row::cells)).collect())
+}
+
+/// A table in Markdown, whose first row is its head.
+pub(crate) fn markdown<const N: usize>(rows: Vec<[String; N]>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4].map(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut lines: Vec<String> = rows
         .iter()
         .map(|row| {
@@ -83,7 +102,12 @@ mod tests {
     #[test]
     fn a_table_has_a_line_for_each_thing() {
         let rows = [
-            Row { what: "up".into(), unit: "s", kprov: vec![1.0, 2.0, 3.0], kind: vec![4.0], bar: "0.60" },
+            Row {
+                what: "up".into(),
+                kprov: vec![1.0, 2.0, 3.0],
+                kind: vec![4.0],
+                ..Row::seconds("", &[], &[], "0.60")
+            },
             Row::alone("size", "MB", vec![20.0], ""),
         ];
         assert_eq!(

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::ground::{Ground, cargo, release};
-use crate::tools;
+use crate::{node_image, tools};
 
 /// Options of `bench`.
 #[derive(Args)]
@@ -20,6 +20,12 @@ pub(crate) struct Options {
     /// List what can be measured.
     #[arg(long)]
     list: bool,
+    /// Fail if something is slower, beside kind, than what is recorded in tests/bench/ratios.json.
+    #[arg(long, conflicts_with = "record")]
+    check: bool,
+    /// Record these ratios there.
+    #[arg(long)]
+    record: bool,
 }
 
 /// Measures, and prints a table.
@@ -30,7 +36,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         let ground = Ground::ensure(options.image.as_deref())?;
         command.arg("--rounds").arg(options.rounds.to_string()).args(&options.sections);
+        command.args(options.check.then_some("--check")).args(options.record.then_some("--record"));
         command.env("KPROV_OPENBAO", tools::openbao()?);
+        // kprov's; kind's comes from a registry, or is there already.
+        command.env("KPROV_LOAD_BALANCER_IMAGE", node_image::load_balancer(&ground.engine)?);
         ground.tell(command.env("KPROV_BENCH_PROGRAM", release()?));
     }
     if !command.status()?.success() {

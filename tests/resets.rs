@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use test_support::{Sandbox, in_full};
+use test_support::{Job, Sandbox, in_full};
 
 /// A cluster of two nodes that is encrypted at rest.
 const PROFILE: &str = "secure-two-node";
@@ -58,14 +58,56 @@ impl Dice {
     }
 }
 
-fn role(control_plane: bool) -> &'static str {
-    if control_plane { "control-plane" } else { "worker" }
+/// The control planes of the profile `ha`.
+const CONTROL_PLANES: [&str; 3] = ["control-plane", "control-plane2", "control-plane3"];
+
+/// How many resets, by how many there are in the short form.
+fn rounds(few: usize, many: usize) -> usize {
+    let given = std::env::var("KPROV_ROUNDS").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or(if in_full() { many } else { few })
+}
+
+/// Dice by the clock; KPROV_SEED repeats the damage of an earlier run.
+fn dice(rounds: usize) -> Dice {
+    let given = std::env::var("KPROV_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).max(1);
+    eprintln!("{rounds} resets, seed {seed}");
+    Dice(seed)
+}
+
+/// Damages one to three things at random, on one of these control planes or on the worker; says which.
+fn damage(sandbox: &Sandbox, dice: &mut Dice, control_planes: &[&str]) -> String {
+    let mut names = Vec::new();
+    for _ in 0..=dice.below(3) {
+        let (name, on_control_plane, script) = DAMAGE[dice.below(DAMAGE.len())];
+        let role = if on_control_plane { control_planes[dice.below(control_planes.len())] } else { "worker" };
+        harm(sandbox, role, script);
+        names.push(format!("{name} ({role})"));
+    }
+    names.join(", ")
+}
+
+/// How long a reset took, that has to be one to the golden state.
+fn timed_reset(sandbox: &Sandbox) -> Duration {
+    let start = Instant::now();
+    let reset = sandbox.kprov(&["reset", &sandbox.cluster]);
+    let took = start.elapsed();
+    reset.ok().never_says("from its profile");
+    took
+}
+
+/// Tells how long all took, and by how much the slowest differs from the one in the middle.
+fn tell(mut times: Vec<Duration>) {
+    times.sort();
+    let (median, longest) = (times[times.len() / 2].as_secs_f64(), times[times.len() - 1].as_secs_f64());
+    let count = times.len();
+    eprintln!("{count} resets verified; median {median:.1} s, longest {longest:.1} s, {:.2} of it", longest / median);
 }
 
 /// Runs a command on a node, whatever comes of it: it may be the last that the node does.
-fn harm(sandbox: &Sandbox, control_plane: bool, script: &str) {
+fn harm(sandbox: &Sandbox, role: &str, script: &str) {
     let script = format!("export KUBECONFIG=/etc/kubernetes/admin.conf; {script}");
-    let node = sandbox.node(role(control_plane));
+    let node = sandbox.node(role);
     let _ = sandbox.kprov(&["exec", &node, "--", "timeout", "20", "sh", "-c", &script]);
 }
 
@@ -73,12 +115,8 @@ fn harm(sandbox: &Sandbox, control_plane: bool, script: &str) {
 #[ignore = "needs an engine: cargo xtask test"]
 fn a_damaged_cluster_is_whole_after_a_reset() {
     let sandbox = Sandbox::on_engine(env!("CARGO_BIN_EXE_kprov"), "reset");
-    let rounds = if in_full() { 50 } else { 3 };
-    // KPROV_SEED repeats the damage of an earlier run.
-    let given = std::env::var("KPROV_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).max(1);
-    eprintln!("{rounds} resets, seed {seed}");
-    let mut dice = Dice(seed);
+    let rounds = rounds(3, 50);
+    let mut dice = dice(rounds);
     let cluster = sandbox.cluster.as_str();
     sandbox.up(&["--profile", PROFILE]).done();
     let kubeconfig = std::fs::read(sandbox.kubeconfig()).unwrap();
@@ -86,30 +124,75 @@ fn a_damaged_cluster_is_whole_after_a_reset() {
     let mut times: Vec<Duration> = Vec::new();
     for round in 1..=rounds {
         let student = "kubectl create namespace student && kubectl -n student create configmap left --from-literal=a=b";
-        harm(&sandbox, true, student);
-        let mut names = Vec::new();
-        for _ in 0..=dice.below(3) {
-            let (name, control_plane, script) = DAMAGE[dice.below(DAMAGE.len())];
-            harm(&sandbox, control_plane, script);
-            names.push(format!("{name} ({})", role(control_plane)));
-        }
-        let start = Instant::now();
-        let reset = sandbox.kprov(&["reset", cluster]);
-        times.push(start.elapsed());
-        eprintln!("{round}: {:.1} s after {}", start.elapsed().as_secs_f64(), names.join(", "));
-        // That would not be the golden state.
-        reset.ok().never_says("from its profile");
+        harm(&sandbox, "control-plane", student);
+        let damage = damage(&sandbox, &mut dice, &["control-plane"]);
+        let took = timed_reset(&sandbox);
+        times.push(took);
+        eprintln!("{round}: {:.1} s after {damage}", took.as_secs_f64());
         sandbox.kprov(&["verify", cluster]).done();
         assert_eq!(std::fs::read(sandbox.kubeconfig()).unwrap(), kubeconfig, "the user's kubeconfig goes on working");
         let left = sandbox.kprov(&["etcd", "keys", "namespaces/", "--cluster", cluster]).ok().never_says("student");
         left.says("kube-system");
     }
-    times.sort();
-    eprintln!(
-        "{rounds} of {rounds} resets verified; median {:.1} s, longest {:.1} s",
-        times[times.len() / 2].as_secs_f64(),
-        times[times.len() - 1].as_secs_f64()
-    );
+    tell(times);
+    sandbox.kprov(&["down", cluster]).done();
+    sandbox.assert_clean();
+}
+
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn in_full_three_control_planes_are_whole_after_a_reset() {
+    let sandbox = Sandbox::on_engine(env!("CARGO_BIN_EXE_kprov"), "hareset");
+    let rounds = rounds(3, 10);
+    let mut dice = dice(rounds);
+    let cluster = sandbox.cluster.as_str();
+    sandbox.up(&["--profile", "ha"]).done();
+    let whole = || {
+        sandbox.kprov(&["verify", cluster]).done();
+        let left = sandbox.kprov(&["etcd", "keys", "namespaces/", "--cluster", cluster]).ok().never_says("student");
+        left.says("kube-system");
+        sandbox.assert_secrets_are_read(&CONTROL_PLANES);
+    };
+    let mut times = Vec::new();
+    for round in 1..=rounds {
+        harm(&sandbox, CONTROL_PLANES[dice.below(3)], "kubectl create namespace student");
+        let damage = damage(&sandbox, &mut dice, &CONTROL_PLANES);
+        let took = timed_reset(&sandbox);
+        times.push(took);
+        eprintln!("{round}: {:.1} s after {damage}", took.as_secs_f64());
+        whole();
+    }
+    tell(times);
+
+    // A reset that is killed in whichever step: the next one does it.
+    for stage in [
+        "Making new nodes beside the old ones",
+        "Changing places",
+        "Booting",
+        "Waiting until the API server answers",
+        "Waiting for the other API servers",
+        "Waiting until every node and system pod is Ready",
+        "Verifying",
+    ] {
+        harm(&sandbox, "control-plane2", "kubectl create namespace student; rm -rf /var/lib/etcd/*");
+        let mut job = Job::start(&mut sandbox.kprov_command(&["reset", cluster, "-o", "json"]));
+        assert!(job.wait_for(|event| event["name"] == *stage), "{stage}");
+        job.ends_within(Duration::from_millis(200));
+        eprintln!("killed ({:?}) while {stage}", job.kill().code);
+        timed_reset(&sandbox);
+        whole();
+    }
+
+    // A snapshot of them is one of all members, too.
+    sandbox.own_kubectl("control-plane", &["create", "namespace", "kept"]).done();
+    sandbox.kprov(&["snapshot", "save", "kept", "--cluster", cluster]).done();
+    sandbox.kprov(&["snapshot", "export", "kept", "kept.kprov", "--plain"]).fails().says("several control planes");
+    sandbox.own_kubectl("control-plane3", &["delete", "namespace", "kept"]).done();
+    sandbox.kprov(&["snapshot", "restore", "kept"]).done();
+    sandbox.kprov(&["verify", cluster]).done();
+    for role in CONTROL_PLANES {
+        sandbox.own_kubectl(role, &["get", "namespace", "kept"]).done();
+    }
     sandbox.kprov(&["down", cluster]).done();
     sandbox.assert_clean();
 }

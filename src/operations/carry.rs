@@ -44,6 +44,18 @@ pub enum CarryError {
         /// What it asks for, a line each.
         beyond: Vec<String>,
     },
+    /// It is of several control planes.
+    #[error(
+        "the snapshot {name:?} is of several control planes, which know each other by the addresses that they have on this host"
+    )]
+    #[diagnostic(
+        code(kprov::snapshot::several),
+        help("nothing was written; the profile makes such a cluster elsewhere: `kprov up --profile FILE`")
+    )]
+    Several {
+        /// The snapshot.
+        name: String,
+    },
     /// It is no snapshot that kprov makes.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -65,8 +77,8 @@ pub enum CarryError {
 /// Writes a snapshot into a new file; in the clear without a passphrase. Gives the file's size.
 ///
 /// # Errors
-/// [`CarryError::Exists`], [`CarryError::Snapshot`] if it is not there or damaged, [`CarryError::Portable`] if it is too
-/// large, [`CarryError::Paths`]. No file is left then.
+/// [`CarryError::Exists`], [`CarryError::Snapshot`] if it is not there or damaged, [`CarryError::Several`] if it fits no other host,
+/// [`CarryError::Portable`] if it is too large, [`CarryError::Paths`]. No file is left then.
 pub fn export(
     states: &States,
     name: &SnapshotName,
@@ -74,6 +86,10 @@ pub fn export(
     passphrase: Option<&SecretString>,
 ) -> Result<u64, CarryError> {
     let draft = states.draft(name)?;
+    let record = &draft.manifest.record;
+    if render::needs_load_balancer(&render::plan_nodes(&record.profile, &record.name)) {
+        return Err(CarryError::Several { name: name.to_string() });
+    }
     let origin = Origin {
         by: host::user_at_host(),
         at: Timestamp::now().as_second(),
@@ -212,6 +228,20 @@ mod tests {
         let path = folder.join("file");
         std::fs::write(&path, &*bytes).unwrap();
         path
+    }
+
+    #[test]
+    fn what_comes_back_on_its_own_host_alone_is_not_carried_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = States::at(&Paths::at(folder.path().join("data"), folder.path().join("config")));
+        let (name, mut draft) = ("lesson".parse().unwrap(), draft("class", b"x", 7));
+        draft.manifest.record.profile.spec.nodes =
+            serde_json::from_value(json!([{"role": "control-plane", "count": 3}])).unwrap();
+        states.keep_named(&draft, &name).unwrap();
+        let file = folder.path().join("file");
+        let error = export(&states, &name, &file, None).unwrap_err();
+        assert!(matches!(error, CarryError::Several { .. }), "{error}");
+        assert!(!file.exists());
     }
 
     const PLAIN: &str = "clusters: [{name: a, cluster: {server: 'https://a:6443'}}]\n\

@@ -1,14 +1,19 @@
-//! A head start for the controller manager.
+//! A head start for the controller manager and the scheduler.
 //!
-//! It makes a ServiceAccount for each of its controllers, one after the other, with three requests each, and allows
-//! itself 20 requests a second (`--kube-api-qps`): so for its first five seconds it does nothing else. If they are there
-//! it finds them with one request each.
+//! The controller manager makes a ServiceAccount for each of its controllers, one after the other, with three requests each,
+//! and allows itself 20 requests a second (`--kube-api-qps`): so for its first five seconds it does nothing else. If they are
+//! there it finds them with one request each. Where somebody led who is no more, both wait until that one's lease has ended.
 
-use futures_util::future::join_all;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, Subject};
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+
+use super::ApiError;
 
 const NAMESPACE: &str = "kube-system";
 
@@ -37,6 +42,28 @@ pub async fn make_service_accounts(client: &Client) {
     join_all(controllers(cluster_bindings.chain(bindings)).map(make)).await;
 }
 
+/// The leases of those who lead.
+const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
+/// How long it may take to forget them: they end by themselves 15 s after somebody has waited for them first.
+const FORGET: Duration = Duration::from_secs(3);
+
+/// Deletes the leases by which the controller manager and the scheduler lead, where none of them runs: whoever comes first
+/// leads at once.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server refuses, [`ApiError::NotReady`] if it does not answer at once. Nothing is lost but time.
+pub async fn forget_leaders(client: &Client) -> Result<(), ApiError> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    let delete = async |name: &str| match leases.delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(|_| ()).map_err(ApiError::request(format!("deleting the lease {name}"))),
+    };
+    let deleted = tokio::time::timeout(FORGET, try_join_all(LEADERS.map(delete))).await;
+    let silent = |_| ApiError::NotReady { seconds: FORGET.as_secs(), pending: vec!["deleting leases".to_owned()] };
+    deleted.map_err(silent)?.map(|_: Vec<()>| ())
+}
+
 /// The ServiceAccounts of controllers that bindings name.
 fn controllers(bindings: impl Iterator<Item = (String, Option<Vec<Subject>>)>) -> impl Iterator<Item = String> {
     bindings
@@ -49,7 +76,31 @@ fn controllers(bindings: impl Iterator<Item = (String, Option<Vec<Subject>>)>) -
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use crate::adapters::kubernetes::scripted::{api, failure};
+
     use super::*;
+
+    #[tokio::test]
+    async fn leaders_are_forgotten_whether_there_was_one_or_not() {
+        let (client, asked) =
+            api(
+                |what, _| {
+                    if what.ends_with("scheduler") {
+                        failure(404, "NotFound")
+                    } else {
+                        (200, json!({"kind": "Status"}))
+                    }
+                },
+            );
+        forget_leaders(&client).await.unwrap();
+        let leases = "DELETE /apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+        let wanted = LEADERS.map(|name| format!("{leases}/{name}"));
+        assert_eq!(*asked.lock().unwrap(), wanted);
+        let (client, _) = api(|_, _| failure(403, "a webhook says no"));
+        assert!(forget_leaders(&client).await.unwrap_err().to_string().contains("a webhook says no"));
+    }
 
     #[test]
     fn controllers_are_those_that_bindings_name() {

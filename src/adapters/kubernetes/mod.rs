@@ -23,7 +23,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 pub use apply::{apply, await_namespace, complete_node, probe_name_server_often, remove_label};
 pub use bootstrap_tokens::delete_bootstrap_tokens;
 pub use certificates::{approve_serving_certificates, client_groups};
-pub use controllers::make_service_accounts;
+pub use controllers::{forget_leaders, make_service_accounts};
 pub use network::{own_service, pod_subnets};
 pub use probes::hasten_probes;
 pub use stored::{change, layout, touch};

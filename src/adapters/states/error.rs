@@ -30,17 +30,21 @@ pub enum SnapshotError {
         /// The name.
         name: String,
     },
-    /// The cluster has parts that a state does not hold.
+    /// Nodes that have to have the addresses that they had cannot have them.
     #[error(
-        "the cluster {cluster:?} has a load balancer in front of several control planes, which no snapshot can hold yet"
+        "the control planes of {cluster:?} know each other by their addresses, which cannot be had again: {reason}"
     )]
     #[diagnostic(
-        code(kprov::snapshot::load_balancer),
-        help("`kprov reset {cluster}` makes it anew from its profile, with the same keys")
+        code(kprov::snapshot::addresses),
+        help(
+            "nothing was changed; `kprov reset {cluster}` makes it anew from its profile, with the same keys, if there is such a cluster"
+        )
     )]
-    LoadBalancer {
+    Addresses {
         /// The cluster.
         cluster: String,
+        /// Why.
+        reason: String,
     },
     /// A change of encryption has begun and not ended.
     #[error("the encryption of the cluster {cluster:?} is being changed: {node} has a journal of it")]

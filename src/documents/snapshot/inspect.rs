@@ -111,7 +111,7 @@ fn check_record(record: &Record) -> Result<(), UnfitError> {
         return Err(unfit("image's id", format!("{:?} is no id", record.image_id)));
     }
     if record.load_balancer_image.is_some() {
-        return Err(unfit("load balancer", "no snapshot holds one"));
+        return Err(unfit("load balancer", "no file of a snapshot has one"));
     }
     for (what, text) in [("image", &record.image), ("version", &record.version), ("digest", &record.digest)] {
         if text.len() > LONGEST_TEXT || text.chars().any(char::is_control) {
@@ -127,8 +127,11 @@ fn check_record(record: &Record) -> Result<(), UnfitError> {
 /// The nodes are those that the profile plans, each once.
 fn check_nodes(draft: &Draft) -> Result<(), UnfitError> {
     let record = &draft.manifest.record;
-    let mut planned: Vec<String> =
-        render::plan_nodes(&record.profile, &record.name).into_iter().map(|node| node.name).collect();
+    let plans = render::plan_nodes(&record.profile, &record.name);
+    if render::needs_load_balancer(&plans) {
+        return Err(unfit("control planes", "there are several, and no file of a snapshot holds such a cluster"));
+    }
+    let mut planned: Vec<String> = plans.into_iter().map(|node| node.name).collect();
     let mut found: Vec<String> = draft.manifest.nodes.iter().map(|node| node.name.clone()).collect();
     planned.sort();
     found.sort();
@@ -430,6 +433,7 @@ mod tests {
             ("/nodes/0/name", json!("../../x"), "nodes"),
             ("/record/nodes", json!([{"name": "../x", "ipv4": null, "ipv6": null}]), "none of its nodes"),
             ("/nodes", json!([]), "nodes"),
+            ("/record/profile/spec/nodes", json!([{"role": "control-plane", "count": 3}]), "there are several"),
         ] {
             let refused = refused(&[(place, value)]);
             assert!(refused.contains(says), "{place}: {refused}");

@@ -37,6 +37,10 @@ const SERVICE: Duration = Duration::from_millis(500);
 /// How long a kubelet that was there before the API server may take to notice it, and to come to its pods.
 const NOTICE: Duration = Duration::from_secs(2);
 
+/// The same of several control planes, which share the processors: a kubelet that has just been started needs longer, and is not
+/// to be started again.
+const NOTICE_OF_SEVERAL: Duration = Duration::from_secs(6);
+
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -192,10 +196,13 @@ impl Again<'_> {
     async fn await_nodes(&self, expected: &ready::Expectation) -> Result<(), ClusterError> {
         let step = self.context.reporter.stage("Waiting until every node is Ready again");
         let show = |pending: &[String]| step.detail(pending.first().map_or("", String::as_str));
-        if ready::wait(self.client, expected, NOTICE, show).await.is_err() {
+        let control_planes = || self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
+        let notice = if control_planes().count() > 1 { NOTICE_OF_SEVERAL } else { NOTICE };
+        if ready::wait(self.client, expected, notice, show).await.is_err() {
             // One that started before the API server may sit in a long pause; a new one does not.
-            let control_planes = self.nodes.iter().filter(|node| node.role == Role::ControlPlane);
-            try_join_all(control_planes.map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
+            let pending = ready::not_ready(expected, &ready::observe(self.client).await?);
+            let idle = control_planes().filter(|node| pending.contains(&format!("node {}", node.name)));
+            try_join_all(idle.map(|node| node.run(&["systemctl", "restart", "kubelet"]))).await?;
             ready::wait(self.client, expected, self.context.patience, show).await?;
         }
         step.done();

@@ -1,12 +1,12 @@
 //! Reading a cluster's state out of its running nodes.
 //!
 //! Consistent because etcd stands still while it is copied: what is read is what a power failure would have left at that
-//! moment, which etcd is made to start from. Of several control planes, whose etcds would have to stand still at once, no
-//! state is read: callers refuse clusters with a load balancer, and only they have several.
+//! moment, which etcd is made to start from. Of several control planes, all stand still before any is read: so each is as a
+//! power failure of all would have left it, and none remembers less than what it has told the others.
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
 use crate::adapters::node::{Node, NodeError, STATIC_POD};
@@ -23,7 +23,7 @@ use super::{ClusterError, Context};
 /// How long reading a node's files or images may take: they may be many gigabytes.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
-/// For how many seconds a control plane may stand still before it goes on by itself, should kprov be gone. A copy that
+/// For how many seconds etcd may stand still before it goes on by itself, should kprov be gone. A copy that
 /// takes longer is torn, and tried again with more time: the kubelet ends an etcd that is silent for 80 s.
 const STANDSTILL: [u32; 2] = [8, 40];
 
@@ -80,6 +80,9 @@ pub(super) async fn capture(
 /// The most bytes that a node may send: those of the largest state, and what else tar says.
 const MOST: usize = LARGEST as usize + (1 << 20);
 
+/// The script's parts on a control plane. Of several, all do the first one before any goes on.
+const IN_CONTROL_PLANE: [&str; 6] = ["halt", "copy", "prove", "resume", "volumes", "hand_out"];
+
 /// Runs parts of the script on a node.
 async fn run(node: &Node, standstill: u32, parts: &[&str]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
     let (files, volumes) = (FILES.join(" "), VOLUMES.join(" "));
@@ -107,14 +110,26 @@ async fn read_nodes(nodes: &[Node]) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError
 }
 
 async fn try_read_nodes(nodes: &[Node], standstill: u32) -> Result<Vec<Zeroizing<Vec<u8>>>, NodeError> {
-    try_join_all(nodes.iter().map(|node| {
+    let control_planes: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::ControlPlane).collect();
+    let several = control_planes.len() > 1;
+    if several {
+        let each = async |part| join_all(control_planes.iter().map(|node| run(node, standstill, part))).await;
+        if let Some(error) = each(&["halt"]).await.into_iter().find_map(Result::err) {
+            // Where even that fails, etcd goes on by itself.
+            each(&["resume"]).await;
+            return Err(error);
+        }
+    }
+    // All come to their end, also if one fails: no script runs on beside those of another try.
+    let read = join_all(nodes.iter().map(|node| {
         let parts: &[&str] = match node.role {
-            Role::ControlPlane => &["halt", "copy", "prove", "resume", "volumes", "hand_out"],
+            Role::ControlPlane if several => &IN_CONTROL_PLANE[1..],
+            Role::ControlPlane => &IN_CONTROL_PLANE,
             Role::Worker => &["copy", "volumes", "hand_out"],
         };
         run(node, standstill, parts)
-    }))
-    .await
+    }));
+    read.await.into_iter().collect()
 }
 
 /// The images that were loaded into a node since it was made, packed; `None` if there are none. `built_in` is
@@ -174,6 +189,14 @@ mod tests {
     /// Runs the script on this host, below a folder, with a process that always runs in etcd's place and a tar that
     /// first does `before`.
     fn capture(folder: &Path, standstill: u32, before: &str) -> Output {
+        let [output] = in_turn(folder, standstill, before, [&IN_CONTROL_PLANE]);
+        let left: Vec<_> = fs::read_dir(folder.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".keep"]);
+        output
+    }
+
+    /// The same, by as many scripts as there are lists of parts: the next one begins when the one before has ended.
+    fn in_turn<const N: usize>(folder: &Path, standstill: u32, before: &str, scripts: [&[&str]; N]) -> [Output; N] {
         let write = |path: &str, text: &str| {
             let path = folder.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -194,23 +217,25 @@ mod tests {
         );
         write("bin/tar", &format!("#!/bin/sh\netcd={id}\n{before}\nexec /bin/tar \"$@\"\n"));
         let script = format!("{STATIC_POD}\n{SCRIPT}");
-        let output = Command::new("sh")
-            .args(["-euc", &script, "capture", "halt", "copy", "prove", "resume", "volumes", "hand_out"])
-            .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
-            .env("FILES", FILES.join(" "))
-            .env("VOLUMES", VOLUMES.join(" "))
-            .env("LARGEST", "50000")
-            .env("STANDSTILL", standstill.to_string())
-            .env("ROOT", folder.join("root"))
-            .env("RUN", folder.join("run"))
-            .output()
-            .unwrap();
+        let outputs = scripts.map(|parts| {
+            Command::new("sh")
+                .args(["-euc", &script, "capture"])
+                .args(parts)
+                .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
+                .env("FILES", FILES.join(" "))
+                .env("VOLUMES", VOLUMES.join(" "))
+                .env("LARGEST", "50000")
+                .env("STANDSTILL", standstill.to_string())
+                .env("ROOT", folder.join("root"))
+                .env("RUN", folder.join("run"))
+                .output()
+                .unwrap()
+        });
+        // Somebody lets it go on, at the latest the watchdog.
+        assert!(is_gone(&folder.join("run/kprov-standstill.over")), "a watchdog would let the next one's etcd go on");
         let stat = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         assert!(!stat.contains("T (stopped)"), "etcd goes on: {stat}");
-        assert!(is_gone(&folder.join("run/kprov-standstill.over")), "a watchdog would let the next one's etcd go on");
-        let left: Vec<_> = fs::read_dir(folder.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [".keep"]);
-        output
+        outputs
     }
 
     /// Whether no process is about to write the mark of a watchdog, at the latest in some moments.
@@ -221,7 +246,7 @@ mod tests {
             let command = |process: fs::DirEntry| fs::read(process.path().join("cmdline")).unwrap_or_default();
             processes.map(command).any(|words| String::from_utf8_lossy(&words).contains(mark))
         };
-        (0..100).any(|_| {
+        (0..250).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
             !waits()
         })
@@ -233,6 +258,35 @@ mod tests {
         let output = capture(folder.path(), 60, "");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(file(&output.stdout, "/var/lib/etcd/member/snap/db").unwrap().as_slice(), b"db");
+    }
+
+    #[test]
+    fn of_several_each_is_halted_by_one_script_and_read_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let [halted, read] = in_turn(folder.path(), 60, "", [&["halt"], &IN_CONTROL_PLANE[1..]]);
+        assert!(halted.status.success() && halted.stdout.is_empty(), "{}", String::from_utf8_lossy(&halted.stderr));
+        assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+        assert_eq!(file(&read.stdout, "/var/lib/etcd/member/snap/db").unwrap().as_slice(), b"db");
+        // Somebody was let go before all were read.
+        let [_, resumed, torn] = in_turn(folder.path(), 60, "", [&["halt"], &["resume"], &IN_CONTROL_PLANE[1..]]);
+        assert!(resumed.status.success() && !torn.status.success() && torn.stdout.is_empty());
+    }
+
+    #[test]
+    fn one_whose_reader_was_killed_goes_on_by_itself_and_is_read_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let [halted] = in_turn(folder.path(), 1, "", [&["halt"]]);
+        assert!(halted.status.success(), "{}", String::from_utf8_lossy(&halted.stderr));
+        assert!(folder.path().join("run/kprov-standstill.over").exists());
+        // A copy that comes too late: of one that is no more, and of one that goes on.
+        let [late] = in_turn(folder.path(), 1, "", [&IN_CONTROL_PLANE[1..]]);
+        assert_eq!(late.status.code(), Some(75), "{}", String::from_utf8_lossy(&late.stderr));
+        let mark = folder.path().join("run/kprov-standstill.over");
+        let slow = format!("until [ -e '{}' ]; do sleep 0.02; done", mark.display());
+        let [_, late] = in_turn(folder.path(), 1, &slow, [&["halt"], &IN_CONTROL_PLANE[1..]]);
+        assert_eq!(late.status.code(), Some(75), "{}", String::from_utf8_lossy(&late.stderr));
+        let output = capture(folder.path(), 60, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Pure: the engine is asked by whoever calls.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -41,6 +41,13 @@ pub(super) struct Frame<'a> {
 pub(super) struct Fixed {
     pub(super) ipv4: Option<Ipv4Addr>,
     pub(super) ipv6: Option<Ipv6Addr>,
+}
+
+impl Fixed {
+    /// Those that are given.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [self.ipv4.map(IpAddr::from), self.ipv6.map(IpAddr::from)].into_iter().flatten()
+    }
 }
 
 impl Frame<'_> {
@@ -210,8 +217,6 @@ pub(super) fn proxies(
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use crate::documents::render::plan_nodes;
 
     use super::*;

@@ -394,7 +394,7 @@ impl ClusterError {
                     | State::Format { .. }
                     | State::Image { .. }
                     | State::Version { .. }
-                    | State::LoadBalancer { .. }
+                    | State::Addresses { .. }
             ),
             _ => false,
         }

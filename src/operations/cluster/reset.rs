@@ -40,15 +40,13 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
         }
     };
     match state.await {
-        Ok(Some(state)) => {
-            let outcome = restore::restore(context, &state, since, retain).await?;
-            return Ok(timed.end(outcome));
-        }
+        Ok(Some(state)) => match restore::restore(context, &state, since, retain).await {
+            Err(error) if error.is_unfit_state() => unfit(context, &error),
+            outcome => return outcome.map(|outcome| timed.end(outcome)),
+        },
         Ok(None) => context.reporter.info("There is no golden state: making the cluster again from its profile."),
         Err(error) if !error.is_unfit_state() => return Err(error),
-        Err(error) => context
-            .reporter
-            .warn(&format!("The golden state cannot be used ({error}): making the cluster again from its profile.")),
+        Err(error) => unfit(context, &error),
     }
     let keys = match (store.load_keys(cluster)?, &record.profile.spec.encryption) {
         (None, Some(encryption)) => Some(encryption.resolve(&record.base)?),
@@ -65,6 +63,11 @@ pub async fn reset(context: &Context, cluster: &ClusterName, retain: bool) -> Re
     check(context, &record, keys.as_ref()).await?;
     let outcome = make_again(context, &request, &Before { record, keys }, &lock).await?;
     Ok(timed.end(outcome))
+}
+
+fn unfit(context: &Context, error: &ClusterError) {
+    let reason = format!("The golden state cannot be used ({error}): making the cluster again from its profile.");
+    context.reporter.warn(&reason);
 }
 
 /// Finds out whatever would keep a cluster from being made again, before its nodes go: the image and every document.

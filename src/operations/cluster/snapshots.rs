@@ -50,9 +50,6 @@ pub async fn save(
     let Some(record) = record_here(context, cluster).await? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
-    if record.load_balancer_image.is_some() {
-        return Err(SnapshotError::LoadBalancer { cluster: cluster.to_string() }.into());
-    }
     let keys = store.load_keys(cluster)?;
     let nodes = found.nodes(&context.engine);
     whole(&record, &nodes)?;

@@ -186,6 +186,28 @@ impl Sandbox {
         format!("{}-{role}", self.cluster)
     }
 
+    /// Runs kubectl on a control plane, which asks its own API server, past any load balancer.
+    #[must_use]
+    pub fn own_kubectl(&self, role: &str, arguments: &[&str]) -> Run {
+        let own = ["exec", &self.node(role), "--", "kubectl", "--server=https://127.0.0.1:6443"];
+        let admin = ["--kubeconfig=/etc/kubernetes/admin.conf", "--tls-server-name=kubernetes.default"];
+        self.kprov(&[&own[..], &admin, arguments].concat())
+    }
+
+    /// Holds that each of these control planes reads all Secrets, and what the first one has just written.
+    ///
+    /// # Panics
+    /// If one of them does not.
+    pub fn assert_secrets_are_read(&self, control_planes: &[&str]) {
+        let literal = "--from-literal=password=mypassword";
+        self.own_kubectl(control_planes[0], &["create", "secret", "generic", "read-by-all", literal]).done();
+        for role in control_planes {
+            let all = self.own_kubectl(role, &["get", "secrets", "--all-namespaces", "-o", "yaml"]).ok();
+            // "mypassword", as the API shows it.
+            assert!(all.stdout.contains("bXlwYXNzd29yZA=="), "{role}: {all}");
+        }
+    }
+
     /// What is left of the sandbox's cluster, a line each: on the engine, in the kubeconfig, in kprov's folder.
     ///
     /// # Panics

@@ -4,7 +4,6 @@ use crate::adapters::node::Node;
 use crate::adapters::states::States;
 use crate::documents::keys::KeyRing;
 use crate::documents::record::Record;
-use crate::documents::render;
 
 use super::super::bootstrap::Build;
 use super::super::{ClusterError, capture};
@@ -12,10 +11,8 @@ use super::super::{ClusterError, capture};
 /// Keeps the golden state of a cluster that has been proven. It is good without one, too: then `reset` makes it again.
 pub(super) async fn keep(build: &Build<'_>, record: &Record, keys: Option<&KeyRing>) {
     let context = build.context;
-    // A load balancer and nodes of other images are not in a state yet.
-    if render::needs_load_balancer(&render::plan_nodes(&record.profile, &record.name))
-        || build.nodes.iter().any(|member| member.plan.image.is_some())
-    {
+    // Nodes of other images are not in a state yet.
+    if build.nodes.iter().any(|member| member.plan.image.is_some()) {
         return;
     }
     let step = context.reporter.stage("Keeping the golden state");

@@ -62,11 +62,7 @@ pub(in super::super) fn free_addresses(
         ipv4: Some(Ipv4Addr::from_bits(ipv4.network().to_bits() + number)),
         ipv6: ipv6.map(|ipv6| Ipv6Addr::from_bits(ipv6.network().to_bits() + u128::from(number))),
     });
-    let is_free = |fixed: &Fixed| {
-        let addresses = [fixed.ipv4.map(IpAddr::from), fixed.ipv6.map(IpAddr::from)];
-        !addresses.into_iter().flatten().any(&taken)
-    };
-    let free: Vec<Fixed> = fixed.filter(is_free).take(count).collect();
+    let free: Vec<Fixed> = fixed.filter(|fixed| !fixed.addresses().any(&taken)).take(count).collect();
     (free.len() == count).then_some(free)
 }
 

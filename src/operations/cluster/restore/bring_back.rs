@@ -12,6 +12,7 @@ use crate::adapters::states::SnapshotError;
 use crate::documents::files::Tarball;
 use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record};
+use crate::documents::render::{NodePlan, NodeStart};
 use crate::documents::snapshot::{Held, file, unpack};
 use crate::operations::verify::Report;
 
@@ -20,7 +21,7 @@ use super::super::capture;
 use super::super::reach::server_url;
 use super::super::{ClusterError, Context};
 use super::Prepared;
-use super::nodes::{late_part, start_kubelet};
+use super::nodes::{complete, late_part, start_kubelet};
 
 /// What has come back.
 pub(super) struct Back {
@@ -95,17 +96,28 @@ pub(in crate::operations::cluster) fn access(
 }
 
 impl Returning<'_> {
-    fn archives(&self) -> impl Iterator<Item = (&Node, &Tarball)> {
-        self.nodes.iter().zip(self.state.nodes.iter().map(|(_, archive)| archive))
+    fn parts(&self) -> impl Iterator<Item = (&Node, &NodePlan, &Tarball)> {
+        self.nodes.iter().zip(&self.state.nodes).map(|(node, (plan, archive))| (node, plan, archive))
+    }
+
+    /// Whether a control plane's API server was ready when the state was read.
+    fn serves(&self, node: &Node) -> bool {
+        let missing = [format!("node {}", node.name), format!("pod kube-apiserver-{}", node.name)];
+        !missing.iter().any(|what| self.held.not_ready.contains(what))
     }
 
     /// Waits until all nodes have booted, and starts the kubelets of control planes.
     async fn boot(&self) -> Result<(), ClusterError> {
         let step = self.context.reporter.stage("Booting");
-        try_join_all(self.archives().map(async |(node, archive)| {
+        let first_serves = self.nodes.first().is_some_and(|first| self.serves(first));
+        try_join_all(self.parts().map(async |(node, plan, archive)| {
             node.wait_booted().await?;
             if node.role == Role::ControlPlane {
                 start_kubelet(node, archive).await?;
+                // Where the first API server never comes, the others do not wait for it.
+                if !first_serves {
+                    late_part(node, plan, archive).await?;
+                }
             }
             Ok::<_, NodeError>(())
         }))
@@ -116,8 +128,39 @@ impl Returning<'_> {
 
     /// Gives the nodes the rest of the state, and does no more: there was no API server that would have answered.
     async fn leave_alone(&self) -> Result<(), ClusterError> {
-        try_join_all(self.archives().map(|(node, archive)| late_part(node, archive))).await?;
+        try_join_all(self.parts().map(|(node, plan, archive)| late_part(node, plan, archive))).await?;
         self.import_images().await
+    }
+
+    /// Gives the nodes what had to wait for the API server, and takes away what makes their controllers wait: in a state, somebody
+    /// leads who is no more.
+    async fn late(&self) -> Result<(), ClusterError> {
+        let parts = try_join_all(self.parts().map(|(node, plan, archive)| late_part(node, plan, archive)));
+        let (parts, unled) = tokio::join!(parts, kubernetes::forget_leaders(&self.client));
+        if let Err(error) = unled {
+            let reason =
+                format!("the controllers wait until their leader's lease has ended, so this takes longer: {error}");
+            self.context.reporter.warn(&reason);
+        }
+        parts?;
+        Ok(())
+    }
+
+    /// Waits for the API servers of further control planes, which the first one's did not have to share the processors with, where
+    /// their kubelets do.
+    async fn complete(&self) -> Result<(), ClusterError> {
+        if !self.state.version.kubelet_asks_own_api_server() {
+            return Ok(());
+        }
+        let further = self.parts().filter(|(_, plan, _)| plan.start() == NodeStart::JoinControlPlane);
+        let further: Vec<&Node> = further.map(|(node, ..)| node).filter(|node| self.serves(node)).collect();
+        if further.is_empty() {
+            return Ok(());
+        }
+        let step = self.context.reporter.stage("Waiting for the other API servers");
+        try_join_all(further.into_iter().map(complete)).await?;
+        step.done();
+        Ok(())
     }
 
     /// Puts images that were loaded into nodes into them again.
@@ -149,11 +192,8 @@ impl Returning<'_> {
             client,
             held,
         };
-        let late = async {
-            try_join_all(self.archives().map(|(node, archive)| late_part(node, archive))).await?;
-            Ok(())
-        };
-        tokio::try_join!(again.answer(late), self.import_images())?;
+        tokio::try_join!(again.answer(self.late()), self.import_images())?;
+        self.complete().await?;
         again.prove(kubernetes::ready::Since::Then(since)).await
     }
 }

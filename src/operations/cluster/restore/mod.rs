@@ -6,6 +6,7 @@
 mod bring_back;
 mod nodes;
 
+use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 use futures_util::future::try_join_all;
@@ -23,6 +24,8 @@ use crate::documents::render::{self, KubernetesVersion, NodePlan, VersionError};
 use crate::documents::snapshot::{Held, StateManifest, file, unpack};
 use crate::documents::timings::Timings;
 
+use super::balancer::{self, Balancer};
+use super::error::Now;
 use super::owner::this_engine;
 use super::succession::{Live, Member, Successor, commit, follow};
 use super::{ClusterError, Context, Outcome, kms, resolve_image};
@@ -37,6 +40,8 @@ pub(super) struct Prepared {
     image: Image,
     version: KubernetesVersion,
     has_kindnet: bool,
+    /// What stands in front of several control planes. It has no state: another one is made, by the profile.
+    balancer: Option<Balancer>,
     /// What held when it was read; all of it unless it says otherwise.
     held: Option<Held>,
     nodes: Vec<(NodePlan, Tarball)>,
@@ -74,9 +79,19 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
             Some(KeyRing::try_from(stored).map_err(|error| damaged("its keys", error.to_string()))?)
         }
     };
+    let version: KubernetesVersion =
+        record.version.parse().map_err(|error: VersionError| damaged("its version", error.to_string()))?;
+    let plans = render::plan_nodes(&record.profile, &record.name);
+    let mut balancer = None;
+    if render::needs_load_balancer(&plans) {
+        nodes::require_addresses(context, &record).await?;
+        let cgroup_v1 = context.engine.info().await?.cgroup_version == "1";
+        let inputs = record.inputs(&version, keys.as_ref(), &context.templates, cgroup_v1);
+        balancer = balancer::prepare(context, &inputs, record.load_balancer_image.as_deref()).await?;
+    }
     let now = context.engine.now().await?.as_second();
     let (mut nodes, mut images) = (Vec::new(), Vec::new());
-    for plan in render::plan_nodes(&record.profile, &record.name) {
+    for plan in plans {
         let fail = |reason: String| SnapshotError::Archive { node: plan.name.clone(), reason };
         let node = manifest
             .nodes
@@ -92,9 +107,8 @@ pub(super) async fn prepare(context: &Context, manifest: StateManifest) -> Resul
         }
         nodes.push((plan, archive));
     }
-    let version: KubernetesVersion =
-        record.version.parse().map_err(|error: VersionError| damaged("its version", error.to_string()))?;
-    let prepared = Prepared { record, keys, image, version, has_kindnet: facts.has_kindnet(), held, nodes, images };
+    let has_kindnet = facts.has_kindnet();
+    let prepared = Prepared { record, keys, image, version, has_kindnet, balancer, held, nodes, images };
     bring_back::kubeconfig_of(&prepared)?;
     Ok(prepared)
 }
@@ -125,8 +139,16 @@ pub(super) async fn restore(
     retain: bool,
 ) -> Result<Outcome, ClusterError> {
     kms::warn_if_ill(context, &state.record).await;
-    let restored = Restored { context, state, since, addresses: OnceLock::new() };
-    follow(context, &state.record.name, retain, &restored).await
+    let restored = Restored { context, state, since, addresses: OnceLock::new(), misplaced: OnceLock::new() };
+    let followed = follow(context, &state.record.name, retain, &restored).await;
+    match (followed, restored.misplaced.into_inner()) {
+        // The nodes from before are back in their places.
+        (
+            Err(ClusterError::Replace { now: Now::PutBack, .. } | ClusterError::Create { left: None, .. }),
+            Some(reason),
+        ) => Err(SnapshotError::Addresses { cluster: state.record.name.to_string(), reason }.into()),
+        (followed, _) => followed,
+    }
 }
 
 /// A generation of nodes that comes out of a state.
@@ -136,6 +158,33 @@ struct Restored<'a> {
     since: Timestamp,
     /// Who decides on the nodes' addresses; known once they are made.
     addresses: OnceLock<Addresses>,
+    /// Which node has another address than it has to have.
+    misplaced: OnceLock<String>,
+}
+
+impl Restored<'_> {
+    /// Starts the containers of several control planes where the engine chooses the addresses, so that it chooses those of the
+    /// state.
+    async fn start_dealt(&self, world: &Live<'_>, members: &[Member]) -> Result<(), ClusterError> {
+        let record = &self.state.record;
+        let order = nodes::require_addresses(self.context, record).await?;
+        let place =
+            |member: &Member| order.iter().position(|name| name.as_ref().is_some_and(|name| *name == member.name));
+        let in_front = order.iter().position(Option::is_none);
+        let mut members = members.to_vec();
+        members.sort_by_key(|member| place(member).or(in_front));
+        world.start_in_turn(&members).await?;
+        for node in &record.nodes {
+            let (ipv4, _) = self.context.engine.addresses(&node.name, record.network()).await?;
+            if ipv4 != node.ipv4 {
+                let shown = |ipv4: Option<Ipv4Addr>| ipv4.map_or_else(|| "none".to_owned(), |ipv4| ipv4.to_string());
+                let reason = format!("the engine chose {} for {}, not {}", shown(ipv4), node.name, shown(node.ipv4));
+                let _ = self.misplaced.set(reason.clone());
+                return Err(SnapshotError::Addresses { cluster: record.name.to_string(), reason }.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Successor<Live<'a>> for Restored<'a> {
@@ -159,6 +208,9 @@ impl<'a> Successor<Live<'a>> for Restored<'a> {
         if self.addresses.get() == Some(&Addresses::Fixed) {
             try_join_all(members.iter().map(|member| world.start_one(member))).await?;
             return Ok(());
+        }
+        if self.state.balancer.is_some() {
+            return self.start_dealt(world, members).await;
         }
         world.start_in_order(members).await
     }

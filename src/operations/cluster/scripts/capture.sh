@@ -4,7 +4,7 @@
 #   sh -eu -c "$(cat static_pod.sh capture.sh)" capture COMMAND...
 #
 # The commands, run in their order: halt, copy, prove, resume, volumes, hand_out. One that fails takes away what is there
-# until then, and lets etcd go on.
+# until then, and lets etcd go on. Of several control planes, all are halted before any is copied.
 # Parameters, by environment: FILES (shell patterns below ROOT), VOLUMES (paths below ROOT, whose data pods go on
 # writing), STANDSTILL (seconds after which etcd goes on by itself, should nobody resume it), LARGEST (how many bytes an
 # archive may have), ROOT (/), RUN (/run).
@@ -30,25 +30,17 @@ threads() {
   done 2>/dev/null
 }
 
-# Brings the leaders to a halt, takes away their leases (a state in which nobody leads is one in which nobody has to be
-# waited for), then brings etcd to a halt.
+# Brings etcd to a halt.
 halt() {
-  leaders=$(static_pod_pids kube-controller-manager kube-scheduler | tr '\n' ' ')
-  found=$(static_pod etcd)
-  etcd=${found#* }
+  etcd=$(static_pod_pids etcd)
   if [ -z "$etcd" ]; then
     echo 'etcd does not run' >&2
     exit 69
   fi
   rm -f "$still.over"
   # Nobody reads a torn copy: the mark comes before etcd goes on.
-  setsid sh -c "sleep ${STANDSTILL:?}; : > '$still.over'; kill -CONT $leaders $etcd" >/dev/null 2>&1 </dev/null &
-  printf '%s\n%s\n%s\n' "$etcd" "$leaders" "$!" > "$still"
-  for pid in $leaders; do kill -STOP "$pid" 2>/dev/null || true; done
-  ctr --namespace k8s.io tasks exec --exec-id "kprov-$(cat /proc/sys/kernel/random/uuid)" "${found%% *}" etcdctl \
-    --endpoints=https://localhost:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt \
-    --cert=/etc/kubernetes/pki/etcd/server.crt --key=/etc/kubernetes/pki/etcd/server.key \
-    del --prefix /registry/leases/kube-system/kube- >/dev/null 2>&1 </dev/null || true
+  setsid sh -c "sleep ${STANDSTILL:?}; : > '$still.over'; kill -CONT $etcd" >/dev/null 2>&1 </dev/null &
+  printf '%s\n%s\n' "$etcd" "$!" > "$still"
   kill -STOP "$etcd"
   n=0
   while threads "$etcd" | grep -q '^[^T/vn]$' && [ $n -lt 200 ]; do
@@ -96,7 +88,8 @@ archive() {
 # Nothing that etcd has was touched since it was brought to a halt.
 prove() {
   read -r etcd < "$still"
-  threads "$etcd" > "$still.now"
+  # One that has ended has none.
+  threads "$etcd" > "$still.now" || true
   if [ -e "$still.over" ] || ! grep -q '^T$' "$still.now" || grep -q '^[^T/vn]$' "$still.now" ||
     [ "$(cat "$still.threads")" != "$(cat "$still.now")" ]; then
     echo "etcd did not stand still while its data was copied (it may for ${STANDSTILL:?} s)" >&2
@@ -107,10 +100,10 @@ prove() {
 # The watchdog is there for as long as etcd stands still: whoever is killed before this leaves it to let etcd go on.
 resume() {
   if [ -e "$still" ]; then
-    { read -r etcd; read -r leaders; read -r watchdog; } < "$still"
-    for pid in $etcd $leaders; do kill -CONT "$pid" 2>/dev/null || true; done
-    # dash takes no `--` behind a signal that is written as an option.
-    kill -s TERM -- "-$watchdog" 2>/dev/null || true
+    { read -r etcd; read -r watchdog; } < "$still"
+    kill -CONT "$etcd" 2>/dev/null || true
+    # One that has left its mark is gone. dash takes no `--` behind a signal that is written as an option.
+    if [ ! -e "$still.over" ]; then kill -s TERM -- "-$watchdog" 2>/dev/null || true; fi
     rm -f "$still" "$still.over" "$still.threads" "$still.now"
   fi
 }

@@ -70,6 +70,11 @@ impl<'a> Live<'a> {
     /// Starts containers whose addresses the engine chooses, so that it most likely chooses those that the record knows:
     /// one after the other, and not before all are free. One that has just been killed may have its own for a moment more.
     pub(in super::super) async fn start_in_order(&self, members: &[Member]) -> Result<(), ClusterError> {
+        self.start_in_turn(&self.by_address(members)?).await
+    }
+
+    /// Starts containers one after the other, and not before the addresses of those before them are free.
+    pub(in super::super) async fn start_in_turn(&self, members: &[Member]) -> Result<(), ClusterError> {
         let own: BTreeSet<String> = self.members().await?.into_iter().map(|member| member.id).collect();
         let starting: BTreeSet<&str> = members.iter().map(|member| member.id.as_str()).collect();
         let deadline = tokio::time::Instant::now() + RELEASE;
@@ -82,8 +87,8 @@ impl<'a> Live<'a> {
             }
             tokio::time::sleep(AGAIN).await;
         }
-        for member in self.by_address(members)? {
-            self.start_one(&member).await?;
+        for member in members {
+            self.start_one(member).await?;
         }
         Ok(())
     }

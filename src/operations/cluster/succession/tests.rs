@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use super::*;
 
 /// The places of the cluster.
-const PLACES: [&str; 2] = ["c-control-plane", "c-worker"];
+const PLACES: [&str; 4] = ["c-control-plane", "c-control-plane2", "c-worker", "c-external-load-balancer"];
 
 /// All there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -363,7 +363,7 @@ fn what_is_retained_is_put_right_by_the_next_command() {
     let new = New { world: &world, beside: true, fit: false };
     let failure = run(succeed(&world, &new, &reporter, true, std::future::pending())).unwrap_err();
     assert!(matches!(failure.after, After::Retained), "{failure:?}");
-    assert_eq!(world.state.borrow().members.len(), 4);
+    assert_eq!(world.state.borrow().members.len(), 2 * PLACES.len());
     assert_eq!(run(settle(&world)), Ok(Settled::PutBack));
     world.state.borrow().check_whole(0);
 }

@@ -12,6 +12,7 @@ mod measure;
 mod metrics;
 mod proto;
 mod provider;
+mod rest;
 mod secret;
 mod server;
 mod service;

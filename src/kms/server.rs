@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
@@ -28,7 +29,7 @@ use super::authority::Readdressed;
 use super::proto::{self, path};
 use super::service::Plugin;
 use super::socket::Socket;
-use super::{Config, KmsError, log};
+use super::{Config, KmsError, log, rest};
 
 /// The protocol's largest message: 32 KiB of annotations, 1 KiB each of wrapped key and key id, and their frame.
 const MAX_MESSAGE: usize = 40 * 1024;
@@ -38,6 +39,8 @@ const MAX_STREAMS: u32 = 256;
 const MAX_HEADERS: u32 = 16 * 1024;
 /// How long calls may take to end when the plugin is asked to.
 const GRACE: Duration = Duration::from_secs(5);
+/// A plugin that nobody has asked for that long is at rest.
+const REST: Duration = Duration::from_secs(5);
 /// How long to wait with the next connection when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,11 +62,23 @@ pub async fn serve(socket: &Path, config: &Config, end: impl Future<Output = ()>
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut end = pin!(end);
+    let (mut pause, mut seen, mut rests) = (tokio::time::interval(REST), 0, false);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pause.reset();
     loop {
         // Connections that have ended are forgotten.
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = &mut end => break,
+            _ = pause.tick() => {
+                let calls = plugin.calls();
+                if calls == seen && !rests {
+                    rest::give_pages_back();
+                }
+                rests = calls == seen;
+                seen = calls;
+                continue;
+            }
             accepted = async {
                 let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
                 Ok::<_, io::Error>((listener.accept().await?.0, slot))

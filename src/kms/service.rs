@@ -88,6 +88,11 @@ impl Plugin {
         self.call(&self.unwrap, self.provider.unwrap(ciphertext)).await.map_err(answer)
     }
 
+    /// How often it has been asked so far.
+    pub(super) fn calls(&self) -> u64 {
+        [&self.status, &self.wrap, &self.unwrap].map(|operation| lock(operation).calls()).iter().sum()
+    }
+
     pub(super) async fn report(&self) -> ReportResponse {
         let status = self.status().await;
         ReportResponse {

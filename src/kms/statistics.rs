@@ -75,6 +75,10 @@ impl Statistics {
         }
     }
 
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
+    }
+
     pub(super) fn report(&self) -> OperationReport {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();

@@ -16,6 +16,9 @@ use crate::{Bench, by_hand, time};
 const LOCAL_CALLS: usize = 10_000;
 const SERVER_CALLS: usize = 1_000;
 
+/// After how long without a call a plugin is at rest for certain.
+const AT_REST: Duration = Duration::from_secs(12);
+
 /// How many Secrets are kept under a KMS.
 const SECRETS: usize = 5_000;
 
@@ -55,8 +58,9 @@ impl<'a> Plugin<'a> {
         self.ask(&["measure", "--calls", &calls.to_string(), "--at-a-time", &at_a_time.to_string()]).ok().json()
     }
 
-    /// Its memory in MB, as the kernel counts it.
+    /// Its memory at rest in MB, as the kernel counts it: when nobody has asked it for a while.
     fn memory(&self) -> f64 {
+        std::thread::sleep(AT_REST);
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());

@@ -573,11 +573,15 @@ pub enum KmsCommand {
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
         at_a_time: u32,
     },
-    /// Put a new first key into the key file of the provider `local`, or make the file
+    /// Rotate: put a new first key into the key file of the provider `local`, or make the file; or a new version of its key into
+    /// the token of `pkcs11`
     AddKey {
         /// The key file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "config")]
+        file: Option<PathBuf>,
+        /// What `serve` is configured by, for either provider
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
     },
 }
 

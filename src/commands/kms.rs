@@ -55,10 +55,15 @@ pub(super) fn kms(global: &Global, command: &KmsCommand) -> Result<ExitCode> {
             present::result(global.output, &measured, || measured_text(&measured));
             Ok(ExitCode::SUCCESS)
         }
-        KmsCommand::AddKey { file } => {
-            let key_id = kms::add_key(file)?;
+        KmsCommand::AddKey { file, config } => {
+            let key_id = match (file, config) {
+                (Some(file), _) => kms::add_key(file)?,
+                (None, Some(config)) => Config::read(config)?.add_key()?,
+                // The grammar lets nobody come here.
+                (None, None) => return Ok(ExitCode::FAILURE),
+            };
             present::result(global.output, &json!({"keyId": key_id}), || {
-                format!("{} wraps with the new key {key_id} from now on\n", file.display())
+                format!("{key_id} is the key that plugins wrap by, within a minute\n")
             });
             Ok(ExitCode::SUCCESS)
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::KmsError;
-use super::provider::{Provider, local::Local, vault};
+use super::provider::{Provider, local, pkcs11, vault};
 use super::secret::read_private;
 
 /// Which provider wraps, and how it is reached: exactly one of the fields.
@@ -15,6 +15,7 @@ use super::secret::read_private;
 pub struct Config {
     local: Option<LocalConfig>,
     vault: Option<vault::Config>,
+    pkcs11: Option<pkcs11::Config>,
 }
 
 /// Keys in a file.
@@ -33,19 +34,37 @@ impl Config {
         let fail = |reason: String| KmsError::Config { path: path.to_owned(), reason };
         let bytes = read_private(path)?;
         let config: Self = serde_yaml::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
-        match (&config.local, &config.vault) {
-            (Some(_), None) => Ok(config),
-            (None, Some(vault)) => vault.check().map(|()| config).map_err(|reason| fail(format!("vault: {reason}"))),
-            _ => Err(fail("it names one provider: `local` or `vault`".to_owned())),
+        let checked = match (&config.local, &config.vault, &config.pkcs11) {
+            (Some(_), None, None) => Ok(()),
+            (None, Some(vault), None) => vault.check().map_err(|reason| format!("vault: {reason}")),
+            (None, None, Some(pkcs11)) => pkcs11.check().map_err(|reason| format!("pkcs11: {reason}")),
+            _ => Err("it names one provider: `local`, `vault` or `pkcs11`".to_owned()),
+        };
+        checked.map(|()| config).map_err(fail)
+    }
+
+    /// Sets the provider up. A server or a token that cannot be reached is no error: it may come back.
+    pub(super) fn provider(&self) -> Result<Arc<dyn Provider>, KmsError> {
+        match (&self.local, &self.vault, &self.pkcs11) {
+            (Some(config), ..) => Ok(Arc::new(local::Local::open(&config.key_file)?)),
+            (_, Some(config), _) => Ok(vault::Vault::start(config)?),
+            (_, _, Some(config)) => pkcs11::start(config),
+            (None, None, None) => Err(KmsError::Provider("none is configured".to_owned())),
         }
     }
 
-    /// Sets the provider up. A server that cannot be reached is no error: it may come back.
-    pub(super) fn provider(&self) -> Result<Arc<dyn Provider>, KmsError> {
-        match (&self.local, &self.vault) {
-            (Some(local), _) => Ok(Arc::new(Local::open(&local.key_file)?)),
-            (None, Some(config)) => Ok(vault::Vault::start(config)?),
-            (None, None) => Err(KmsError::Provider("none is configured".to_owned())),
+    /// Makes a new version of the key, by which plugins of this configuration wrap within a minute. Gives its id.
+    ///
+    /// # Errors
+    /// [`KmsError`] if there is no way to, or if it fails.
+    pub fn add_key(&self) -> Result<String, KmsError> {
+        match (&self.local, &self.pkcs11) {
+            (Some(config), _) => local::add_key(&config.key_file),
+            (_, Some(config)) => pkcs11::add_key(config),
+            (None, None) => {
+                let reason = "the server's own tools rotate its key, such as `bao write -f transit/keys/KEY/rotate`";
+                Err(KmsError::Provider(reason.to_owned()))
+            }
         }
     }
 }
@@ -70,6 +89,7 @@ mod tests {
         assert_eq!(config, read(r#"{"local": {"keyFile": "/a"}}"#).unwrap());
         let text = "vault: {address: 'https://vault:8200', caFile: /ca, key: k, login: {appRole: {roleId: {file: /r}, secretId: {env: S}}}}";
         assert!(read(text).is_ok());
+        assert!(read("pkcs11: {module: /p11.so, token: t, serial: '1', key: k, pin: {file: /pin}}").is_ok());
     }
 
     #[test]
@@ -88,6 +108,11 @@ mod tests {
             ("vault: {address: 'https://v', caFile: /ca, key: ../sys, login: {token: {env: T}}}", "key"),
             ("vault: {address: 'https://v', caFile: /ca, key: k, login: {}}", "one way to log in"),
             ("vault: {address: 'https://v', caFile: /ca, key: k, login: {token: s.secret}}", "invalid type"),
+            ("pkcs11: {module: p11.so, token: t, key: k, pin: {env: PIN}}", "module is an absolute path"),
+            ("pkcs11: {module: /p11.so, key: k, pin: {env: PIN}}", "it names no token"),
+            ("pkcs11: {module: /p11.so, token: t, key: ' ', pin: {env: PIN}}", "key is no name"),
+            ("pkcs11: {module: /p11.so, token: t, key: k, pin: '1234'}", "invalid type"),
+            ("pkcs11: {module: /p11.so, token: t, key: k, pin: {file: pin}}", "the PIN's file is an absolute path"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
@@ -97,6 +122,8 @@ mod tests {
     #[test]
     fn a_secret_in_the_wrong_place_is_not_repeated() {
         let text = "vault: {address: 'https://v', caFile: /ca, key: k, login: {token: {value: s.very-secret}}}";
+        assert!(!read(text).unwrap_err().to_string().contains("very-secret"));
+        let text = "pkcs11: {module: /p11.so, token: t, key: k, pin: {value: very-secret}}";
         assert!(!read(text).unwrap_err().to_string().contains("very-secret"));
         let text = "vault: {address: 'https://a:very-secret@v', caFile: /ca, key: k, login: {token: {env: T}}}";
         let error = read(text).unwrap_err().to_string();

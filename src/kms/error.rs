@@ -78,6 +78,20 @@ pub enum KmsError {
     #[error("the provider cannot be set up: {0}")]
     #[diagnostic(code(kprov::kms::provider))]
     Provider(String),
+    /// A token's module cannot be loaded.
+    #[error("the PKCS#11 module {path} cannot be loaded: {reason}", path = path.display())]
+    #[diagnostic(
+        code(kprov::kms::module),
+        help(
+            "it is a shared library that comes with the token, such as SoftHSM2's libsofthsm2.so, for the system that the plugin runs on"
+        )
+    )]
+    Module {
+        /// The module.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The plugin could not be asked.
     #[error("the plugin at {path} does not answer: {reason}", path = path.display())]
     #[diagnostic(

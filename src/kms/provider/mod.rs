@@ -2,6 +2,11 @@
 //! other place for that.
 
 pub(super) mod local;
+#[cfg(not(target_feature = "crt-static"))]
+pub(super) mod pkcs11;
+#[cfg(target_feature = "crt-static")]
+#[path = "pkcs11_absent.rs"]
+pub(super) mod pkcs11;
 pub(super) mod vault;
 
 use futures_util::future::BoxFuture;

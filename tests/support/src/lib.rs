@@ -9,6 +9,7 @@ mod job;
 mod openbao;
 mod run;
 mod sandbox;
+mod soft_hsm;
 
 pub use engine::Engine;
 pub use fake_engine::{FakeEngine, Traits};
@@ -16,6 +17,7 @@ pub use job::{Event, Job};
 pub use openbao::OpenBao;
 pub use run::Run;
 pub use sandbox::Sandbox;
+pub use soft_hsm::{PIN, SoftHsm};
 
 /// The node image of the tests; `cargo xtask test` sets it.
 pub const IMAGE_VARIABLE: &str = "KPROV_TEST_IMAGE";

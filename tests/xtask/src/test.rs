@@ -29,6 +29,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     // An engine behind ssh is this machine's, behind a server of the test's own.
     apt::need(&[("sshd", "openssh-server"), ("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")])?;
+    // Clusters whose key is in a token.
+    apt::need(&[("softhsm2-util", "softhsm2")])?;
     let ground = Ground::ensure(options.image.as_deref())?;
     let begin = Instant::now();
     let mut command = cargo(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]);

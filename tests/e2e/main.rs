@@ -4,6 +4,7 @@ mod cis;
 mod day;
 mod elsewhere;
 mod failing;
+mod hsm;
 mod kills;
 mod kind;
 mod kms;

@@ -7,8 +7,8 @@ use crate::documents::keys::KmsProtocol;
 
 use super::KeySource;
 
-/// A KMS plugin on every control plane, and what holds its key-encryption key: exactly one of `local`, `vault`, `server`
-/// and `endpoint`.
+/// A KMS plugin on every control plane, and what holds its key-encryption key: exactly one of `local`, `vault`, `server`,
+/// `host` and `endpoint`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kms {
@@ -35,6 +35,10 @@ pub struct Kms {
     /// Another image for that server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_image: Option<String>,
+    /// kprov's plugin on the engine's host, where it has what does not come into nodes, such as an HSM: the folder of its socket
+    /// there, which is `kms.sock`. Starting it is your part: `kprov kms serve --socket FOLDER/kms.sock --config FILE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// A foreign plugin's socket on the control planes, `unix:///folder/name`. Starting it is your part, such as by a static
     /// pod that is mounted into the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,8 @@ pub enum KmsHolder<'a> {
     Vault(&'a VaultKms),
     /// A server that kprov runs beside the cluster.
     Server(KmsServer),
+    /// kprov's plugin on the engine's host, whose socket is in this folder there.
+    Host(&'a str),
     /// A foreign plugin, at this endpoint.
     Foreign(&'a str),
 }
@@ -161,11 +167,12 @@ impl Kms {
     /// What holds the key-encryption key; a profile that has been checked names exactly one.
     #[must_use]
     pub fn holder(&self) -> Option<KmsHolder<'_>> {
-        match (&self.local, &self.vault, self.server, &self.endpoint) {
-            (Some(local), None, None, None) => Some(KmsHolder::Local(local)),
-            (None, Some(vault), None, None) => Some(KmsHolder::Vault(vault)),
-            (None, None, Some(server), None) => Some(KmsHolder::Server(server)),
-            (None, None, None, Some(endpoint)) => Some(KmsHolder::Foreign(endpoint)),
+        match (&self.local, &self.vault, self.server, &self.host, &self.endpoint) {
+            (Some(local), None, None, None, None) => Some(KmsHolder::Local(local)),
+            (None, Some(vault), None, None, None) => Some(KmsHolder::Vault(vault)),
+            (None, None, Some(server), None, None) => Some(KmsHolder::Server(server)),
+            (None, None, None, Some(folder), None) => Some(KmsHolder::Host(folder)),
+            (None, None, None, None, Some(endpoint)) => Some(KmsHolder::Foreign(endpoint)),
             _ => None,
         }
     }
@@ -186,6 +193,17 @@ impl Kms {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.endpoint.is_none()
+    }
+}
+
+impl super::Profile {
+    /// The folder of the engine's host that control planes see, since a plugin there serves them.
+    #[must_use]
+    pub fn kms_on_host(&self) -> Option<&str> {
+        match self.kms()?.holder()? {
+            KmsHolder::Host(folder) => Some(folder),
+            _ => None,
+        }
     }
 }
 

@@ -79,7 +79,7 @@ fn needed(kms: &Kms) -> Vec<(&'static str, Needed)> {
             }
             needed
         }
-        Some(KmsHolder::Server(_) | KmsHolder::Foreign(_)) | None => Vec::new(),
+        Some(KmsHolder::Server(_) | KmsHolder::Host(_) | KmsHolder::Foreign(_)) | None => Vec::new(),
     }
 }
 

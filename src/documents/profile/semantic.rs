@@ -551,7 +551,7 @@ impl Checks<'_, '_> {
                 let finding =
                     Finding::error("profile::kms", "a KMS provider without a KMS", self.root.place_of(&place("type")))
                         .label("`kms` is missing")
-                        .help("add `kms: {server: openbao}`, or one of `vault`, `local` and `endpoint`");
+                        .help("add `kms: {server: openbao}`, or one of `vault`, `local`, `host` and `endpoint`");
                 return self.push(finding);
             }
             None => return,
@@ -564,11 +564,12 @@ impl Checks<'_, '_> {
                 ("local", kms.local.is_some()),
                 ("vault", kms.vault.is_some()),
                 ("server", kms.server.is_some()),
+                ("host", kms.host.is_some()),
                 ("endpoint", kms.endpoint.is_some()),
             ];
             let named: Vec<_> = named.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
             let label = if named.is_empty() { "names none".to_owned() } else { format!("has {}", named.join(", ")) };
-            let message = "a KMS provider takes exactly one of `local`, `vault`, `server` and `endpoint`";
+            let message = "a KMS provider takes exactly one of `local`, `vault`, `server`, `host` and `endpoint`";
             return self.key_error("profile::kms", message, &place("kms"), label);
         };
         if kms.server.is_none() && kms.server_image.is_some() {
@@ -578,12 +579,17 @@ impl Checks<'_, '_> {
             KmsHolder::Server(_) => {
                 self.image(kms.server_image.as_deref(), &within("serverImage"));
             }
+            KmsHolder::Host(folder) => {
+                // Docker takes a colon for the end of a path.
+                if !is_plain_path(folder) || folder.contains([':', ',']) {
+                    let message = format!("`{folder}` is no folder of the host's");
+                    self.error("profile::kms", message, &within("host"), "expected an absolute path");
+                }
+            }
             KmsHolder::Foreign(endpoint) => {
-                let path = endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'));
-                let sound = path.is_some_and(|path| {
-                    !path.split('/').skip(1).any(|part| part.is_empty() || part == "." || part == "..")
-                        && path.rsplit_once('/').is_some_and(|(folder, _)| !folder.is_empty())
-                });
+                let path = endpoint.strip_prefix("unix://").filter(|path| is_plain_path(path));
+                let sound =
+                    path.is_some_and(|path| path.rsplit_once('/').is_some_and(|(folder, _)| !folder.is_empty()));
                 if !sound {
                     let message = format!("`{endpoint}` is no socket in a folder of its own");
                     self.error("profile::kms", message, &within("endpoint"), "expected unix:///FOLDER/SOCKET");
@@ -1001,4 +1007,9 @@ fn clash(one: &PortMapping, other: &PortMapping) -> bool {
 fn covers(wide: &str, narrow: &str) -> bool {
     let group = |resource: &'_ str| resource.split_once('.').map(|(_, group)| group.to_owned()).unwrap_or_default();
     wide == narrow || wide == "*.*" || wide.starts_with("*.") && group(wide) == group(narrow)
+}
+
+/// Whether a path begins at the root and means what it says.
+fn is_plain_path(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|rest| !rest.split('/').any(|part| matches!(part, "" | "." | "..")))
 }

@@ -695,7 +695,7 @@ fn faults_of_a_kms_are_shown_where_they_are() {
     for expected in [
         "a KMS provider has no keys in the profile",
         "a KMS provider's name is a word without colons",
-        "exactly one of `local`, `vault`, `server` and `endpoint`",
+        "exactly one of `local`, `vault`, `server`, `host` and `endpoint`",
         "the provider `aescbc` has no KMS",
     ] {
         assert!(report.contains(expected), "{expected}: {report}");
@@ -733,6 +733,11 @@ fn faults_of_a_kms_are_shown_where_they_are() {
             "  encryption:\n    providers:\n      - type: kms\n        kms: {{endpoint: '{endpoint}'}}"
         ));
         assert!(load_text(&text).unwrap_err().contains("is no socket in a folder of its own"), "{endpoint}");
+    }
+    for folder in ["run/hsm", "/", "/run/../hsm", "/run//hsm", "/run/hsm:ro"] {
+        let text =
+            profile(&format!("  encryption:\n    providers:\n      - type: kms\n        kms: {{host: '{folder}'}}"));
+        assert!(load_text(&text).unwrap_err().contains("is no folder of the host's"), "{folder}");
     }
     let text = profile("  encryption:\n    providers: [{type: kms}]");
     assert!(load_text(&text).unwrap_err().contains("a KMS provider without a KMS"));

@@ -173,7 +173,7 @@ fn kind_config(inputs: &Inputs<'_>, plan: &[NodePlan], dir: &str) -> Result<Stri
         kms_plugin: inputs
             .profile
             .kms()
-            .filter(|kms| kms.is_own() && !kms::is_in_bundle(inputs))
+            .filter(|kms| kms.is_own() && !kms::is_in_bundle(inputs) && kms.host.is_none())
             .map(|_| PLUGIN_SOCKET),
         networking,
         feature_gates: &spec.feature_gates,

@@ -93,6 +93,10 @@ pub(super) fn health_check(inputs: &Inputs<'_>) -> Result<Option<&'static str>, 
 /// [`RenderError::NoKeys`] if there are no keys at all.
 pub fn kms_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
     let Some(kms) = inputs.profile.kms().filter(|kms| kms.is_own()) else { return Ok(Vec::new()) };
+    if matches!(kms.holder(), Some(KmsHolder::Host(_))) {
+        // It runs elsewhere; this asks it.
+        return Ok(vec![start_file()]);
+    }
     let ring = inputs.keys.ok_or(RenderError::NoKeys)?;
     let mut files = static_files();
     files.push(NodeFile { path: CONFIG, mode: 0o600, content: plugin_config(kms, inputs.cluster).into() });
@@ -164,10 +168,15 @@ pub(super) fn bundle_mounts(dir: &str) -> Vec<Value> {
 pub(super) fn static_files() -> Vec<NodeFile> {
     let file = |path, mode, content: &str| NodeFile { path, mode, content: content.to_owned().into() };
     vec![
-        file(PLUGIN_START, 0o700, include_str!("files/kms_plugin.sh")),
+        start_file(),
         file(UNIT, 0o644, include_str!("files/kprov-kms.service")),
         file(KUBELET_UNIT, 0o644, include_str!("files/kubelet-kms.conf")),
     ]
+}
+
+/// What runs the program on a node.
+fn start_file() -> NodeFile {
+    NodeFile { path: PLUGIN_START, mode: 0o700, content: include_str!("files/kms_plugin.sh").to_owned().into() }
 }
 
 /// The plugin's configuration. No secret is in it.
@@ -214,8 +223,8 @@ pub(super) fn plugin_config(kms: &Kms, cluster: &str) -> String {
             "address": format!("https://{}:{KMS_SERVER_PORT}", kms_server_name(cluster)),
             "caFile": at(secret::CA), "key": "kprov", "timeoutSeconds": kms.timeout_seconds, "login": app_role(None),
         }}),
-        // A foreign plugin reads what it likes.
-        Some(KmsHolder::Foreign(_)) | None => Value::Null,
+        // What its owner starts reads what its owner likes.
+        Some(KmsHolder::Host(_) | KmsHolder::Foreign(_)) | None => Value::Null,
     };
     yaml::document(&config)
 }

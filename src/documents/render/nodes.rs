@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Serialize;
 
 use crate::documents::profile::{
-    IpFamily, Limits, Mount, Networking, PatchJson6902, PortMapping, Profile, Role, Taint,
+    IpFamily, Limits, Mount, Networking, PatchJson6902, PortMapping, Profile, Propagation, Role, Taint,
 };
 
-use super::RenderError;
+use super::{PLUGIN_SOCKET_FOLDER, RenderError};
 
 /// The API server's port inside a node (and of the load balancer).
 pub const API_SERVER_PORT: u16 = 6443;
@@ -75,6 +75,14 @@ pub struct NodePlan {
 #[must_use]
 pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
     let groups = profile.spec.node_groups();
+    let plugin = profile.kms_on_host().map(|folder| Mount {
+        host_path: folder.to_owned(),
+        container_path: PLUGIN_SOCKET_FOLDER.to_owned(),
+        // Who connects to a socket does not write its folder.
+        read_only: true,
+        selinux_relabel: false,
+        propagation: Propagation::None,
+    });
     let mut nodes = Vec::new();
     for role in [Role::ControlPlane, Role::Worker] {
         let mut index = 0;
@@ -82,6 +90,7 @@ pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
             for _ in 0..group.count {
                 index += 1;
                 let number = if index == 1 { String::new() } else { index.to_string() };
+                let plugin = plugin.clone().filter(|_| role == Role::ControlPlane);
                 nodes.push(NodePlan {
                     name: format!("{cluster}-{role}{number}", role = role_name(role)),
                     role,
@@ -89,7 +98,7 @@ pub fn plan_nodes(profile: &Profile, cluster: &str) -> Vec<NodePlan> {
                     labels: group.labels.clone(),
                     taints: group.taints.clone(),
                     ports: group.ports.clone(),
-                    mounts: group.mounts.clone(),
+                    mounts: group.mounts.iter().cloned().chain(plugin).collect(),
                     limits: group.limits.clone(),
                     image: group.image.clone(),
                     kubeadm_config_patches: group.kubeadm_config_patches.clone(),

@@ -516,6 +516,29 @@ fn kinds_configuration_carries_it_all() {
 }
 
 #[test]
+fn a_plugin_on_the_host_is_seen_by_control_planes_and_by_kind() {
+    let spec = json!({
+        "nodes": [{"role": "control-plane"}, {"role": "worker"}],
+        "encryption": {"providers": [{"type": "kms", "kms": {"host": "/run/hsm"}}]},
+    });
+    let case = Case::new(profile(spec), "v1.36.2");
+    let inputs = case.inputs();
+    // What asks it comes along, and nothing that starts one or logs in.
+    let files: Vec<_> = kms_files(&inputs).unwrap().iter().map(|file| file.path).collect();
+    assert_eq!(files, [PLUGIN_START]);
+    let mount = json!({"hostPath": "/run/hsm", "containerPath": PLUGIN_SOCKET_FOLDER, "readOnly": true});
+    let plan = plan_nodes(inputs.profile, inputs.cluster);
+    assert_eq!((json!(plan[0].mounts), plan[1].mounts.len()), (json!([mount]), 0));
+    let documents = bundle(&inputs, Path::new("/bundle")).unwrap().documents;
+    let config: Value = serde_yaml::from_str(&documents[0].content).unwrap();
+    assert_eq!(config["nodes"][0]["extraMounts"][0], mount);
+    assert!(!documents[0].content.contains("kind makes no server"), "nothing is missing");
+    assert!(documents.iter().all(|document| !document.name.starts_with("kms/")));
+    let encryption = documents.iter().find(|document| document.name.ends_with("encryption-config.yaml")).unwrap();
+    assert!(encryption.content.contains("unix:///run/kprov-kms/kms.sock"), "its socket is where one of ours is");
+}
+
+#[test]
 fn the_load_balancer_knows_every_control_plane() {
     use LoadBalancer::{Envoy, Haproxy};
     let ha = |spec: Value| Case::new(profile(spec), "v1.37.0");

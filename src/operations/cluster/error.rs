@@ -83,6 +83,48 @@ pub enum ClusterError {
         /// The server's container.
         name: String,
     },
+    /// A plugin on the host that control planes are to ask does not work.
+    #[error("{node}: the KMS plugin whose socket the engine's host has in {folder} does not work: {reason}")]
+    #[diagnostic(
+        code(kprov::cluster::kms_on_host),
+        help(
+            "start it there, as root: kprov kms serve --socket {folder}/kms.sock --config FILE. `kprov kms status --socket {folder}/kms.sock` tells how it is"
+        )
+    )]
+    PluginOnHost {
+        /// The node that has asked it.
+        node: String,
+        /// The socket's folder on the host.
+        folder: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// A node does not see the folder of a plugin on the host.
+    #[error("{node} does not see the folder {folder} of the engine's host, where its KMS plugin is to be asked")]
+    #[diagnostic(
+        code(kprov::cluster::kms_mount),
+        help(
+            "a node is given folders when it is made: make the cluster by a profile that names this KMS; nothing has been changed"
+        )
+    )]
+    NoMount {
+        /// The node.
+        node: String,
+        /// The folder.
+        folder: String,
+    },
+    /// A node sees the folder of a plugin on the host where its own is to listen.
+    #[error("{node} sees a folder of the engine's host where a KMS plugin of its own would listen")]
+    #[diagnostic(
+        code(kprov::cluster::kms_mount_in_the_way),
+        help(
+            "it was made for a plugin on the host (`kms: {{host: …}}`), and keeps that; make the cluster by a profile that names the other KMS. Nothing has been changed"
+        )
+    )]
+    MountInTheWay {
+        /// The node.
+        node: String,
+    },
     /// A registry beside clusters cannot be had, or does not serve.
     #[error("the registry {name} cannot be used: {reason}{}", if last_lines.is_empty() { String::new() } else { format!(". Its last lines:\n{last_lines}") })]
     #[diagnostic(

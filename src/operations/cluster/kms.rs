@@ -18,7 +18,7 @@ use crate::documents::certificates::server_identity;
 use crate::documents::files::{FileEntry, pack};
 use crate::documents::keys::{KeyMaterial, KeyRing, ProviderKind, secret};
 use crate::documents::names::ClusterName;
-use crate::documents::profile::{Encryption, EncryptionProvider, Kms, KmsHolder, Profile};
+use crate::documents::profile::{Encryption, EncryptionProvider, Kms, KmsHolder, Profile, Role};
 use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
 
@@ -183,6 +183,28 @@ pub(super) async fn warn_if_ill(context: &Context, record: &Record) {
     }
 }
 
+/// Holds that the plugin on the host that a node is to ask works; nothing to do without one. Otherwise an API server would be
+/// waited for in vain, and at length.
+///
+/// # Errors
+/// [`ClusterError::PluginOnHost`] if it does not.
+pub(super) async fn ask_host(profile: &Profile, node: &Node) -> Result<(), ClusterError> {
+    let Some(folder) = profile.kms_on_host().filter(|_| node.role == Role::ControlPlane) else { return Ok(()) };
+    let begun = Instant::now();
+    loop {
+        let problem = match kms_plugin::report(node).await? {
+            Ok(report) => report.problem,
+            Err(silent) => Some(silent),
+        };
+        let Some(reason) = problem else { return Ok(()) };
+        // Who has just been started may not answer yet.
+        if begun.elapsed() > ASKED {
+            return Err(ClusterError::PluginOnHost { node: node.name.clone(), folder: folder.to_owned(), reason });
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}
+
 /// Makes a server, or starts one that is there, and waits until it works. The network has to be there.
 ///
 /// # Errors
@@ -302,7 +324,8 @@ pub enum KmsRotation {
 /// Brings kprov's own plugin for `kms` to control planes that run: its server, its login, the program; and starts it.
 ///
 /// # Errors
-/// [`ClusterError::NoRecord`] if kprov did not make the cluster; whatever the plugin or its server lack.
+/// [`ClusterError::NoRecord`] if kprov did not make the cluster, [`ClusterError::NoMount`] and [`ClusterError::MountInTheWay`] if its
+/// nodes were made for a plugin elsewhere; whatever the plugin or its server lack.
 pub async fn install_kms(
     context: &Context,
     cluster: &ClusterName,
@@ -314,6 +337,18 @@ pub async fn install_kms(
     let Some(mut record) = store.load(cluster)? else {
         return Err(ClusterError::NoRecord { name: cluster.to_string() });
     };
+    for node in nodes.iter() {
+        let mounted = node.try_output(&["mountpoint", "-q", render::PLUGIN_SOCKET_FOLDER], None).await?.code == 0;
+        match kms.holder() {
+            Some(KmsHolder::Host(folder)) if !mounted => {
+                return Err(ClusterError::NoMount { node: node.name.clone(), folder: folder.to_owned() });
+            }
+            Some(KmsHolder::Host(_)) => {}
+            // The one on the host would be asked in its stead.
+            _ if mounted => return Err(ClusterError::MountInTheWay { node: node.name.clone() }),
+            _ => {}
+        }
+    }
     let provider = EncryptionProvider { kind: ProviderKind::Kms, keys: Vec::new(), kms: Some(kms.clone()) };
     let encryption = Encryption { providers: vec![provider], resources: Vec::new() };
     let mut ring = store.load_keys(cluster)?.unwrap_or_default();
@@ -374,7 +409,7 @@ pub async fn rotate_kms(
             rotate_local(context, &record, nodes).await?;
             Ok(KmsRotation::Rotated)
         }
-        Some(KmsHolder::Vault(_) | KmsHolder::Foreign(_)) | None => Ok(KmsRotation::NotOurs),
+        Some(KmsHolder::Vault(_) | KmsHolder::Host(_) | KmsHolder::Foreign(_)) | None => Ok(KmsRotation::NotOurs),
     }
 }
 
@@ -431,7 +466,7 @@ pub async fn retire_kms(
                     .to_owned(),
             ))
         }
-        Some(KmsHolder::Vault(_) | KmsHolder::Foreign(_)) | None => Ok(None),
+        Some(KmsHolder::Vault(_) | KmsHolder::Host(_) | KmsHolder::Foreign(_)) | None => Ok(None),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::documents::render::{self, Inputs, NodeAddresses, NodePlan, NodeStart}
 
 use super::image::ImageFacts;
 use super::interim_network::{connect_pods, lay, slower, stand_ins};
-use super::{ClusterError, Context, logs};
+use super::{ClusterError, Context, kms, logs};
 
 /// How long kubeadm may take: it waits itself, for several minutes each, for several things.
 const KUBEADM: Duration = Duration::from_secs(1200);
@@ -194,6 +194,7 @@ impl Build<'_> {
             files.push(self.config_file(member, KUBEADM_CONFIG, member.plan.start(), &addresses)?);
             member.node.put_files(&files).await?;
             member.node.wait_booted().await?;
+            kms::ask_host(self.inputs.profile, &member.node).await?;
             Ok::<_, ClusterError>(addresses)
         };
         match booted.await {

@@ -9,12 +9,15 @@ prepare)
   ;;
 start)
   systemctl daemon-reload
-  systemctl start kprov-kms.service
+  # A plugin on the host is its owner's to start.
+  [ ! -e /etc/systemd/system/kprov-kms.service ] || systemctl start kprov-kms.service
   ;;
 remove)
   if systemctl cat kprov-kms.service >/dev/null 2>&1; then systemctl stop kprov-kms.service; fi
   # What it logs in by goes first.
-  rm -rf /kind/kprov/kms /run/kprov-kms
+  rm -rf /kind/kprov/kms
+  # The folder of a plugin on the host stays what it is.
+  mountpoint -q /run/kprov-kms || rm -rf /run/kprov-kms
   units=/etc/systemd/system
   for unit in kprov-kms.service kprov-kms.service.d/10-bundle.conf kubelet.service.d/20-kprov-kms.conf; do
     # In a cluster that kind has made of a bundle, they are mounted.

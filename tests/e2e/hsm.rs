@@ -68,11 +68,11 @@ fn a_token_wraps_and_its_plugin_outlives_its_absence() {
     let mut plugin = Plugin::start(&sandbox, &hsm);
     plugin.ask(&["status"]).fails().says("the key kek of the token class: there is no such AES key");
     let first = add_key(&sandbox, &hsm);
-    assert!(first.starts_with("pkcs11-v1-"), "{first}");
+    assert!(first.contains("-v1-"), "{first}");
     plugin.well("the first key wraps");
     plugin.ask(&["status"]).ok().says("Provider pkcs11").says(&first).done();
     let second = add_key(&sandbox, &hsm);
-    assert!(second.starts_with("pkcs11-v2-"), "{second}");
+    assert!(second.contains("-v2-"), "{second}");
     plugin.ask(&["status"]).ok().says(&second).done();
     plugin.well("the second key wraps");
 

@@ -66,6 +66,9 @@ fn key_in(wrapped: &[u8]) -> Option<String> {
     if let Some(tag) = wrapped.strip_prefix(&[1]).and_then(|rest| rest.get(..8)) {
         return Some(format!("local-{}", hex::encode(tag)));
     }
+    if let Some(mark) = wrapped.strip_prefix(&[2]).and_then(|rest| rest.get(..8)) {
+        return Some(format!("pkcs11-{}", hex::encode(mark)));
+    }
     let version = std::str::from_utf8(wrapped).ok()?.strip_prefix("vault:v")?.split_once(':')?.0;
     version.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("vault-v{version}-"))
 }
@@ -116,6 +119,10 @@ mod tests {
         assert_eq!((found.wrapped, found.ciphertext), (12, 4));
         assert_eq!(found.is_by("local-1122334455667788aabb"), Some(true));
         assert_eq!(found.is_by("local-ff22334455667788aabb"), Some(false));
+        let token = b"\x00\x0c\x02\x11\x22\x33\x44\x55\x66\x77\x88...rest";
+        let found = envelope(&value("k8s:enc:kms:v1:hsm:", token)).unwrap();
+        assert_eq!(found.is_by("pkcs11-1122334455667788-v1-aa"), Some(true));
+        assert_eq!(found.is_by("pkcs11-ff22334455667788-v1-aa"), Some(false));
         let found = envelope(&value("k8s:enc:kms:v1:v:", b"\x00\x0bvault:v1:xyrest")).unwrap();
         assert_eq!((found.is_by("vault-v1-ab"), found.is_by("vault-v12-ab")), (Some(true), Some(false)));
         let foreign = envelope(&value("k8s:enc:kms:v1:aws:", b"\x00\x02xyrest")).unwrap();

@@ -66,7 +66,9 @@ impl Keys {
             }
             let mark = hash("kprov kms pkcs11 key", &[label.as_bytes(), &one.id, &one.check_value]);
             let name = hash("kprov kms pkcs11 key id", &[token.as_bytes(), &mark]);
-            let id = format!("pkcs11-{}{}", version(&one.id), hex::encode(&name[..12]));
+            // The mark first: by the protocol's v1, it is all that a stored value tells of its key.
+            let id =
+                format!("pkcs11-{}-{}{}", hex::encode(&mark[..MARK_LENGTH]), version(&one.id), hex::encode(&name[..8]));
             let mut first = [0; MARK_LENGTH];
             first.copy_from_slice(&mark[..MARK_LENGTH]);
             Key { place, id, mark: first, flaw }

@@ -167,7 +167,8 @@ fn what_is_wrapped_is_unwrapped_and_a_changed_byte_is_noticed() {
     let (_folder, mut keeper) = keeper(&fake);
     let (one, two) = (keeper.wrap(DATA_KEY).unwrap(), keeper.wrap(DATA_KEY).unwrap());
     assert_eq!(one.key_id, keeper.key_id().unwrap());
-    assert!(one.key_id.starts_with("pkcs11-v1-"), "{}", one.key_id);
+    assert!(one.key_id.starts_with("pkcs11-") && one.key_id.contains("-v1-"), "{}", one.key_id);
+    assert!(one.key_id.contains(&hex::encode(&one.ciphertext[1..9])), "{}", one.key_id);
     assert_ne!(one.ciphertext, two.ciphertext, "the IV is random");
     assert_eq!(one.ciphertext.len(), HEADER_LENGTH + IV_LENGTH + DATA_KEY.len() + 16);
     assert_eq!(keeper.unwrap(&one.ciphertext).unwrap().as_slice(), DATA_KEY);
@@ -190,7 +191,7 @@ fn the_highest_id_wraps_and_all_of_them_unwrap() {
     assert_eq!(keeper.wrap(DATA_KEY).unwrap().key_id, old.key_id, "until Status has seen it");
     let id = keeper.key_id().unwrap();
     let new = keeper.wrap(DATA_KEY).unwrap();
-    assert!(id.starts_with("pkcs11-v9-") && new.key_id == id, "{id}");
+    assert!(id.contains("-v9-") && new.key_id == id, "{id}");
     for wrapped in [&old, &new] {
         assert_eq!(keeper.unwrap(&wrapped.ciphertext).unwrap().as_slice(), DATA_KEY);
     }
@@ -198,7 +199,7 @@ fn the_highest_id_wraps_and_all_of_them_unwrap() {
     let (_other, mut other) = self::keeper(&fake);
     other.key_id().unwrap();
     let added = keeper.add_key().unwrap();
-    assert!(added.starts_with("pkcs11-v10-"), "{added}");
+    assert!(added.contains("-v10-"), "{added}");
     let wrapped = keeper.wrap(DATA_KEY).unwrap();
     assert_eq!(wrapped.key_id, added);
     assert_eq!(other.unwrap(&wrapped.ciphertext).unwrap().as_slice(), DATA_KEY);

@@ -125,7 +125,7 @@ fn patches_without_effect_are_told() {
 /// take and mean the same; what kind refuses, kprov has to refuse.
 #[test]
 #[ignore = "needs the real kind, and a folder of files"]
-fn files_of_others_mean_what_they_mean_to_kind() {
+fn in_full_files_of_others_mean_what_they_mean_to_kind() {
     let Some(folder) = std::env::var_os("KPROV_KIND_FILES") else {
         eprintln!("KPROV_KIND_FILES names no folder: nothing is compared");
         return;

@@ -269,13 +269,10 @@ impl Woken<'_> {
             client,
             held: &all,
         };
-        // Kubelets that have asked in vain for a while sit in a long pause; new ones do not. Those of several control planes
-        // have API servers of their own to wait for.
-        let alone = nodes.iter().filter(|node| node.role == Role::ControlPlane).count() == 1;
-        let asked = nodes.iter().filter(|node| node.role == Role::Worker || alone);
-        let asked = asked.filter(|node| self.changed.contains(&node.name));
+        // Kubelets that have asked in vain for a while sit in a long pause; new ones do not.
+        let workers = nodes.iter().filter(|node| node.role == Role::Worker && self.changed.contains(&node.name));
         let late = async {
-            try_join_all(asked.map(|node| node.run(&["systemctl", "restart", "--no-block", "kubelet"]))).await?;
+            try_join_all(workers.map(|node| node.run(&["systemctl", "restart", "--no-block", "kubelet"]))).await?;
             Ok(())
         };
         again.answer(late).await?;

@@ -18,6 +18,9 @@ use super::canary::{self, Canary};
 use super::expected::{Expected, Resource};
 use super::{Census, Check, Target, VerifyError, kms, modes};
 
+/// The name of the check of [`ready`].
+pub const READY: &str = "nodes and system pods";
+
 const AUDIT_LOG: &str = include_str!("scripts/audit_log.sh");
 
 fn control_planes<'a>(target: &Target<'a>) -> impl Iterator<Item = &'a Node> {
@@ -53,7 +56,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
         ..ready::Expectation::default()
     };
     if !expected.pods {
-        return Ok(vec![Check::unproven("nodes and system pods", "not awaited: the profile brings its own CNI")]);
+        return Ok(vec![Check::unproven(READY, "not awaited: the profile brings its own CNI")]);
     }
     let pending = ready::pending(&expected, &observed);
     let system = observed
@@ -66,7 +69,7 @@ pub(super) async fn ready(target: &Target<'_>) -> Result<Vec<Check>, VerifyError
     } else {
         pending.join("; ")
     };
-    Ok(vec![Check::new("nodes and system pods", pending.is_empty(), evidence)])
+    Ok(vec![Check::new(READY, pending.is_empty(), evidence)])
 }
 
 /// The static pods' processes run with the flags that were asked for.

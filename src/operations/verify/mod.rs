@@ -21,6 +21,7 @@ use crate::adapters::node::{Node, NodeError};
 use crate::documents::render::{Inputs, RenderError};
 
 pub use canary::Canary;
+pub use checks::READY;
 pub use expected::{Expected, Resource};
 pub use kube_proxy::{StandIn, await_kube_proxy, check_name as kube_proxy_check, checks as kube_proxy_checks};
 pub use modes::restrict_file_modes;

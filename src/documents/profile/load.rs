@@ -14,7 +14,7 @@ use super::set::Set;
 use super::shape::{Required, Shape};
 use super::source::{Found, Origin, SearchPath, same_file};
 use super::tree::{Node, Span, Value};
-use super::variables::mentions_one;
+use super::variables::{VARIABLE, mentions_one};
 use super::{KeySource, Profile, kind_file, read, secret, semantic};
 
 /// A profile that is complete and checked.
@@ -174,6 +174,7 @@ impl Layers {
             origins.push(found.origin.clone());
             let source = self.sources.len();
             let dialect = read::dialect_of(&found.text);
+            let known = self.findings.len();
             let variables = search.variables.filter(|_| dialect == Dialect::Profile);
             let mut tree = read::parse_as(dialect, variables, &found.text, source, 0, &mut self.findings);
             if dialect == Dialect::Kind {
@@ -195,7 +196,10 @@ impl Layers {
 
             let extends = tree.get("extends").and_then(|node| Some((node.text()?.to_owned(), node.span)));
             let required = if extends.is_some() || lies_over { Required::OnlyIdentity } else { Required::Everything };
-            shape.check(&tree, required, &mut self.findings);
+            // What stands where a variable is missing has no type to be wrong.
+            if !self.findings[known..].iter().any(|finding| finding.code == VARIABLE) {
+                shape.check(&tree, required, &mut self.findings);
+            }
             self.trees.push(tree);
 
             let Some((reference, span)) = extends else { return };
@@ -225,9 +229,8 @@ impl Layers {
         tree.each_scalar(&mut |node| {
             let written = text.get(node.span.start..node.span.end).unwrap_or_default();
             if node.secret && mentions_one(written) {
-                let finding =
-                    Finding::error("profile::variable", "no variable stands for a key or a password", node.span)
-                        .help("a source has a field for that: `env: NAME`");
+                let finding = Finding::error(VARIABLE, "no variable stands for a key or a password", node.span)
+                    .help("a source has a field for that: `env: NAME`");
                 self.findings.push(finding);
             }
         });

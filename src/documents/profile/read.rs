@@ -13,7 +13,7 @@ use crate::documents::bounds::{MAX_EXPANDED, too_deep, too_large};
 
 use super::error::{Finding, quoted};
 use super::tree::{Entry, Node, Span, Value};
-use super::variables::{Unexpanded, Variables};
+use super::variables::{Unexpanded, VARIABLE, Variables};
 
 /// The most bytes of a profile's text.
 pub(super) const MAX_TEXT: usize = 4 << 20;
@@ -256,11 +256,11 @@ impl<'a> Reader<'a, '_> {
                 return Ok(expanded.into());
             }
             Err(Unexpanded::Unset(name)) => {
-                Finding::error("profile::variable", format!("the environment has no variable {}", quoted(&name)), span)
+                Finding::error(VARIABLE, format!("the environment has no variable {}", quoted(&name)), span)
                     .label("asked for here")
                     .help(format!("set it, or say what stands for it otherwise: ${{{name}:-…}}"))
             }
-            Err(Unexpanded::Form) => Finding::error("profile::variable", "`${` begins no variable here", span)
+            Err(Unexpanded::Form) => Finding::error(VARIABLE, "`${` begins no variable here", span)
                 .label("expected ${NAME}, ${NAME-default} or ${NAME:-default}")
                 .help("for the sign itself, write `$${`"),
         };

@@ -762,6 +762,8 @@ fn variables_stand_in_values() {
     let error = folders.load("bad.yaml", &[]).unwrap_err();
     assert_eq!(error.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), ["`${` begins no variable here"]);
 
+    let number = "  nodes:\n    - role: control-plane\n    - role: worker\n      count: ${COUNT}\n";
+    assert_eq!(complaints(number), ["the environment has no variable `COUNT`"], "and nothing of its type");
     assert_eq!(complaints("  image: ${IMAGE}\n"), ["the environment has no variable `IMAGE`"]);
     assert_eq!(complaints("  image: ${IMAGE:-kindest/node:v1.36.2}\n"), Vec::<String>::new());
     let key = "  encryption:\n    providers:\n      - type: aescbc\n        keys: [{name: k, source: {literal: \"${WORKERS}\"}}]\n";

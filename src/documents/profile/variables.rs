@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 
+/// The code of what is wrong with one.
+pub(super) const VARIABLE: &str = "profile::variable";
+
 /// How a variable is asked for.
 const OPEN: &str = "${";
 

@@ -146,8 +146,9 @@ impl Proof<'_> {
             since: self.since.clone(),
         };
         let mut report = verify::verify(&target).await?;
-        // A kubelet that has just been started anew calls pods Ready once, before it has begun to probe them, and then not until
-        // it has (`syncPod` makes a pod's status before `probeManager.AddPod`).
+        // Seen of a further control plane: static pods that were Ready were not, a second later. A kubelet that has just been
+        // started anew tells what runs before it has begun to probe it (`SyncPod` makes a pod's status before
+        // `probeManager.AddPod`).
         if report.failed().iter().any(|check| check == verify::READY && !self.held.failed.contains(check)) {
             // What does not become Ready, the second look tells.
             let _ = ready::wait(self.client, &self.expectation(), AGAIN, |_| {}).await;

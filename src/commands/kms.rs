@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::adapters::kms_plugin::{self, Calls, PluginReport};
 use crate::commands::grammar::{Global, KmsCommand};
 use crate::documents::names::ClusterName;
-use crate::kms::{self, Config, Measured, Operation, Report, Timing};
+use crate::kms::{self, Config, KmsError, Measured, Operation, Report, Timing};
 use crate::operations::cluster;
 
 use super::{Result, RuntimeError, context, present};
@@ -60,7 +60,9 @@ pub(super) fn kms(global: &Global, command: &KmsCommand) -> Result<ExitCode> {
                 (Some(file), _) => kms::add_key(file)?,
                 (None, Some(config)) => Config::read(config)?.add_key()?,
                 // The grammar lets nobody come here.
-                (None, None) => return Ok(ExitCode::FAILURE),
+                (None, None) => {
+                    return Err(KmsError::Provider("no key file and no --config was given".to_owned()).into());
+                }
             };
             present::result(global.output, &json!({"keyId": key_id}), || {
                 format!("{key_id} is the key that plugins wrap by, within a minute\n")

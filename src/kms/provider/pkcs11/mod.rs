@@ -11,6 +11,7 @@ mod tests;
 mod token;
 
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -42,7 +43,7 @@ enum Fault {
 /// # Errors
 /// [`KmsError::Module`] if the module cannot be loaded, [`KmsError::Provider`] if there is no thread for it.
 pub(crate) fn start(config: &Config) -> Result<Arc<dyn Provider>, KmsError> {
-    Ok(Arc::new(Pkcs11::start(Keeper::new(Library::open(config)?, config))?))
+    Ok(Arc::new(Pkcs11::start(Keeper::new(Library::open(config)?, config, Instant::now))?))
 }
 
 /// Makes one more version of the key in the token, from which it never leaves; gives its id.
@@ -50,7 +51,7 @@ pub(crate) fn start(config: &Config) -> Result<Arc<dyn Provider>, KmsError> {
 /// # Errors
 /// [`KmsError::Module`] if the module cannot be loaded, [`KmsError::Provider`] if the token refuses.
 pub(crate) fn add_key(config: &Config) -> Result<String, KmsError> {
-    let mut keeper = Keeper::new(Library::open(config)?, config);
+    let mut keeper = Keeper::new(Library::open(config)?, config, Instant::now);
     keeper.add_key().map_err(|error| KmsError::Provider(error.to_string()))
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
@@ -26,6 +26,8 @@ struct Token {
     logins: u32,
     wrong_pins: u32,
     calls: u32,
+    /// How far the clock has been wound forward.
+    ahead: Duration,
 }
 
 #[derive(Clone)]
@@ -62,6 +64,11 @@ impl Fake {
             check_value: bytes[..3].to_vec(),
         };
         token.keys.push((found, bytes));
+    }
+
+    /// Lets so much time pass that a login may be tried again, and no session is young.
+    fn pass_time(&self) {
+        self.lock().ahead += Duration::from_millis(1100);
     }
 
     fn lose_sessions(&self) {
@@ -152,7 +159,9 @@ fn keeper(fake: &Fake) -> (tempfile::TempDir, Keeper<Fake>) {
     let text = format!("{{module: /p11.so, token: class, key: kek, pin: {{file: {}/pin}}}}", folder.path().display());
     let config: Config = serde_yaml::from_str(&text).unwrap();
     config.check().unwrap();
-    let keeper = Keeper::new(fake.clone(), &config);
+    let clock = fake.clone();
+    let start = Instant::now();
+    let keeper = Keeper::new(fake.clone(), &config, move || start + clock.lock().ahead);
     (folder, keeper)
 }
 
@@ -254,7 +263,7 @@ fn a_session_that_is_lost_is_replaced_unnoticed() {
     let fake = Fake::new();
     let (_folder, mut keeper) = keeper(&fake);
     let wrapped = keeper.wrap(DATA_KEY).unwrap();
-    std::thread::sleep(Duration::from_millis(1100));
+    fake.pass_time();
     fake.lose_sessions();
     assert_eq!(keeper.unwrap(&wrapped.ciphertext).unwrap().as_slice(), DATA_KEY);
     assert_eq!(fake.lock().logins, 2);
@@ -281,7 +290,7 @@ fn a_token_that_is_away_is_told_and_comes_back() {
     }
     fake.lock().away = false;
     assert!(keeper.wrap(DATA_KEY).is_err(), "not so soon");
-    std::thread::sleep(Duration::from_millis(1100));
+    fake.pass_time();
     assert_eq!(keeper.unwrap(&wrapped.ciphertext).unwrap().as_slice(), DATA_KEY);
     assert_eq!(fake.lock().logins, 2);
 }
@@ -294,14 +303,14 @@ fn a_wrong_pin_is_tried_once() {
     for _ in 0..3 {
         let error = keeper.key_id().unwrap_err();
         assert!(matches!(error, ProviderError::Denied(_)) && !error.to_string().contains("1234"), "{error}");
-        std::thread::sleep(Duration::from_millis(1100));
+        fake.pass_time();
     }
     assert_eq!(fake.lock().wrong_pins, 1);
     write_pin(folder.path(), PIN);
     assert!(keeper.key_id().is_ok());
     std::fs::remove_file(folder.path().join("pin")).unwrap();
     fake.lose_sessions();
-    std::thread::sleep(Duration::from_millis(1100));
+    fake.pass_time();
     let error = keeper.key_id().unwrap_err().to_string();
     assert!(error.contains("the PIN of the token class") && error.contains("could not be read"), "{error}");
 }

@@ -70,10 +70,12 @@ pub(super) struct Keeper<M: Module> {
     failed: Option<(Instant, ProviderError)>,
     refused: Option<Zeroizing<String>>,
     random: SystemRandom,
+    now: Box<dyn Fn() -> Instant + Send>,
 }
 
 impl<M: Module> Keeper<M> {
-    pub(super) fn new(module: M, config: &Config) -> Self {
+    /// A keeper who takes the time from `now`.
+    pub(super) fn new(module: M, config: &Config, now: impl Fn() -> Instant + Send + 'static) -> Self {
         Self {
             module,
             token: config.token(),
@@ -83,6 +85,7 @@ impl<M: Module> Keeper<M> {
             failed: None,
             refused: None,
             random: SystemRandom::new(),
+            now: Box::new(now),
         }
     }
 
@@ -142,7 +145,7 @@ impl<M: Module> Keeper<M> {
             let Some(open) = &mut self.open else { continue };
             match work(open, &self.label) {
                 Err(fault @ (Fault::Failed(_) | Fault::Pin(_))) => {
-                    let young = open.since.elapsed() < YOUNG;
+                    let young = (self.now)().duration_since(open.since) < YOUNG;
                     self.open = None;
                     let error = self.explain(fault);
                     if young {
@@ -157,14 +160,14 @@ impl<M: Module> Keeper<M> {
 
     fn log_in_gently(&mut self) -> Result<(), ProviderError> {
         if let Some((when, error)) = &self.failed
-            && when.elapsed() < LOGIN_PAUSE
+            && (self.now)().duration_since(*when) < LOGIN_PAUSE
         {
             return Err(error.clone());
         }
         self.failed = None;
         let entered = self.log_in(false);
         match (&entered, &self.open) {
-            (Err(error), _) => self.failed = Some((Instant::now(), error.clone())),
+            (Err(error), _) => self.failed = Some(((self.now)(), error.clone())),
             (Ok(()), Some(open)) => {
                 let key_id = open.keys.current().map(|key| key.id.as_str()).unwrap_or_default();
                 log::info("logged in", json!({"token": self.token, "keys": open.keys.len(), "key_id": key_id}));
@@ -186,7 +189,7 @@ impl<M: Module> Keeper<M> {
             )));
         }
         let entered = self.module.log_in(&pin, to_write).and_then(|session| {
-            let mut open = Open { session, keys: Keys::default(), since: Instant::now() };
+            let mut open = Open { session, keys: Keys::default(), since: (self.now)() };
             open.list(&self.label).map(|()| open)
         });
         if let Err(Fault::Pin(_)) = &entered {

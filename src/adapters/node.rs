@@ -486,7 +486,7 @@ impl Node {
 /// Whether a command has failed because its container has ended; an engine forgets what ran in it.
 fn has_ended(error: &NodeError) -> bool {
     match error {
-        NodeError::Command { .. } | NodeError::Engine(EngineError::Conflict { .. }) => true,
+        NodeError::Command { .. } | NodeError::Engine(EngineError::NotRunning { .. }) => true,
         NodeError::Engine(EngineError::NotFound { reason, .. }) => reason.contains("exec instance"),
         _ => false,
     }

@@ -98,3 +98,24 @@ fn harm_is_told_and_undone() {
     sandbox.kprov(&["down", &sandbox.cluster]).done();
     sandbox.assert_clean();
 }
+
+/// Killed in the wrong moment, a node is left with a frozen pod, as runc leaves it; with cgroup v1 it cannot end then.
+#[test]
+#[ignore = "needs an engine: cargo xtask test"]
+fn in_full_nodes_with_frozen_pods_can_be_replaced_and_removed() {
+    let sandbox = Sandbox::on_engine(KPROV, "frozen");
+    sandbox.up(&[]).done();
+    let freeze = || {
+        let script = "find /sys/fs/cgroup/freezer -name freezer.state -path '*pod*' | head -n 2 | while read -r state; do echo FROZEN >$state; cat $state; done";
+        on_node(&sandbox, script).contains("FROZEN")
+    };
+    if !freeze() {
+        eprintln!("there is no freezer of cgroup v1 here: nothing is proven");
+        return;
+    }
+    sandbox.kprov(&["reset", &sandbox.cluster]).ok().says("it has been let go on");
+    sandbox.kprov(&["verify", &sandbox.cluster]).done();
+    assert!(freeze());
+    sandbox.kprov(&["down", &sandbox.cluster]).ok().says("it has been let go on");
+    sandbox.assert_clean();
+}

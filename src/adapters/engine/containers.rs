@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
-    HostConfigCgroupnsModeEnum, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig,
+    EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, NetworkingConfig, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
@@ -18,6 +19,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
+use super::states::is_unknown_word;
 use super::{Engine, EngineError};
 
 /// How long a container that ends by itself may be without its network and yet be said to run.
@@ -217,13 +219,14 @@ impl Engine {
     /// Asks a container's init to end, and kills it after `grace` seconds.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if there is no such container; a stopped one is no error.
+    /// [`EngineError::NotFound`] if there is no such container; a stopped one is no error. [`EngineError::DoesNotEnd`] if it goes on
+    /// although it was killed.
     pub async fn stop_container(&self, name: &str, grace: i32) -> Result<(), EngineError> {
         let options = StopContainerOptionsBuilder::default().t(grace).build();
         self.docker
             .stop_container(name, Some(options))
             .await
-            .map_err(|error| self.error(format!("stopping the container {name}"), error))
+            .map_err(|error| self.ending_error(name, format!("stopping the container {name}"), error))
     }
 
     /// Lets a frozen container go on.
@@ -238,13 +241,14 @@ impl Engine {
     /// Sends a signal to a container's first process.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Conflict`] if it does not run.
+    /// [`EngineError::NotFound`] if there is no such container, [`EngineError::Conflict`] if it does not run,
+    /// [`EngineError::DoesNotEnd`] if it goes on although it was killed.
     pub async fn kill_container(&self, name: &str, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         self.docker
             .kill_container(name, Some(options))
             .await
-            .map_err(|error| self.error(format!("sending {signal} to the container {name}"), error))
+            .map_err(|error| self.ending_error(name, format!("sending {signal} to the container {name}"), error))
     }
 
     /// Gives a container another name. Its host name stays.
@@ -270,12 +274,13 @@ impl Engine {
     /// Removes a container, running or not, with its anonymous volumes. One that is gone, or about to be, is no error.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the engine cannot remove it, [`EngineError::Unreachable`] if it does not answer.
+    /// [`EngineError::Failed`] if the engine cannot remove it, [`EngineError::DoesNotEnd`] if that is since it goes on although it was
+    /// killed, [`EngineError::Unreachable`] if it does not answer.
     pub async fn remove_container(&self, name: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.docker.remove_container(name, Some(options)).await {
             Ok(()) => Ok(()),
-            Err(error) => match self.error(format!("removing the container {name}"), error) {
+            Err(error) => match self.ending_error(name, format!("removing the container {name}"), error) {
                 EngineError::NotFound { .. } => Ok(()),
                 EngineError::Conflict { reason, .. } if reason.contains("already in progress") => Ok(()),
                 other => Err(other),
@@ -293,14 +298,11 @@ impl Engine {
         let filters = [("label".to_owned(), vec![wanted])].into();
         Making::none().await;
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let mut found: Vec<_> = self
-            .docker
-            .list_containers(Some(options))
-            .await
-            .map_err(|error| self.error("listing containers", error))?
-            .into_iter()
-            .map(container)
-            .collect();
+        let listed = match self.docker.list_containers(Some(options)).await {
+            Err(error) if is_unknown_word(&error) => self.list_past_library(&filters).await?,
+            listed => listed.map_err(|error| self.error("listing containers", error))?,
+        };
+        let mut found: Vec<_> = listed.into_iter().map(container).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -314,11 +316,7 @@ impl Engine {
         name: &str,
         network: &str,
     ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), EngineError> {
-        let details = self
-            .docker
-            .inspect_container(name, None::<InspectContainerOptions>)
-            .await
-            .map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let details = self.details(name).await?;
         let networks = details.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         Ok(networks.get(network).map_or((None, None), endpoint_addresses))
     }
@@ -328,11 +326,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`] if there is no such container.
     pub async fn exit_code(&self, name: &str) -> Result<Option<i64>, EngineError> {
-        let details = self
-            .docker
-            .inspect_container(name, None::<InspectContainerOptions>)
-            .await
-            .map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let details = self.details(name).await?;
         let state = details.state.unwrap_or_default();
         let runs = state.running == Some(true) && state.restarting != Some(true);
         Ok(if runs { None } else { state.exit_code })
@@ -343,11 +337,25 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`] if there is no such container.
     pub async fn started_at(&self, name: &str) -> Result<Option<Timestamp>, EngineError> {
-        let details = self.docker.inspect_container(name, None::<InspectContainerOptions>).await;
-        let details = details.map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let details = self.details(name).await?;
         let started = details.state.and_then(|state| state.started_at).unwrap_or_default();
         // Of one that never was, engines tell the year 1.
         Ok(started.parse().ok().filter(|at: &Timestamp| at.as_second() > 0))
+    }
+
+    /// The id of a container's image.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn image_of(&self, name: &str) -> Result<String, EngineError> {
+        Ok(self.details(name).await?.image.unwrap_or_default())
+    }
+
+    async fn details(&self, name: &str) -> Result<ContainerInspectResponse, EngineError> {
+        match self.docker.inspect_container(name, None::<InspectContainerOptions>).await {
+            Err(error) if is_unknown_word(&error) => self.inspect_past_library(name).await,
+            details => details.map_err(|error| self.error(format!("looking at the container {name}"), error)),
+        }
     }
 
     /// What a container prints, from its start on, as it comes.
@@ -369,8 +377,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NotFound`] if there is no such container.
     pub async fn inspect(&self, name: &str) -> Result<String, EngineError> {
-        let details = self.docker.inspect_container(name, None::<InspectContainerOptions>).await;
-        let details = details.map_err(|error| self.error(format!("looking at the container {name}"), error))?;
+        let details = self.details(name).await?;
         Ok(serde_json::to_string_pretty(&[details]).unwrap_or_default())
     }
 
@@ -497,7 +504,8 @@ fn container(summary: ContainerSummary) -> Container {
         name: name.trim_start_matches('/').to_owned(),
         labels: summary.labels.unwrap_or_default(),
         state: match summary.state {
-            Some(ContainerSummaryStateEnum::RUNNING) => ContainerState::Running,
+            // One that is about to end has its address and its name for as long as it does.
+            Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::STOPPING) => ContainerState::Running,
             Some(ContainerSummaryStateEnum::PAUSED) => ContainerState::Paused,
             Some(ContainerSummaryStateEnum::RESTARTING) => ContainerState::Restarting,
             Some(ContainerSummaryStateEnum::REMOVING) => ContainerState::Removing,

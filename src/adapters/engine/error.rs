@@ -139,6 +139,38 @@ pub enum EngineError {
         /// What the engine said.
         reason: String,
     },
+    /// A command was to be run in a container that does not run, or stands still.
+    #[error("{doing}: {reason}")]
+    #[diagnostic(
+        code(kprov::engine::not_running),
+        help(
+            "if it is a node of a cluster that was stopped, `kprov start` lets the cluster go on as it was; `docker logs {container}` says why one has ended by itself"
+        )
+    )]
+    NotRunning {
+        /// The container.
+        container: String,
+        /// What was being done.
+        doing: String,
+        /// What the engine said.
+        reason: String,
+    },
+    /// A container was killed, and has not ended.
+    #[error("{doing} failed: {reason}")]
+    #[diagnostic(
+        code(kprov::engine::does_not_end),
+        help(
+            "where there is cgroup v1, what stands still (is frozen) cannot end. As root on the engine's host, this lets it go on: find /sys/fs/cgroup/freezer -path '*{container}*' -name freezer.state -exec sh -c 'echo THAWED > \"$0\"' {{}} \\;"
+        )
+    )]
+    DoesNotEnd {
+        /// The container.
+        container: String,
+        /// What was being done.
+        doing: String,
+        /// What the engine said.
+        reason: String,
+    },
     /// A file in a container, or what a command prints there, is larger than any of its kind.
     #[error("{path} in {container} has more than {} MiB, and is not read", most >> 20)]
     #[diagnostic(code(kprov::engine::large), help("look at it: nothing that kprov reads there is so large by itself"))]
@@ -173,6 +205,16 @@ impl Engine {
     /// Turns bollard's error into ours. `doing` is what was tried, in the words of a user.
     pub(super) fn error(&self, doing: impl Into<String>, error: BollardError) -> EngineError {
         classify(&self.host, doing.into(), error)
+    }
+
+    /// The same of a container that is to end. Nothing but dockerd's text says that it was killed and goes on.
+    pub(super) fn ending_error(&self, container: &str, doing: String, error: BollardError) -> EngineError {
+        match self.error(doing, error) {
+            EngineError::Failed { doing, reason } if reason.contains("did not receive an exit event") => {
+                EngineError::DoesNotEnd { container: container.to_owned(), doing, reason }
+            }
+            other => other,
+        }
     }
 }
 

@@ -90,7 +90,7 @@ impl Engine {
             attach_stderr: Some(true),
             ..Default::default()
         };
-        let fail = |error| self.error(doing.clone(), error);
+        let fail = |error| self.exec_error(container, doing.clone(), error);
         let id = self.docker.create_exec(container, options).await.map_err(fail)?.id;
         let started = self.docker.start_exec(&id, None).await.map_err(fail)?;
         let (mut stdout, mut stderr) = (Zeroizing::new(Vec::new()), Vec::new());
@@ -152,7 +152,7 @@ impl Engine {
     {
         let Terminal { input: from_user, output: to_user, errors: to_user_errors, size } = terminal;
         let doing = format!("running {} in {container}", command.first().map_or("", String::as_str));
-        let fail = |error| self.error(doing.clone(), error);
+        let fail = |error| self.exec_error(container, doing.clone(), error);
         let options = CreateExecOptions {
             cmd: Some(command),
             tty: Some(size.is_some()),
@@ -175,6 +175,16 @@ impl Engine {
             }
         }
         Ok(self.docker.inspect_exec(&id).await.map_err(fail)?.exit_code.unwrap_or(-1))
+    }
+
+    /// Why a command could not be run: if the engine refuses, that is for the container's state.
+    fn exec_error(&self, container: &str, doing: String, error: BollardError) -> EngineError {
+        match self.error(doing, error) {
+            EngineError::Conflict { doing, reason } => {
+                EngineError::NotRunning { container: container.to_owned(), doing, reason }
+            }
+            other => other,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod exec;
 mod images;
 mod networks;
 mod ssh;
+mod states;
 
 use bollard::Docker;
 use k8s_openapi::jiff::Timestamp;

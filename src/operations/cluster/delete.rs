@@ -8,7 +8,7 @@ use crate::documents::names::ClusterName;
 
 use super::owner::is_own;
 use super::registry::{Unused, remove_unused_registries};
-use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER};
+use super::{ClusterError, Context, LABEL_CLUSTER, LABEL_OWNER, LABEL_PROCESS, LABEL_SERVER, thaw};
 
 /// How old a passing container can be, in seconds, while whoever made it is still at work on it.
 const PASSING: i64 = 60;
@@ -92,7 +92,7 @@ impl Estate for Live<'_> {
     }
 
     async fn remove(&self, container: &str) -> Result<(), ClusterError> {
-        Ok(self.context.engine.remove_container(container).await?)
+        Ok(thaw::end(self.context, container, || self.context.engine.remove_container(container)).await?)
     }
 
     fn forget_kubeconfig(&self) -> Result<usize, ClusterError> {

@@ -270,7 +270,7 @@ async fn run(engine: &Engine, name: &str, command: Vec<String>) -> Result<ExecOu
         Err(_) => Err(failed(name, format!("`bao` has not ended there within {} s", COMMAND.as_secs()))),
         Ok(Err(error)) if error.is_not_found() => Err(failed(name, "there is no such container".to_owned())),
         // It does not run (any more).
-        Ok(Err(EngineError::Conflict { reason, .. })) => Err(failed(name, reason)),
+        Ok(Err(EngineError::NotRunning { reason, .. })) => Err(failed(name, reason)),
         Ok(ended) => Ok(ended?),
     }
 }

@@ -30,6 +30,7 @@ mod reset;
 mod restore;
 mod snapshots;
 mod succession;
+mod thaw;
 mod timed;
 
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use crate::adapters::kubeconfig;
 use crate::adapters::kubernetes::{self, ready, ready::Since};
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::records::Lock;
+use crate::adapters::states::SnapshotError;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Role;
 use crate::documents::record::{NodeRecord, Record};
@@ -23,8 +24,9 @@ use crate::documents::snapshot::Held;
 use super::again::Again;
 use super::discover::find;
 use super::owner::record_if_here;
-use super::succession::{Live, Member, recover};
-use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, registry, renew, resolve_image};
+use super::restore::start_dealt;
+use super::succession::{Live, Member, World, recover};
+use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, registry, renew, resolve_image, thaw};
 
 /// How long a container may take to end by itself, in seconds: systemd ends pods that do not heed it after ten.
 const GRACE: i32 = 30;
@@ -75,7 +77,10 @@ pub async fn stop(context: &Context, name: &ClusterName) -> Result<Switched, Clu
     let mut changed = Vec::new();
     for containers in in_order(context, &found).await? {
         let running: Vec<&Container> = containers.iter().filter(|container| runs(container)).collect();
-        try_join_all(running.iter().map(|container| context.engine.stop_container(&container.id, GRACE))).await?;
+        try_join_all(running.iter().map(|container| {
+            thaw::end(context, &container.id, || context.engine.stop_container(&container.id, GRACE))
+        }))
+        .await?;
         changed.extend(running.into_iter().map(|container| container.name.clone()));
     }
     step.done();
@@ -100,8 +105,8 @@ pub enum Renewal {
 /// is Ready again, on evidence younger than the command.
 ///
 /// # Errors
-/// [`ClusterError::Incomplete`] if a node is gone, [`ClusterError::Api`] with what does not become ready. The cluster goes on
-/// running.
+/// [`ClusterError::Incomplete`] if a node is gone, [`ClusterError::Snapshot`] if several control planes cannot have the addresses by
+/// which they know each other, [`ClusterError::Api`] with what does not become ready. The cluster goes on running.
 pub async fn start(context: &Context, name: &ClusterName, renewal: Renewal) -> Result<Switched, ClusterError> {
     let (found, _lock) = take(context, name).await?;
     let record = record_if_here(context, name).await?;
@@ -116,7 +121,7 @@ pub async fn start(context: &Context, name: &ClusterName, renewal: Renewal) -> R
     }
     let renewed = renew_if_stopped(context, name, &control_planes, &workers, renewal).await?;
     let all: Vec<Container> = [others, control_planes, workers].concat();
-    let changed: Vec<String> =
+    let mut changed: Vec<String> =
         all.iter().filter(|container| !runs(container)).map(|container| container.name.clone()).collect();
     let live = Live::new(context, name);
     // Those in front and beside have no address in the record, and so come first.
@@ -126,6 +131,11 @@ pub async fn start(context: &Context, name: &ClusterName, renewal: Renewal) -> R
             context.engine.unpause_container(&member.id).await?;
         }
         live.start_one(&member).await?;
+    }
+    if let Some(record) = &record
+        && put_in_places(context, record, &live).await?
+    {
+        changed = all.iter().map(|container| container.name.clone()).collect();
     }
     step.done();
 
@@ -158,6 +168,30 @@ pub async fn start(context: &Context, name: &ClusterName, renewal: Renewal) -> R
         context.kubeconfig.merge(&kubeconfig(context, &found).await?)?;
     }
     Ok(Switched { name: found.name, changed, not_ready, renewed })
+}
+
+/// Where the engine chooses addresses, nodes that somebody else has started have others than before. Of several control planes, etcd's
+/// members know each other by them; so all end, and start once more in the order in which the engine chooses the same ones again.
+/// Says whether that was so.
+async fn put_in_places(context: &Context, record: &Record, live: &Live<'_>) -> Result<bool, ClusterError> {
+    if record.profile.spec.count(Role::ControlPlane) < 2 {
+        return Ok(false);
+    }
+    let addresses = record.nodes.iter().map(|node| context.engine.addresses(&node.name, record.network()));
+    let addresses = try_join_all(addresses).await?;
+    if addresses.iter().zip(&record.nodes).all(|((ipv4, _), node)| *ipv4 == node.ipv4) {
+        return Ok(false);
+    }
+    context.reporter.warn(
+        "the engine, which chose the nodes' addresses, has given them others than before, by which the control planes do not find each \
+         other: all nodes are started once more, in their order",
+    );
+    let members = live.members().await?;
+    try_join_all(members.iter().map(|member| live.kill(member))).await?;
+    match start_dealt(context, record, live, &members).await? {
+        None => Ok(true),
+        Some(reason) => Err(SnapshotError::Addresses { cluster: record.name.to_string(), reason }.into()),
+    }
 }
 
 /// Makes certificates anew where no node runs; processes that run would not notice.

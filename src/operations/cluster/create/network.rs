@@ -6,23 +6,40 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::adapters::engine::{Engine, EngineError, Network};
 use crate::adapters::records::RecordError;
-use crate::documents::profile::{IpFamily, Profile};
+use crate::documents::profile::{IpFamily, Profile, Role};
 
 use super::super::containers::Fixed;
 use super::super::{ClusterError, LABEL_OWNER};
 
-/// The network of a profile's nodes; made if it is not there yet.
+/// The IPv6 subnet of the network that kind makes, which it computes of the name.
+const KINDS_SUBNET: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0xf853, 0x0ccd, 0xe793, 0, 0, 0, 0), 64);
+
+/// The network of a profile's nodes; made if it is not there yet. One that kind has left, and that nobody uses, is made anew for several
+/// control planes.
 pub(in super::super) async fn ensure_network(
     engine: &Engine,
     cluster: &str,
     profile: &Profile,
 ) -> Result<Network, ClusterError> {
     let name = profile.spec.networking.docker_network();
+    let mut ipv6 = unique_local_subnet(cluster)?;
     if let Some(network) = engine.network(name).await? {
-        return Ok(network);
+        // Several control planes know each other by their addresses, which kind's network does not keep.
+        let is_ours = profile.spec.count(Role::ControlPlane) > 1
+            && is_kinds_own(&network)
+            && !engine.network_is_used(&network.name).await?;
+        if !is_ours {
+            return Ok(network);
+        }
+        match engine.remove_network(&network.id).await {
+            // Somebody uses it this very moment.
+            Err(_) if engine.network_is_used(&network.name).await? => return Ok(network),
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => ipv6 = KINDS_SUBNET.into(),
+        }
     }
     let label = (LABEL_OWNER, "kprov");
-    match engine.create_network(name, Some(unique_local_subnet(cluster)?), label).await {
+    match engine.create_network(name, Some(ipv6), label).await {
         // A host without IPv6 does for clusters that do not ask for it.
         Err(EngineError::Failed { .. }) if profile.spec.networking.ip_family == IpFamily::Ipv4 => {
             Ok(engine.create_network(name, None, label).await?)
@@ -33,6 +50,11 @@ pub(in super::super) async fn ensure_network(
         }
         other => Ok(other?),
     }
+}
+
+/// Whether a network is as kind makes it, and as nobody else does.
+fn is_kinds_own(network: &Network) -> bool {
+    network.name == "kind" && network.labels.is_empty() && network.subnets.contains(&KINDS_SUBNET.into())
 }
 
 /// Whether containers can be given addresses on a network: only where its subnet was given to the engine, as kprov does.
@@ -114,6 +136,20 @@ mod tests {
         }
         assert_eq!(free(&["fd00::/64"], &[], 1), None);
         assert!(free_addresses(&network(&["172.18.0.0/16"], "kind"), |_| false, 1).is_none());
+    }
+
+    #[test]
+    fn kinds_own_network_is_known_by_its_subnet() {
+        let made = |name: &str, subnets: &[&str], labelled: bool| {
+            let subnets = subnets.iter().map(|subnet| subnet.parse().unwrap()).collect();
+            let labels = labelled.then(|| ("mine".to_owned(), String::new())).into_iter().collect();
+            is_kinds_own(&Network { id: String::new(), name: name.to_owned(), subnets, labels })
+        };
+        let subnets = ["172.19.0.0/16", "fc00:f853:ccd:e793::/64"];
+        assert!(made("kind", &subnets, false));
+        for other in [made("kind", &subnets, true), made("kind", &subnets[..1], false), made("lab", &subnets, false)] {
+            assert!(!other);
+        }
     }
 
     #[test]

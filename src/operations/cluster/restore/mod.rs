@@ -167,24 +167,41 @@ impl Restored<'_> {
     /// state.
     async fn start_dealt(&self, world: &Live<'_>, members: &[Member]) -> Result<(), ClusterError> {
         let record = &self.state.record;
-        let order = nodes::require_addresses(self.context, record).await?;
-        let place =
-            |member: &Member| order.iter().position(|name| name.as_ref().is_some_and(|name| *name == member.name));
-        let in_front = order.iter().position(Option::is_none);
-        let mut members = members.to_vec();
-        members.sort_by_key(|member| place(member).or(in_front));
-        world.start_in_turn(&members).await?;
-        for node in &record.nodes {
-            let (ipv4, _) = self.context.engine.addresses(&node.name, record.network()).await?;
-            if ipv4 != node.ipv4 {
-                let shown = |ipv4: Option<Ipv4Addr>| ipv4.map_or_else(|| "none".to_owned(), |ipv4| ipv4.to_string());
-                let reason = format!("the engine chose {} for {}, not {}", shown(ipv4), node.name, shown(node.ipv4));
+        match start_dealt(self.context, record, world, members).await? {
+            None => Ok(()),
+            Some(reason) => {
                 let _ = self.misplaced.set(reason.clone());
-                return Err(SnapshotError::Addresses { cluster: record.name.to_string(), reason }.into());
+                Err(SnapshotError::Addresses { cluster: record.name.to_string(), reason }.into())
             }
         }
-        Ok(())
     }
+}
+
+/// Starts the containers of several control planes where the engine chooses the addresses, so that it chooses those of the record.
+/// Says which one it has not chosen.
+///
+/// # Errors
+/// [`SnapshotError::Addresses`] if it would not, before anything is started; [`ClusterError::Engine`].
+pub(super) async fn start_dealt(
+    context: &Context,
+    record: &Record,
+    world: &Live<'_>,
+    members: &[Member],
+) -> Result<Option<String>, ClusterError> {
+    let order = nodes::require_addresses(context, record).await?;
+    let place = |member: &Member| order.iter().position(|name| name.as_ref().is_some_and(|name| *name == member.name));
+    let in_front = order.iter().position(Option::is_none);
+    let mut members = members.to_vec();
+    members.sort_by_key(|member| place(member).or(in_front));
+    world.start_in_turn(&members).await?;
+    for node in &record.nodes {
+        let (ipv4, _) = context.engine.addresses(&node.name, record.network()).await?;
+        if ipv4 != node.ipv4 {
+            let shown = |ipv4: Option<Ipv4Addr>| ipv4.map_or_else(|| "none".to_owned(), |ipv4| ipv4.to_string());
+            return Ok(Some(format!("the engine chose {} for {}, not {}", shown(ipv4), node.name, shown(node.ipv4))));
+        }
+    }
+    Ok(None)
 }
 
 impl<'a> Successor<Live<'a>> for Restored<'a> {

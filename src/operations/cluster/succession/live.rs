@@ -22,7 +22,7 @@ use super::super::error::{LogFolder, Now};
 use super::super::interrupt::interrupted;
 use super::super::owner::is_own;
 use super::super::reach::client_of;
-use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs};
+use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs, thaw};
 use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
 
 /// How long addresses and ports of a container that has just been killed may stay taken.
@@ -126,7 +126,7 @@ impl World for Live<'_> {
     }
 
     async fn kill(&self, member: &Member) -> Result<(), ClusterError> {
-        match self.context.engine.kill_container(&member.id, "KILL").await {
+        match thaw::end(self.context, &member.id, || self.context.engine.kill_container(&member.id, "KILL")).await {
             // It did not run.
             Err(EngineError::Conflict { .. } | EngineError::NotFound { .. }) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
@@ -138,7 +138,7 @@ impl World for Live<'_> {
     }
 
     async fn remove(&self, member: &Member) -> Result<(), ClusterError> {
-        Ok(self.context.engine.remove_container(&member.id).await?)
+        Ok(thaw::end(self.context, &member.id, || self.context.engine.remove_container(&member.id)).await?)
     }
 
     fn tidy(&self) -> Result<(), ClusterError> {

@@ -42,6 +42,12 @@ const LARGEST_FILE: usize = 1 << 20;
 const ANSWER: Duration = Duration::from_secs(10);
 const MOST_SAID: usize = 1 << 16;
 
+/// How long a kprov on another host may take to fill a registry that it has made.
+const FILLING: Duration = Duration::from_secs(5);
+
+/// What is behind the name of a registry that is about to be removed.
+const GONE: &str = ".kprov-gone";
+
 /// How many seconds a registry may take to end before it starts with another configuration.
 const GRACE: i32 = 3;
 
@@ -163,6 +169,24 @@ impl Registries<'_> {
         Ok(render::registry_files(self.registry, self.base, &authorities, &self.mirrors))
     }
 
+    /// Makes those anew that a kprov on another host has removed just before it could see the nodes that use them. The nodes
+    /// are there, and are told by [`Self::make`].
+    ///
+    /// # Errors
+    /// As of [`Self::ensure`].
+    pub(super) async fn ensure_still(
+        &self,
+        context: &Context,
+        network: &str,
+        proxies: &[String],
+    ) -> Result<(), ClusterError> {
+        let there = context.engine.containers(LABEL_REGISTRY, None).await?;
+        if self.plans.iter().any(|(plan, _)| !there.iter().any(|container| container.name == plan.name)) {
+            self.ensure(context, network, proxies).await?;
+        }
+        Ok(())
+    }
+
     /// Brings a registry that is there up to date, and starts it. `None` if whoever made it was killed over it: then it has
     /// been removed.
     async fn take_over(
@@ -190,9 +214,16 @@ impl Registries<'_> {
             return Err(ClusterError::Registry { name: plan.name.clone(), reason, last_lines: String::new() });
         }
         // The last file that it gets.
-        let Some(authority) = engine.read_file(&container.id, REGISTRY_CA, LARGEST_FILE).await? else {
-            engine.remove_container(&container.id).await?;
-            return Ok(None);
+        let begun = Instant::now();
+        let authority = loop {
+            match engine.read_file(&container.id, REGISTRY_CA, LARGEST_FILE).await? {
+                Some(authority) => break authority,
+                None if begun.elapsed() < FILLING => tokio::time::sleep(LOOK).await,
+                None => {
+                    engine.remove_container(&container.id).await?;
+                    return Ok(None);
+                }
+            }
         };
         if container.labels.contains_key(LABEL_KEEP) != self.registry.keep {
             let stays = if self.registry.keep { "does not stay" } else { "stays" };
@@ -254,7 +285,15 @@ impl Registries<'_> {
         let spec = spec(plan, self.registry.keep, network, proxies, image.id.clone());
         let made = match engine.create_container(spec).await {
             Err(EngineError::Conflict { .. }) => {
-                return Err(failed("a container of that name is there, which is no registry of kprov's"));
+                let there = engine.containers(LABEL_REGISTRY, None).await?;
+                return match there.iter().find(|container| container.name == plan.name) {
+                    // Somebody on another host was faster.
+                    Some(other) => self
+                        .take_over(context, plan, access, other, network)
+                        .await?
+                        .ok_or_else(|| failed("whoever was making it has not come to an end; it is gone, try again")),
+                    None => Err(failed("a container of that name is there, which is no registry of kprov's")),
+                };
             }
             made => made?,
         };
@@ -328,8 +367,8 @@ async fn serves(context: &Context, name: &str) -> Result<Option<Serves>, Cluster
     match answer {
         Ok(output) if output.code == 0 && output.stdout.starts_with(b"alone") => Ok(Some(Serves::Alone)),
         Ok(output) if output.code == 0 => Ok(Some(Serves::Whole)),
-        // It does not run (yet).
-        Ok(_) | Err(EngineError::Conflict { .. }) => Ok(None),
+        // It does not run (yet), or is out of its place for a moment.
+        Ok(_) | Err(EngineError::NotRunning { .. } | EngineError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -435,6 +474,55 @@ pub enum Unused {
     All,
 }
 
+/// An engine that others, on other hosts, use at the same time.
+trait Shelf {
+    /// What goes wrong.
+    type Error;
+
+    /// Whether there are nodes that use the registry of that name.
+    async fn is_used(&self, name: &str) -> Result<bool, Self::Error>;
+    /// Gives a registry another name; `false` if that one is taken, or there is no such registry any more.
+    async fn rename(&self, id: &str, name: &str) -> Result<bool, Self::Error>;
+    /// Removes a registry. One that is gone is no error.
+    async fn remove(&self, id: &str) -> Result<(), Self::Error>;
+}
+
+impl Shelf for Context {
+    type Error = ClusterError;
+
+    async fn is_used(&self, name: &str) -> Result<bool, ClusterError> {
+        Ok(!users(self, name).await?.is_empty())
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<bool, ClusterError> {
+        match self.engine.rename_container(id, name).await {
+            Ok(()) => Ok(true),
+            Err(EngineError::Conflict { .. } | EngineError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), ClusterError> {
+        Ok(self.engine.remove_container(id).await?)
+    }
+}
+
+/// Removes a registry that nobody uses, and says whether it has gone. It is taken out of its place before it is looked once more
+/// for who uses it: whoever begins to, on whichever host, has nodes that say so before it is looked whether it is in its place.
+async fn retire<S: Shelf>(shelf: &S, id: &str, name: &str) -> Result<bool, S::Error> {
+    let place = name.strip_suffix(GONE).unwrap_or(name);
+    if place == name && !shelf.rename(id, &format!("{place}{GONE}")).await? {
+        // Somebody on another host is doing it.
+        return Ok(false);
+    }
+    if shelf.is_used(place).await? && shelf.rename(id, place).await? {
+        return Ok(false);
+    }
+    // Nobody uses it, or those who do have found its place empty, and have made another one.
+    shelf.remove(id).await?;
+    Ok(true)
+}
+
 /// Removes registries that no node names, with their images, and takes the others off networks where no user of theirs is.
 ///
 /// # Errors
@@ -447,15 +535,23 @@ pub async fn remove_unused_registries(context: &Context, which: Unused) -> Resul
     }
     // Whoever makes nodes holds it from making registries until the nodes are there.
     let _lock = context.store().network_lock().await?;
-    let registries = engine.containers(LABEL_REGISTRY, None).await?;
+    let mut registries = engine.containers(LABEL_REGISTRY, None).await?;
+    // What a killed command has left comes first: it may have to go back to its place.
+    registries.sort_by_key(|registry| !registry.name.ends_with(GONE));
     let nodes = engine.containers(LABEL_REGISTRIES, None).await?;
     for registry in registries {
-        let users: Vec<&Container> =
-            nodes.iter().filter(|node| named(node).any(|name| name == registry.name)).collect();
+        let name = registry.name.strip_suffix(GONE).unwrap_or(&registry.name);
+        let users: Vec<&Container> = nodes.iter().filter(|node| named(node).any(|one| one == name)).collect();
         let stays = which == Unused::Passing && registry.labels.contains_key(LABEL_KEEP);
         if users.is_empty() && !stays {
-            engine.remove_container(&registry.id).await?;
-            removed.push(registry.name);
+            if retire(context, &registry.id, &registry.name).await? {
+                removed.push(name.to_owned());
+            }
+            continue;
+        }
+        if registry.name != name && !Shelf::rename(context, &registry.id, name).await? {
+            // Another one is in its place.
+            Shelf::remove(context, &registry.id).await?;
             continue;
         }
         let deserted = |network: &&String| !users.iter().any(|user| user.addresses.contains_key(*network));
@@ -476,6 +572,8 @@ pub async fn remove_unused_registries(context: &Context, which: Unused) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     fn plan(port: Option<u16>) -> RegistryPlan {
@@ -505,6 +603,74 @@ mod tests {
         let own = (LABEL_REGISTRY.to_owned(), "local at port 5001".to_owned());
         assert_eq!(labels(false), std::slice::from_ref(&own));
         assert_eq!(labels(true), [own, (LABEL_KEEP.to_owned(), "true".to_owned())]);
+    }
+
+    /// Registries by id and name, and a user on another host, who begins before one of the steps.
+    struct Memory {
+        there: RefCell<Vec<(&'static str, String)>>,
+        /// When he has a node, when he looks whether his registry is there, and how many steps there have been.
+        times: (usize, usize),
+        steps: Cell<usize>,
+    }
+
+    impl Memory {
+        fn step(&self) -> bool {
+            let now = self.steps.get();
+            self.steps.set(now + 1);
+            let mut there = self.there.borrow_mut();
+            if now == self.times.1 && !there.iter().any(|(_, name)| name == "r") {
+                there.push(("his", "r".to_owned()));
+            }
+            now >= self.times.0
+        }
+    }
+
+    impl Shelf for Memory {
+        type Error = std::convert::Infallible;
+
+        async fn is_used(&self, name: &str) -> Result<bool, Self::Error> {
+            assert_eq!(name, "r");
+            Ok(self.step())
+        }
+
+        async fn rename(&self, id: &str, name: &str) -> Result<bool, Self::Error> {
+            self.step();
+            let mut there = self.there.borrow_mut();
+            if there.iter().any(|(_, taken)| taken == name) {
+                return Ok(false);
+            }
+            there.iter_mut().filter(|(one, _)| *one == id).for_each(|(_, old)| *old = name.to_owned());
+            Ok(true)
+        }
+
+        async fn remove(&self, id: &str) -> Result<(), Self::Error> {
+            self.step();
+            self.there.borrow_mut().retain(|(one, _)| *one != id);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_to_use_a_registry_that_is_about_to_go_has_one_afterwards() {
+        const NEVER: usize = usize::MAX;
+        for begins_as in ["r".to_owned(), format!("r{GONE}")] {
+            for has_nodes in 0..5 {
+                for looks in has_nodes..6 {
+                    let there = RefCell::new(vec![("old", begins_as.clone())]);
+                    let memory = Memory { there, times: (has_nodes, looks), steps: Cell::new(0) };
+                    retire(&memory, "old", &begins_as).await.unwrap();
+                    while memory.steps.get() < 6 {
+                        memory.step();
+                    }
+                    let left: Vec<String> = memory.there.take().into_iter().map(|(_, name)| name).collect();
+                    assert_eq!(left, ["r"], "{begins_as}, {has_nodes}, {looks}");
+                }
+            }
+            let there = RefCell::new(vec![("old", begins_as.clone())]);
+            let memory = Memory { there, times: (NEVER, NEVER), steps: Cell::new(0) };
+            assert!(retire(&memory, "old", &begins_as).await.unwrap());
+            assert!(memory.there.take().is_empty());
+        }
     }
 
     #[test]

@@ -92,6 +92,9 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         Ok::<_, ClusterError>(Member { plan: plan.clone(), node })
     }))
     .await?;
+    if let Some(registries) = registries {
+        registries.ensure_still(context, &network.name, &proxies).await?;
+    }
     step.done();
     Ok(members)
 }

@@ -187,7 +187,7 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
     let addresses = if fixed.is_empty() { Addresses::Chosen } else { Addresses::Fixed };
     let plans: Vec<NodePlan> = state.nodes.iter().map(|(plan, _)| plan.clone()).collect();
     let proxies = machine::proxies_of(record, &plans, &network.subnets);
-    let registry_files = &match registries {
+    let registry_files = &match &registries {
         Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
         None => Vec::new(),
     };
@@ -231,6 +231,9 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         Ok::<_, ClusterError>(())
     }))
     .await?;
+    if let Some(registries) = &registries {
+        registries.ensure_still(context, &network.name, &proxies).await?;
+    }
     Ok(addresses)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The first key of the file wraps, all of them unwrap. The file is read again when it changes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -23,7 +24,7 @@ use zeroize::Zeroizing;
 use super::super::secret::read_private;
 use super::super::{KmsError, log};
 use super::{Provider, ProviderError, Wrapped};
-use crate::adapters::paths::write_private;
+use crate::adapters::paths::{create_private_dir, write_private};
 
 /// Keys are AES-256's.
 const KEY_LENGTH: usize = 32;
@@ -216,6 +217,8 @@ fn load(path: &Path) -> Result<Vec<Key>, KmsError> {
 /// # Errors
 /// [`KmsError`] if the file cannot be read or written, or is no key file.
 pub fn add_key(path: &Path) -> Result<String, KmsError> {
+    // Of two at once, the second would write the file without the first one's key, by which something may be wrapped already.
+    let _lock = lock(path)?;
     let mut file = match parse(path) {
         Ok(file) => file,
         Err(KmsError::File { error, .. }) if error.kind() == ErrorKind::NotFound => KeyFile { keys: Vec::new() },
@@ -232,6 +235,20 @@ pub fn add_key(path: &Path) -> Result<String, KmsError> {
     write_private(path, &text)
         .map_err(|error| KmsError::Config { path: path.to_owned(), reason: error.to_string() })?;
     Ok(load(path)?.remove(0).id)
+}
+
+/// Locks the folder of a key file, which is made if there is none, until the lock is dropped.
+fn lock(path: &Path) -> Result<File, KmsError> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    create_private_dir(folder)
+        .map_err(|error| KmsError::Config { path: path.to_owned(), reason: error.to_string() })?;
+    let handle = File::open(folder).map_err(|error| KmsError::File { path: folder.to_owned(), error })?;
+    rustix::fs::flock(&handle, FlockOperation::LockExclusive)
+        .map_err(|error| KmsError::File { path: folder.to_owned(), error: error.into() })?;
+    Ok(handle)
 }
 
 #[cfg(test)]
@@ -289,6 +306,18 @@ mod tests {
         let new = local.seal(DATA_KEY).unwrap();
         assert_eq!((old.key_id, new.key_id), (first, second));
         assert_eq!(local.open_sealed(&old.ciphertext).unwrap(), local.open_sealed(&new.ciphertext).unwrap());
+    }
+
+    #[test]
+    fn keys_that_are_made_at_once_are_all_kept() {
+        let (_folder, path) = folder();
+        let ids: Vec<String> = std::thread::scope(|scope| {
+            let each: Vec<_> = (0..8).map(|_| scope.spawn(|| add_key(&path).unwrap())).collect();
+            each.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let kept: Vec<String> = load(&path).unwrap().into_iter().map(|key| key.id).collect();
+        assert_eq!(kept.len(), ids.len());
+        assert!(ids.iter().all(|id| kept.contains(id)), "{ids:?} {kept:?}");
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status { code: 503, .. } => f.write_str("the server is sealed or in maintenance (503)"),
+            Self::Status { code, .. } if (300..400).contains(code) => {
+                write!(f, "the server answers {code}: it names another server, which is not followed")
+            }
             Self::Status { code, reason } if reason.is_empty() => write!(f, "the server answers {code}"),
             Self::Status { code, reason } => write!(f, "the server answers {code}: {reason}"),
             Self::Unreachable(reason) => write!(f, "the server cannot be reached: {reason}"),

@@ -22,6 +22,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 /// A login is not renewed more often.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// No lease is taken to be longer, whatever a server says: clocks cannot count that far.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A login that counts until it expires.
 struct Login {
@@ -172,7 +174,7 @@ impl Session {
             LoginMethod::None => return Err(ApiError::Other("no way to log in is configured".to_owned())),
         };
         log::info("logged in", json!({"method": how, "lease_seconds": lease, "renewable": renewable}));
-        let lease = (lease > 0).then(|| Duration::from_secs(lease));
+        let lease = (lease > 0).then(|| bounded(lease));
         Ok(Login { token, since, lease, granted: lease, renewable })
     }
 
@@ -198,7 +200,7 @@ impl Session {
                 self.api.call(Method::POST, "auth/token/renew-self", Some(&login.token), Some(b"{}")).await;
             match renewed {
                 Ok(AuthAnswer { auth }) => {
-                    let lease = Duration::from_secs(auth.lease_duration);
+                    let lease = bounded(auth.lease_duration);
                     if login.granted.is_none_or(|granted| lease * 2 >= granted) {
                         let login = Login {
                             token: login.token.clone(),
@@ -219,6 +221,11 @@ impl Session {
         }
         self.log_in(&mut state).await.map(drop)
     }
+}
+
+/// A lease of so many seconds.
+fn bounded(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).min(LONGEST)
 }
 
 fn logging_in(error: ApiError) -> ApiError {

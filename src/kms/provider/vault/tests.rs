@@ -38,6 +38,8 @@ struct Knowledge {
     sealed: bool,
     /// Answers this to everything but logins.
     denied: bool,
+    /// Sends everybody to another server.
+    elsewhere: bool,
     namespaces: BTreeSet<String>,
 }
 
@@ -111,6 +113,7 @@ impl Server {
             renewable: true,
             sealed: false,
             denied: false,
+            elsewhere: false,
             namespaces: BTreeSet::new(),
         }));
         let listener = TcpListener::bind(address).await.unwrap();
@@ -179,6 +182,11 @@ async fn respond(knowledge: &Mutex<Knowledge>, certified: bool, request: Request
     let refused = |code: u16, reason: &str| answer(code, json!({"errors": [reason]}));
     if known.sealed {
         return refused(503, "Vault is sealed");
+    }
+    if known.elsewhere {
+        let mut response = answer(307, json!({}));
+        response.headers_mut().insert("location", "https://evil.example/v1".parse().unwrap());
+        return response;
     }
     let path = parts.uri.path();
     let login = match path {
@@ -309,6 +317,36 @@ async fn a_lease_cut_short_leads_to_a_new_login() {
     // The token's greatest age comes near: a renewal gives less and less.
     server.knows().lease = 1;
     until(async || if server.knows().logins >= 2 { Ok(()) } else { Err("no second login") }).await;
+}
+
+#[tokio::test]
+async fn a_lease_without_end_is_no_end_of_the_plugin() {
+    let server = Server::start().await;
+    server.knows().lease = u64::MAX;
+    for login in [APP_ROLE, TOKEN] {
+        let vault = Vault::start(&server.config(login)).unwrap();
+        until(async || vault.encrypt(DATA_KEY).await).await;
+        assert!(vault.login_expires_in().is_some_and(|seconds| seconds > 24 * 3600), "{login}");
+    }
+    // One that is renewed for ever, too.
+    server.knows().lease = 2;
+    let vault = server.vault();
+    vault.key_id().await.unwrap();
+    server.knows().lease = u64::MAX;
+    until(async || if server.knows().renewals > 0 { Ok(()) } else { Err("not renewed") }).await;
+    vault.encrypt(DATA_KEY).await.unwrap();
+    assert_eq!(server.knows().logins, 2, "the login was renewed, not made anew");
+}
+
+#[tokio::test]
+async fn a_server_that_sends_elsewhere_is_told_and_not_followed() {
+    let server = Server::start().await;
+    let vault = server.vault();
+    vault.key_id().await.unwrap();
+    server.knows().elsewhere = true;
+    let error = vault.encrypt(DATA_KEY).await.unwrap_err().to_string();
+    assert!(error.contains("307") && error.contains("another server, which is not followed"), "{error}");
+    assert!(!error.contains("evil"), "{error}");
 }
 
 #[tokio::test]

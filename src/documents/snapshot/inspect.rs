@@ -291,6 +291,11 @@ fn kms_beyond(kms: &Kms, base: &Path) -> Vec<String> {
     if let Some(image) = &kms.server_image {
         beyond.push(format!("runs a KMS server of another image, {image}"));
     }
+    if let Some(folder) = &kms.host {
+        beyond.push(format!(
+            "mounts {folder} (read only) into its control planes, whose API servers ask a KMS plugin there"
+        ));
+    }
     let Some(vault) = &kms.vault else { return beyond };
     let secrets = match &vault.auth {
         VaultAuth::AppRole(role) => vec![&role.role_id, &role.secret_id],
@@ -398,6 +403,11 @@ mod tests {
                 "gives its control planes /ca.pem",
             ]
         );
+        let kms = json!({"host": "/etc"});
+        let spec = json!({"encryption": {"providers": [{"type": "kms", "kms": kms}, {"type": "identity"}]}});
+        let contents = inspect(&draft(&[("/record/profile/spec", spec)])).unwrap();
+        let mounts = "mounts /etc (read only) into its control planes, whose API servers ask a KMS plugin there";
+        assert_eq!(contents.beyond, [mounts]);
         let kms = json!({"server": "openbao", "serverImage": "evil/image"});
         let spec = json!({"encryption": {"providers": [{"type": "kms", "kms": kms}, {"type": "identity"}]}});
         let contents = inspect(&draft(&[("/record/profile/spec", spec)])).unwrap();

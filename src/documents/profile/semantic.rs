@@ -640,6 +640,21 @@ impl Checks<'_, '_> {
             let base = at!["encryption", "providers", index, "kms", "vault", "auth"];
             base.into_iter().chain(steps.iter().map(|&step| Step::from(step))).collect()
         };
+        let is_host =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-.:".contains(c));
+        if vault.server_name.as_deref().is_some_and(|name| !is_host(name)) {
+            self.error("profile::kms", "this is no name of a server", &within("serverName"), "expected a host's name");
+        }
+        let mount = match &vault.auth {
+            VaultAuth::AppRole(role) => Some(("appRole", &role.mount)),
+            VaultAuth::Certificate(certificate) => Some(("certificate", &certificate.mount)),
+            VaultAuth::Token(_) => None,
+        };
+        if let Some((method, Some(mount))) = mount
+            && !plain(mount, true)
+        {
+            self.error("profile::kms", format!("`{mount}` is no mount"), &auth(&[method, "mount"]), "expected a path");
+        }
         let sources = match &vault.auth {
             VaultAuth::AppRole(role) => {
                 vec![(auth(&["appRole", "roleId"]), &role.role_id), (auth(&["appRole", "secretId"]), &role.secret_id)]

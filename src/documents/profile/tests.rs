@@ -722,6 +722,14 @@ fn faults_of_a_kms_are_shown_where_they_are() {
     ] {
         assert!(report.contains(expected), "{expected}: {report}");
     }
+    // What the plugin would refuse on the nodes.
+    let wrong = text
+        .replace("s.very-secret-text", "{file: /s}, mount: ../sys")
+        .replace("key: ../sys", "key: k\n            serverName: 'a b'");
+    let report = load_text(&wrong).unwrap_err();
+    for expected in ["`../sys` is no mount", "this is no name of a server"] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
     let password = text
         .replace("s.very-secret-text", "{file: ''}")
         .replace("http://vault:8200", "https://root:hvs.very-secret-text@vault:8200");

@@ -150,6 +150,25 @@ impl StaticPod {
         asked
     }
 
+    /// Has probes of `/livez` leave out these health checks of KMS plugins, and no others of theirs.
+    pub fn leave_out(&mut self, checks: &[String]) {
+        for probe in ["livenessProbe", "startupProbe"] {
+            let path =
+                self.container().and_then(|container| container.get_mut(probe)?.get_mut("httpGet")?.get_mut("path"));
+            let Some(path) = path else { continue };
+            let Some(text) = path.as_str() else { continue };
+            let (own, query) = text.split_once('?').unwrap_or((text, ""));
+            if own != "/livez" {
+                continue;
+            }
+            let others = query.split('&').filter(|part| !part.is_empty() && !part.starts_with("exclude=kms-provider"));
+            let words: Vec<String> =
+                others.map(str::to_owned).chain(checks.iter().map(|check| format!("exclude={check}"))).collect();
+            let query = if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) };
+            *path = Value::String(format!("{own}{query}"));
+        }
+    }
+
     /// Takes the volume called `name` away.
     pub fn remove_volume(&mut self, name: &str) {
         let is = |entry: &Value| entry.get("name").and_then(Value::as_str) == Some(name);
@@ -301,6 +320,42 @@ mod tests {
         assert_eq!(probe(1, 0, 250).asked_at_once(), probe(1, 0, 250));
         // kubeadm's own is left alone.
         assert_eq!(probe(10, 10, 24).asked_at_once(), probe(10, 10, 24));
+    }
+
+    #[test]
+    fn a_kms_that_is_ill_is_no_reason_to_end_who_asks_it() {
+        let pod = |path: &str| {
+            let probe = |name: &str| format!("{name}: {{httpGet: {{path: '{path}'}}}}");
+            let container = format!(
+                "{{name: kube-apiserver, command: [kube-apiserver], {}, {}}}",
+                probe("livenessProbe"),
+                probe("startupProbe")
+            );
+            StaticPod::parse(&format!("spec: {{containers: [{container}]}}")).unwrap()
+        };
+        let left_out = |path: &str, checks: &[&str]| {
+            let mut pod = pod(path);
+            pod.leave_out(&checks.iter().map(|&check| check.to_owned()).collect::<Vec<_>>());
+            pod
+        };
+        assert_eq!(left_out("/livez", &["kms-provider-0"]), pod("/livez?exclude=kms-provider-0"));
+        let two = ["kms-provider-0", "kms-provider-1"];
+        assert_eq!(left_out("/livez", &two), pod("/livez?exclude=kms-provider-0&exclude=kms-provider-1"));
+        // As often as it likes, and back again; what somebody else has left out stays so.
+        assert_eq!(
+            left_out("/livez?exclude=kms-provider-0", &["kms-provider-0"]),
+            pod("/livez?exclude=kms-provider-0")
+        );
+        assert_eq!(left_out("/livez?exclude=kms-provider-0", &[]), pod("/livez"));
+        assert_eq!(
+            left_out("/livez?exclude=etcd", &["kms-providers"]),
+            pod("/livez?exclude=etcd&exclude=kms-providers")
+        );
+        assert_eq!(left_out("/healthz", &["kms-provider-0"]), pod("/healthz"));
+        let none = StaticPod::parse(MANIFEST).unwrap();
+        let mut same = none.clone();
+        same.leave_out(&["kms-provider-0".to_owned()]);
+        assert_eq!(same, none);
     }
 
     const MANIFEST: &str = "\

@@ -267,7 +267,14 @@ fn a_cluster_goes_to_a_kms_and_back() {
     sandbox.up(&[]).done();
     let key = make_secret(&sandbox, "e2e");
     let encryption = |arguments: &[&str]| sandbox.kprov(&[&["encryption"], arguments, &[&sandbox.cluster]].concat());
+    // Whose KMS is ill is not dead: up to 1.28, probes of the API server's life have to leave it out.
+    let manifest = "grep -c 'path: /livez?exclude=kms-provider' /etc/kubernetes/manifests/kube-apiserver.yaml || true";
+    let left_out = || on_node(&sandbox, &["sh", "-c", manifest]).stdout.trim().to_owned();
+    let version = on_node(&sandbox, &["cat", "/kind/version"]).ok().stdout;
+    let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
+    let dies = minor < 29;
     encryption(&["enable", "--provider", "kms", "--kms", "kms-local"]).ok().says("from identity to kms local").done();
+    assert_eq!(left_out(), if dies { "2" } else { "0" });
     stored(&sandbox, &key, &[]).says("local-").never_says("mypassword").done();
     encryption(&["rotate"]).ok().says("rotate in the KMS from local-").done();
     assert!(reads(&sandbox, "e2e"));
@@ -279,6 +286,7 @@ fn a_cluster_goes_to_a_kms_and_back() {
     assert!(reads(&sandbox, "e2e"));
     encryption(&["disable"]).done();
     stored(&sandbox, &key, &[]).says("mypassword").done();
+    assert_eq!(left_out(), "0");
     let left = "ls -d /kind/kprov/kms /run/kprov-kms /etc/systemd/system/kprov-kms.service || true; grep kprov-kms /etc/kubernetes/manifests/*";
     assert_eq!(on_node(&sandbox, &["sh", "-c", left]).stdout, "");
     assert_ne!(on_node(&sandbox, &["systemctl", "is-active", "kprov-kms"]).code, Some(0));

@@ -484,6 +484,17 @@ impl Config {
         providers.filter_map(socket).collect()
     }
 
+    /// The protocols by which KMS plugins are asked, one for each, in order.
+    #[must_use]
+    pub fn kms_protocols(&self) -> Vec<KmsProtocol> {
+        let providers = self.groups.iter().flat_map(|group| &group.providers);
+        let protocol = |provider: &Provider| match provider {
+            Provider::Kms(kms) => kms.id().protocol,
+            Provider::Local(_) => None,
+        };
+        providers.filter_map(protocol).collect()
+    }
+
     /// Whether a KMS plugin is asked at this socket.
     #[must_use]
     pub fn asks(&self, socket: &str) -> bool {

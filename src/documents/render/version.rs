@@ -313,6 +313,16 @@ impl KubernetesVersion {
         if protocol == KmsProtocol::V2 || self.reloads_encryption_config() { "kms-providers" } else { "kms-provider-0" }
     }
 
+    /// The health checks of plugins that are asked by these protocols, in the order of a configuration.
+    #[must_use]
+    pub fn kms_health_checks(&self, protocols: &[KmsProtocol]) -> Vec<String> {
+        match protocols.iter().map(|protocol| self.kms_health_check(*protocol)).find(|check| *check == "kms-providers")
+        {
+            Some(joint) => vec![joint.to_owned()],
+            None => (0..protocols.len()).map(|index| format!("kms-provider-{index}")).collect(),
+        }
+    }
+
     /// Whether an API server is taken for dead while its KMS plugin is ill: until 1.28 that check is one of `/livez`, too
     /// (staging/src/k8s.io/apiserver/pkg/server/options/etcd.go, pull request 120583).
     #[must_use]
@@ -484,6 +494,10 @@ mod tests {
         assert!(version("1.28.9").dies_of_an_ill_kms() && !version("1.29.0").dies_of_an_ill_kms());
         assert_eq!(version("1.25.9").kms_health_check(KmsProtocol::V1), "kms-provider-0");
         assert_eq!(version("1.26.0").kms_health_check(KmsProtocol::V1), "kms-providers");
+        let two = [KmsProtocol::V1; 2];
+        assert_eq!(version("1.20.2").kms_health_checks(&two), ["kms-provider-0", "kms-provider-1"]);
+        assert_eq!(version("1.26.0").kms_health_checks(&two), ["kms-providers"]);
+        assert!(version("1.20.2").kms_health_checks(&[]).is_empty());
         assert!(!version("1.25.0").reloads_encryption_config() && version("1.26.0").reloads_encryption_config());
     }
 }

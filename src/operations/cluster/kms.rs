@@ -22,6 +22,7 @@ use crate::documents::profile::{Encryption, EncryptionProvider, Kms, KmsHolder, 
 use crate::documents::record::Record;
 use crate::documents::render::{self, Inputs, PLUGIN_FOLDER};
 
+use super::balancer;
 use super::discover;
 use super::image::have_image;
 use super::{ClusterError, Context, ControlPlanes, LABEL_SERVER};
@@ -368,7 +369,7 @@ pub async fn install_kms(
     let inputs = record.inputs(&version, keys.as_ref(), &context.templates, false);
     let files = plugin_files(context, &inputs).await?;
     try_join_all(nodes.iter().map(|node| bring(node, &files))).await?;
-    Ok(())
+    balancer::tell(context, &record).await
 }
 
 /// Puts the plugin into a node that runs, and starts it.

@@ -43,6 +43,7 @@ use crate::documents::render::Templates;
 use crate::progress::Reporter;
 
 use crate::adapters::records::Store;
+pub use balancer::tell_balancer;
 pub use create::{Outcome, Request, create};
 pub use delete::{Removed, Whose, delete, delete_leftovers};
 pub use discover::{ControlPlanes, Found, find, list, node};

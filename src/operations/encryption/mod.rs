@@ -31,7 +31,7 @@ use crate::documents::keys::ProviderKind;
 use crate::documents::names::ClusterName;
 use crate::documents::profile::Kms;
 use crate::operations::api_server::{ApiServer, Readiness};
-use crate::operations::cluster::{ClusterError, Context, ControlPlanes};
+use crate::operations::cluster::{ClusterError, Context, ControlPlanes, tell_balancer};
 pub use status::{EncryptionStatus, ResourceStatus, StoredCount};
 
 use live::{Record, Stores};
@@ -453,6 +453,25 @@ pub async fn status(control_planes: &ControlPlanes, client: &Client) -> Result<E
 }
 
 impl Subject<'_> {
+    /// Has the load balancer, if there is one, ask API servers as it has to by now. What was asked for is done: that this is not is
+    /// told, and no error.
+    async fn tell_balancer(&self) {
+        if self.control_planes.iter().count() < 2 {
+            return;
+        }
+        let told = async {
+            let plane = nodes::ControlPlane::read(&ApiServer::on(self.control_planes.first().clone())).await?;
+            let asks = plane.config.is_some_and(|config| !config.kms_protocols().is_empty());
+            tell_balancer(self.context, self.cluster, asks).await.map_err(Box::new)?;
+            Ok::<(), EncryptionError>(())
+        };
+        if let Err(error) = told.await {
+            self.context
+                .reporter
+                .warn(&format!("The load balancer could not be told how API servers are asked now: {error}"));
+        }
+    }
+
     /// Has something done by a walker on the real world.
     async fn walker<T>(
         &self,
@@ -477,6 +496,7 @@ impl Subject<'_> {
         let readiness = Readiness::before(self.client, self.control_planes, self.nodes).await;
         let outcome = work(&walker).await;
         if outcome.is_ok() {
+            self.tell_balancer().await;
             readiness.again(&self.context.reporter).await;
         }
         outcome

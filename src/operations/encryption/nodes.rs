@@ -114,6 +114,10 @@ impl<M: Machine> ControlPlane<M> {
             // The plugin is about to go, and a pod whose folder is gone does not start.
             manifest.hide_folder(PLUGIN_SOCKET_FOLDER);
         }
+        if let Some(version) = self.version.as_ref().filter(|version| version.dies_of_an_ill_kms()) {
+            let protocols = target.map(Config::kms_protocols).unwrap_or_default();
+            manifest.leave_out(&version.kms_health_checks(&protocols));
+        }
         manifest
     }
 

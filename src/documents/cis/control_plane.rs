@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::audit_policy;
 use super::evaluate::same;
-use super::facts::{EncryptionRule, Facts, NodeFacts};
+use super::facts::{EncryptionRule, Facts, NodeFacts, Pod};
 use super::flags;
 use super::verdict::{Verdict, some};
 
@@ -48,7 +48,7 @@ const HARMLESS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/api/v1/namespace
 /// Requests without a name are refused, or get no further than to what probes ask.
 pub(super) fn anonymous_requests(node: &NodeFacts, _: &Facts) -> Verdict {
     if node.arguments("kube-apiserver").is_none() {
-        return Verdict::fail("kube-apiserver does not run");
+        return Verdict::fail(node.absence("kube-apiserver"));
     }
     match node.api_server_flag("anonymous-auth") {
         Some(value) if same(&value, "false") => return Verdict::pass(format!("--anonymous-auth={value}")),
@@ -85,7 +85,7 @@ const LONGEST: f64 = 300.0;
 
 pub(super) fn request_timeout(node: &NodeFacts, _: &Facts) -> Verdict {
     if node.arguments("kube-apiserver").is_none() {
-        return Verdict::fail("kube-apiserver does not run");
+        return Verdict::fail(node.absence("kube-apiserver"));
     }
     let Some(text) = node.api_server_flag("request-timeout") else {
         return Verdict::open("--request-timeout is not set: 1m0s, the default; whether that fits is for you to tell");
@@ -121,7 +121,7 @@ fn seconds(text: &str) -> Option<f64> {
 
 /// etcd trusts another CA than the API server's clients do.
 pub(super) fn own_authority(node: &NodeFacts, _: &Facts) -> Verdict {
-    let Some(arguments) = node.arguments("etcd") else { return Verdict::fail("etcd does not run") };
+    let Some(arguments) = node.arguments("etcd") else { return Verdict::fail(node.absence("etcd")) };
     let file = flags::value(arguments, "trusted-ca-file", false)
         .or_else(|| node.etcd_environment.get("ETCD_TRUSTED_CA_FILE").cloned());
     let Some(file) = file else { return Verdict::fail("--trusted-ca-file is not set") };
@@ -161,14 +161,24 @@ pub(super) fn audit_coverage_of_credentials_too(node: &NodeFacts, _: &Facts) -> 
     node.audit_policy.as_ref().map_or_else(no_audit_policy, audit_policy::judge_credentials_too)
 }
 
-/// kube-proxy shows its metrics to the node alone.
+/// kube-proxy shows its metrics to the node alone. Whoever makes pods in its namespace can call one so: each has to hold.
 pub(super) fn proxy_metrics(node: &NodeFacts, facts: &Facts) -> Verdict {
-    let pod = facts.objects.pods.iter().find(|pod| {
+    let is_proxy = |pod: &&Pod| {
+        let metadata = &pod.metadata;
         pod.spec.node_name == node.name
-            && pod.metadata.namespace.as_deref() == Some("kube-system")
-            && pod.metadata.name.starts_with("kube-proxy-")
-    });
-    let Some(pod) = pod else { return Verdict::pass("kube-proxy does not run here") };
+            && metadata.namespace.as_deref() == Some("kube-system")
+            && (metadata.name.starts_with("kube-proxy-")
+                || metadata.labels.get("k8s-app").is_some_and(|app| app == "kube-proxy"))
+    };
+    let mut verdicts: Vec<Verdict> =
+        facts.objects.pods.iter().filter(is_proxy).map(|pod| metrics_of(pod, facts)).collect();
+    match verdicts.iter().position(|verdict| verdict.holds != Some(true)) {
+        Some(wrong) => verdicts.swap_remove(wrong),
+        None => verdicts.pop().unwrap_or_else(|| Verdict::pass("kube-proxy does not run here")),
+    }
+}
+
+fn metrics_of(pod: &Pod, facts: &Facts) -> Verdict {
     let words: Vec<String> = pod
         .spec
         .containers

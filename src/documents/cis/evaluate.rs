@@ -81,11 +81,15 @@ fn wanted(want: Want) -> String {
 
 fn flags_of(node: &NodeFacts, component: Component, wanted_flags: &[Flag]) -> Verdict {
     let Some(arguments) = node.arguments(component.name()) else {
-        return Verdict::fail(format!("{} does not run", component.name()));
+        return Verdict::fail(node.absence(component.name()));
     };
     let (mut seen, mut wrong) = (Vec::new(), Vec::new());
     for wanted_flag in wanted_flags {
         let Flag { name, want, default_holds } = wanted_flag;
+        if flags::is_doubtful(arguments, name) {
+            wrong.push(format!("--{name} may be the value of the flag before it: nothing is proven"));
+            continue;
+        }
         if let Some(file) = overruled(node, component, arguments, name) {
             wrong.push(format!("--{name} does not count, since {} reads {file}: nothing is proven", component.name()));
             continue;
@@ -237,11 +241,15 @@ fn at(configuration: &Value, path: &str) -> Option<String> {
 
 /// Judges the kubelet by the configuration that it runs with, and by what it would start with next time.
 pub(super) fn kubelet(node: &NodeFacts, settings: &[Setting]) -> Verdict {
-    let Some(arguments) = node.arguments("kubelet") else { return Verdict::fail("kubelet does not run") };
+    let Some(arguments) = node.arguments("kubelet") else { return Verdict::fail(node.absence("kubelet")) };
     let (mut seen, mut wrong) = (Vec::new(), Vec::new());
     for setting in settings {
         let Setting { flag, path, want, default_holds } = *setting;
         let name = if path.is_empty() { flag } else { path };
+        if flags::is_doubtful(arguments, flag) {
+            wrong.push(format!("--{flag} may be the value of the flag before it: nothing is proven"));
+            continue;
+        }
         let flag_value = flags::value(arguments, flag, false);
         let file_value = node.kubelet_file.as_ref().filter(|_| !path.is_empty()).and_then(|file| at(file, path));
         let show = |value: &Option<String>| match value {

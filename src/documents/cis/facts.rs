@@ -183,10 +183,21 @@ impl NodeFacts {
         if ended { Ok(facts) } else { Err("what it printed is cut short".to_owned()) }
     }
 
-    /// The command line of a program, without its name; `None` if it does not run.
+    /// The command line of a program, without its name; `None` if it does not run under that name: of what starts it, such as a
+    /// shell, the words prove nothing.
     #[must_use]
     pub fn arguments(&self, program: &str) -> Option<&[String]> {
-        self.processes.get(program).map(|words| words.get(1..).unwrap_or_default())
+        let (own, arguments) = self.processes.get(program)?.split_first()?;
+        (own.rsplit('/').next() == Some(program)).then_some(arguments)
+    }
+
+    /// Why a program has no command line.
+    #[must_use]
+    pub fn absence(&self, program: &str) -> String {
+        match self.processes.get(program).and_then(|words| words.first()) {
+            Some(other) => format!("in the place of {program} runs {other}, which proves nothing"),
+            None => format!("{program} does not run"),
+        }
     }
 
     /// A flag of the API server, as that reads it; `None` if it is not set, or no API server runs.

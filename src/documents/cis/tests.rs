@@ -119,6 +119,34 @@ fn flags_decide() {
 }
 
 #[test]
+fn a_flag_that_may_be_another_ones_value_proves_nothing() {
+    let api = |line: &str, id: &str| finding(&with("kube-apiserver", line), Benchmark::V1_12, id);
+    let found = api("--audit-log-path --profiling=false", "1.2.15");
+    assert!(found.status == Status::Fail && found.evidence.contains("the flag before it"), "{}", found.evidence);
+    // Neither that it is set, nor that it is not.
+    assert_eq!(api("--audit-log-path --token-auth-file=/x", "1.2.2").status, Status::Fail);
+    assert_eq!(api("--audit-log-path /x --profiling=false", "1.2.15").status, Status::Pass);
+    assert_eq!(api("--anonymous-auth --profiling=false", "1.2.15").status, Status::Pass);
+    let none = Some(r#"{"authentication": {"anonymous": {"enabled": false}}}"#);
+    assert_eq!(status(&kubelet("{}", none, "--cgroup-root --anonymous-auth=false"), "4.2.1"), Status::Fail);
+}
+
+#[test]
+fn what_starts_a_program_is_not_the_program() {
+    let mut facts = with("kube-apiserver", "");
+    let shell = ["sh", "-c", "kube-apiserver --token-auth-file=/x"].map(str::to_owned).to_vec();
+    facts.nodes[0].processes.insert("kube-apiserver".to_owned(), shell);
+    // That no flag is found would be taken for a flag that is not set.
+    for id in ["1.2.2", "1.2.10", "1.2.12", "1.2.21"] {
+        let found = finding(&facts, Benchmark::V1_12, id);
+        assert!(found.status == Status::Fail && found.evidence.contains("runs sh"), "{id}: {}", found.evidence);
+    }
+    let whole = ["/usr/local/bin/kube-apiserver", "--profiling=false"].map(str::to_owned).to_vec();
+    facts.nodes[0].processes.insert("kube-apiserver".to_owned(), whole);
+    assert_eq!((status(&facts, "1.2.2"), status(&facts, "1.2.15")), (Status::Pass, Status::Pass));
+}
+
+#[test]
 fn etcds_variables_are_as_good_as_flags() {
     let mut facts = with("etcd", "--key-file=/k");
     assert_eq!(status(&facts, "2.1"), Status::Fail);
@@ -237,6 +265,11 @@ fn a_kube_proxy_whose_configuration_is_not_known_proves_nothing() {
     facts.objects.kube_proxy = Some(parsed("{mode: iptables}"));
     assert_eq!(status(&facts, "4.3.1"), Status::Pass);
     facts.objects.kube_proxy = Some(parsed("{metricsBindAddress: '0.0.0.0:10249'}"));
+    assert_eq!(status(&facts, "4.3.1"), Status::Fail);
+    // One that is only called so does not hide it.
+    let imitation =
+        "{metadata: {name: kube-proxy-a, namespace: kube-system}, spec: {nodeName: n, containers: [{name: p}]}}";
+    facts.objects.pods.insert(0, parsed(imitation));
     assert_eq!(status(&facts, "4.3.1"), Status::Fail);
 }
 
@@ -436,9 +469,51 @@ fn every_api_server_has_to_refuse_what_one_does() {
     let exempt = "{defaults: {enforce: restricted}, exemptions: {namespaces: [shop]}}";
     facts.nodes[0].admission = Some(parsed(&format!("{{plugins: [{{name: PodSecurity, configuration: {exempt}}}]}}")));
     assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+    // Or whoever makes everybody's pods, and a runtime class that anybody may name.
+    for exempt in ["usernames: ['system:serviceaccount:kube-system:replicaset-controller']", "runtimeClasses: [fast]"] {
+        let configuration = format!("{{defaults: {{enforce: restricted}}, exemptions: {{{exempt}}}}}");
+        let file = format!("{{plugins: [{{name: PodSecurity, configuration: {configuration}}}]}}");
+        facts.nodes[0].admission = Some(parsed(&file));
+        assert_eq!((status(&facts, "5.2.1"), status(&facts, "5.2.2")), (Status::Warn, Status::Warn), "{exempt}");
+    }
     facts.nodes[0].admission = Some(parsed(file));
     facts.nodes.extend(with("kube-apiserver", "").nodes);
     assert_eq!(status(&facts, "5.2.2"), Status::Warn);
+}
+
+#[test]
+fn a_webhook_may_judge_pods_or_not() {
+    let mut facts = with("kube-apiserver", "");
+    facts.objects.namespaces = vec![parsed("{metadata: {name: shop}}")];
+    facts.objects.pod_webhooks = vec!["anything".to_owned()];
+    let found = finding(&facts, Benchmark::V1_12, "5.2.1");
+    assert!(found.status == Status::Warn && found.evidence.contains("for you to tell"), "{}", found.evidence);
+}
+
+#[test]
+fn a_network_is_on_every_node() {
+    let pod = |name: &str, node: &str, image: &str| -> Pod {
+        parsed(&format!(
+            "{{metadata: {{name: {name}, namespace: kube-system}}, spec: {{nodeName: {node}, containers: [{{name: c, image: '{image}'}}]}}}}"
+        ))
+    };
+    let mut facts = Facts { nodes: vec![node("c", true), node("w", false)], ..Facts::default() };
+    let judged = |facts: &Facts| status(facts, "5.3.1");
+    assert_eq!(judged(&facts), Status::Warn);
+    // A pod that is only called so.
+    facts.objects.pods = vec![pod("calico-x", "w", "busybox")];
+    assert_eq!(judged(&facts), Status::Warn);
+    facts.objects.pods.push(pod("calico-node-1", "c", "calico/node:v3"));
+    assert_eq!(judged(&facts), Status::Pass);
+    facts.objects.pods = vec![
+        pod("kindnet-1", "c", "kindest/kindnetd:v20260101-x"),
+        pod("kindnet-2", "w", "kindest/kindnetd:v20260101-x"),
+    ];
+    assert_eq!(judged(&facts), Status::Pass);
+    facts.objects.pods[1] = pod("kindnet-2", "w", "kindest/kindnetd:v20230511-x");
+    assert_eq!(judged(&facts), Status::Warn);
+    facts.objects.pods.pop();
+    assert_eq!(judged(&facts), Status::Warn, "one node has none");
 }
 
 #[test]

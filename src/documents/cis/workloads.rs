@@ -96,15 +96,26 @@ fn default_level(facts: &Facts) -> Level {
     facts.nodes.iter().filter(|node| node.control_plane).map(level).min().unwrap_or(Level::Privileged)
 }
 
-/// The namespaces in which an API server's file of admission has pods judged by nothing, whatever their labels say.
-fn exempt(facts: &Facts) -> Vec<&str> {
+/// Whom or what the API servers' files of admission have PodSecurity leave alone, whatever labels say: `usernames`,
+/// `runtimeClasses` or `namespaces`.
+fn exempt<'f>(facts: &'f Facts, what: &'static str) -> Vec<&'f str> {
     let files = facts.nodes.iter().filter_map(|node| node.admission.as_ref());
     let plugins = files.filter_map(|file| file.get("plugins")?.as_array()).flatten();
-    let spaces = plugins
+    let lists = plugins
         .filter(|plugin| plugin["name"] == "PodSecurity")
-        .filter_map(|plugin| plugin["configuration"]["exemptions"]["namespaces"].as_array())
+        .filter_map(|plugin| plugin["configuration"]["exemptions"][what].as_array())
         .flatten();
-    spaces.filter_map(Value::as_str).collect()
+    lists.filter_map(Value::as_str).collect()
+}
+
+/// Who makes pods that PodSecurity does not judge: users, such as a controller that makes everybody's, and runtime classes. Nothing
+/// if there are none.
+fn unjudged(facts: &Facts) -> Option<String> {
+    let named = |what, word: &str| {
+        exempt(facts, what).into_iter().map(move |name| format!("{word} {name}")).collect::<Vec<_>>()
+    };
+    let found = [named("usernames", "the user"), named("runtimeClasses", "the runtime class")].concat();
+    (!found.is_empty()).then(|| some(&found))
 }
 
 /// The level at which each namespace of users refuses pods.
@@ -113,7 +124,7 @@ fn levels(facts: &Facts) -> BTreeMap<&str, Level> {
         return BTreeMap::new();
     }
     let default = default_level(facts);
-    let exempt = exempt(facts);
+    let exempt = exempt(facts, "namespaces");
     let users = facts.objects.namespaces.iter().filter(|space| !is_system(&space.metadata.name));
     users
         .map(|space| {
@@ -140,10 +151,16 @@ pub(super) fn policy_in_place(facts: &Facts) -> Verdict {
     let lax: Vec<String> =
         levels.iter().filter(|(_, level)| **level == Level::Privileged).map(|(name, _)| (*name).to_owned()).collect();
     if !levels.is_empty() && lax.is_empty() {
-        return Verdict::pass("every namespace of users has a PodSecurity level above privileged");
+        return match unjudged(facts) {
+            None => Verdict::pass("every namespace of users has a PodSecurity level above privileged"),
+            Some(who) => Verdict::fail(format!("PodSecurity does not judge what {who} makes")),
+        };
+    }
+    if has_plugin(facts, "PodSecurityPolicy") {
+        return Verdict::pass(some(&others));
     }
     if !others.is_empty() {
-        return Verdict::pass(some(&others));
+        return Verdict::open(format!("what {} refuses is for you to tell", some(&others)));
     }
     match has_pod_security(facts) {
         true => Verdict::fail(format!("PodSecurity refuses nothing in {}", some(&lax))),
@@ -168,7 +185,12 @@ fn admitted(facts: &Facts, what: &str, refused_at: Level, has: impl Fn(&Pod) -> 
     let lax: Vec<String> =
         levels.iter().filter(|(_, level)| **level < refused_at).map(|(name, _)| (*name).to_owned()).collect();
     if !levels.is_empty() && lax.is_empty() {
-        return Verdict::pass(format!("no pod of users: PodSecurity refuses it ({}){apart}", refused_at.word()));
+        return match unjudged(facts) {
+            None => Verdict::pass(format!("no pod of users: PodSecurity refuses it ({}){apart}", refused_at.word())),
+            Some(who) => {
+                Verdict::fail(format!("no pod of users, but PodSecurity does not judge what {who} makes{apart}"))
+            }
+        };
     }
     if !others.is_empty() {
         return Verdict::open(format!(
@@ -326,18 +348,26 @@ const ENFORCING: [&str; 6] = ["calico", "cilium", "weave", "antrea", "kube-route
 const KINDNET_ENFORCES: &str = "v20240813";
 
 pub(super) fn network_policies_enforced(facts: &Facts) -> Verdict {
-    let images = facts.objects.pods.iter().filter(|pod| namespace_of(pod) == "kube-system").flat_map(|pod| {
-        pod.spec.containers.iter().map(move |container| (pod.metadata.name.as_str(), container.image.as_str()))
-    });
-    let mut kindnet = None;
-    for (pod, image) in images {
-        if let Some(known) = ENFORCING.iter().find(|known| pod.contains(**known) || image.contains(**known)) {
-            return Verdict::pass(format!("{known} enforces NetworkPolicies"));
-        }
-        if pod.starts_with("kindnet") || image.contains("kindnetd") {
-            kindnet = Some(image);
-        }
+    let images = |node: &NodeFacts| {
+        let name = node.name.clone();
+        let here = move |pod: &&Pod| namespace_of(pod) == "kube-system" && pod.spec.node_name == name;
+        facts.objects.pods.iter().filter(here).flat_map(|pod| {
+            pod.spec.containers.iter().map(move |container| (pod.metadata.name.as_str(), container.image.as_str()))
+        })
+    };
+    // One pod that is called so is no network: it takes one on every node.
+    let everywhere = |known: &&&str| {
+        let is_it = |(pod, image): (&str, &str)| pod.contains(**known) || image.contains(**known);
+        !facts.nodes.is_empty() && facts.nodes.iter().all(|node| images(node).any(is_it))
+    };
+    if let Some(known) = ENFORCING.iter().find(everywhere) {
+        return Verdict::pass(format!("{known} enforces NetworkPolicies"));
     }
+    let is_kindnet = |(pod, image): &(&str, &str)| pod.starts_with("kindnet") || image.contains("kindnetd");
+    // The oldest of them, since each does its own node's part.
+    let kindnets: Option<Vec<&str>> =
+        facts.nodes.iter().map(|node| images(node).find(is_kindnet).map(|(_, image)| image)).collect();
+    let kindnet = kindnets.and_then(|images| images.into_iter().min());
     match kindnet {
         Some(image) => {
             let tag = image.rsplit_once(':').map_or("", |(_, tag)| tag);

@@ -127,15 +127,21 @@ pub(super) async fn all(client: &Client) -> Result<Objects, ApiError> {
 async fn webhooks(client: &Client) -> Result<Vec<String>, ApiError> {
     let configurations: Vec<Value> =
         all_of(client, "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations").await?;
-    let sees_pods = |rule: &Value| {
-        let resources = rule["resources"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        resources.into_iter().any(|resource| matches!(resource, "*" | "*/*" | "pods"))
-    };
     let found = configurations.iter().filter(|configuration| {
         let hooks = configuration["webhooks"].as_array().into_iter().flatten();
-        hooks.into_iter().any(|hook| hook["rules"].as_array().into_iter().flatten().any(sees_pods))
+        hooks.into_iter().any(|hook| hook["rules"].as_array().into_iter().flatten().any(sees_new_pods))
     });
     Ok(found.filter_map(|configuration| configuration["metadata"]["name"].as_str()).map(str::to_owned).collect())
+}
+
+/// Whether a webhook's rule is about pods that are made: there are others of that name, in the API of metrics, and there is what only
+/// sees them go.
+fn sees_new_pods(rule: &Value) -> bool {
+    let names = |field: &str, wanted: &[&str]| {
+        let all = rule[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.into_iter().any(|one| wanted.contains(&one))
+    };
+    names("apiGroups", &["", "*"]) && names("operations", &["CREATE", "*"]) && names("resources", &["pods", "*", "*/*"])
 }
 
 /// kube-proxy's configuration, as kubeadm keeps it.
@@ -144,4 +150,22 @@ async fn kube_proxy(client: &Client) -> Result<Option<Value>, ApiError> {
         all_of(client, "/api/v1/namespaces/kube-system/configmaps?fieldSelector=metadata.name=kube-proxy").await?;
     let text = maps.first().and_then(|map| map["data"]["config.conf"].as_str());
     Ok(text.filter(|text| check_stream(text).is_ok()).and_then(|text| serde_yaml::from_str(text).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_webhook_that_sees_no_pod_come_judges_none() {
+        let sees = |group: &str, operation: &str, resource: &str| {
+            sees_new_pods(
+                &serde_json::json!({"apiGroups": [group], "operations": ["UPDATE", operation], "resources": [resource]}),
+            )
+        };
+        assert!(sees("", "CREATE", "pods") && sees("*", "*", "*") && sees("", "CREATE", "*/*"));
+        assert!(!sees("metrics.k8s.io", "CREATE", "pods"));
+        assert!(!sees("", "DELETE", "pods"));
+        assert!(!sees("", "CREATE", "pods/exec"));
+    }
 }

@@ -12,9 +12,10 @@ file() {
   stat -L --printf 'file %a %U:%G %f %n\0' -- "$@" 2>/dev/null || :
 }
 
-# flag NAME PID: a flag's value on a process's command line, the last one, be it behind a = or a word of its own.
+# flag NAME PID: a flag's value on a process's command line, the last one, be it behind a = or a word of its own. Words end with a zero
+# byte, and may have lines that look like flags.
 flag() {
-  tr '\0' '\n' <"/proc/$2/cmdline" | sed -n -e "s/^--*$1=//p" -e "/^--*$1\$/{n;p;}" | tail -n 1
+  sed -zn -e "s/^--*$1=//p" -e "/^--*$1\$/{n;p;}" <"/proc/$2/cmdline" | tail -zn 1 | tr -d '\0'
 }
 
 # content NAME PATH: what is in a file.

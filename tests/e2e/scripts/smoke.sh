@@ -62,9 +62,17 @@ said "exec and Service, as $host"
 [ -n "$(kubectl logs deployment/store --tail=1)" ]
 said 'logs'
 
+# One that has just been started listens before it answers.
+learnt() {
+  for _ in $(seq 20); do
+    if [ "$(asks get --print-value-only lesson 2>/dev/null)" = learnt ]; then return; fi
+    sleep 0.5
+  done
+  return 1
+}
 kubectl rollout restart deployment/store
 kubectl rollout status deployment/store --timeout=180s
-[ "$(asks get --print-value-only lesson)" = learnt ]
+learnt
 said 'a rollout, after which the volume has what was stored'
 
 kubectl port-forward service/store 12379:2379 >/dev/null &
@@ -90,7 +98,7 @@ spec:
 Y
 }
 policy client
-[ "$(asks get --print-value-only lesson)" = learnt ]
+learnt
 said 'a NetworkPolicy that lets the client in'
 policy nobody
 if [ "${enforced:?}" = yes ]; then

@@ -331,6 +331,30 @@ fn assigned_of(pods: &[Pod]) -> BTreeMap<String, BTreeSet<String>> {
     assigned
 }
 
+/// What a kubelet says of a container that it cannot start, before it has read which services there are
+/// (pkg/kubelet/kubelet_pods.go, `makeEnvironmentVariables`).
+const NO_SERVICES: &str = "services have not yet been read";
+
+/// The nodes whose kubelets say that they do not know yet which services there are, without which they start no container
+/// of a pod that is not static.
+///
+/// # Errors
+/// [`ApiError::Request`] if the API server cannot be asked.
+pub async fn without_services(client: &Client) -> Result<BTreeSet<String>, ApiError> {
+    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
+    Ok(without_services_of(&pods.map_err(ApiError::request("listing the pods"))?.items))
+}
+
+fn without_services_of(pods: &[Pod]) -> BTreeSet<String> {
+    let says_so = |pod: &&Pod| {
+        let status = pod.status.iter();
+        let containers = status.flat_map(|status| [&status.init_container_statuses, &status.container_statuses]);
+        let waiting = containers.flatten().flatten().filter_map(|container| container.state.as_ref()?.waiting.as_ref());
+        waiting.filter_map(|waiting| waiting.message.as_ref()).any(|message| message.contains(NO_SERVICES))
+    };
+    pods.iter().filter(says_so).filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect()
+}
+
 /// Watches the cluster until nothing is pending any more. `observe` gets what is pending at each change.
 ///
 /// # Errors
@@ -443,6 +467,27 @@ mod tests {
             pod("e", None, "Pending", json!({})),
         ];
         assert_eq!(assigned_of(&pods), [("w".to_owned(), ["a", "b"].map(str::to_owned).into())].into());
+    }
+
+    #[test]
+    fn a_kubelet_without_services_is_known_by_what_it_says_of_containers() {
+        let pod = |node: &str, containers: &str, reason: &str, message: &str| -> Pod {
+            let waiting = json!({"waiting": {"reason": reason, "message": message}});
+            let container =
+                json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": waiting});
+            let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": []},
+                "status": {containers: [container]}});
+            serde_json::from_value(pod).unwrap()
+        };
+        let said = "services have not yet been read at least once, cannot construct envvars";
+        let pods = [
+            pod("w", "containerStatuses", "CreateContainerConfigError", said),
+            pod("x", "initContainerStatuses", "CreateContainerConfigError", said),
+            pod("y", "containerStatuses", "CreateContainerConfigError", "configmap \"c\" not found"),
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"nodeName": "z", "containers": []}}))
+                .unwrap(),
+        ];
+        assert_eq!(without_services_of(&pods), ["w", "x"].map(str::to_owned).into());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod image;
 mod interim_network;
 mod interrupt;
 mod kms;
+mod kubelets;
 mod logs;
 mod machine;
 mod many;

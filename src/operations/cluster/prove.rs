@@ -16,7 +16,7 @@ use crate::documents::snapshot::Held;
 use crate::operations::verify;
 
 use super::interim_network::{stand_ins, take_away};
-use super::{ClusterError, Context, logs};
+use super::{ClusterError, Context, kubelets, logs};
 
 /// A cluster whose API server answers and whose nodes have all been started.
 pub(super) struct Proof<'a> {
@@ -87,6 +87,7 @@ impl Proof<'_> {
             tokio::select! {
                 ready = ready => ready,
                 never = kubernetes::hasten_probes(self.client) => match never {},
+                never = kubelets::rouse(self.client, self.nodes) => match never {},
             }
         };
         let held = &self.held;

@@ -22,7 +22,9 @@ use super::super::error::{LogFolder, Now};
 use super::super::interrupt::interrupted;
 use super::super::owner::is_own;
 use super::super::reach::client_of;
-use super::super::{ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, logs, thaw};
+use super::super::{
+    ClusterError, Context, Found, LABEL_CLUSTER, LABEL_GENERATION, Outcome, Whose, delete, kubelets, logs, thaw,
+};
 use super::{After, Failure, Member, Settled, Successor, World, raze, settle, succeed};
 
 /// How long addresses and ports of a container that has just been killed may stay taken.
@@ -357,11 +359,17 @@ async fn answer(context: &Context, record: &Record, since: Timestamp) {
             }
         };
         expected.since = ready::Since::Then(since);
-        ready::wait(&client, &expected, ANSWER, |pending| {
+        // They have run since before there was an API server.
+        let nodes: Vec<Node> =
+            plan.iter().map(|plan| Node::new(context.engine.clone(), &plan.name, plan.role)).collect();
+        kubelets::start_anew(&nodes).await.ok()?;
+        let ready = ready::wait(&client, &expected, ANSWER, |pending| {
             step.detail(pending.first().map_or("", String::as_str));
-        })
-        .await
-        .ok()
+        });
+        tokio::select! {
+            ready = ready => ready.ok(),
+            never = kubelets::rouse(&client, &nodes) => match never {},
+        }
     };
     match tokio::time::timeout(ANSWER, answers).await {
         Ok(Some(())) => step.done(),

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, Subject};
@@ -45,8 +46,41 @@ pub async fn make_service_accounts(client: &Client) {
 /// The leases of those who lead.
 const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 
+/// How long an API server may take to say whether somebody is let in.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// How long it may take to forget them: they end by themselves 15 s after somebody has waited for them first.
 const FORGET: Duration = Duration::from_secs(3);
+
+/// Whether the API server lets the controller manager and the scheduler in, by the roles that it has read. Where they were made
+/// earlier, that is a second and more before it has looked through all of them, which it begins with a pause of a second
+/// (pkg/registry/rbac/rest/storage_rbac.go, `EnsureRBACPolicy`).
+pub async fn are_let_in(client: &Client) -> bool {
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    let is_let_in = async |component: &str| {
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(format!("system:{component}")),
+                groups: Some(vec!["system:authenticated".to_owned()]),
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some("update".to_owned()),
+                    group: Some("coordination.k8s.io".to_owned()),
+                    resource: Some("leases".to_owned()),
+                    namespace: Some("kube-system".to_owned()),
+                    name: Some(component.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let parameters = PostParams::default();
+        let answer = tokio::time::timeout(ANSWER, reviews.create(&parameters, &review)).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|review| review.status.is_some_and(|status| status.allowed)))
+    };
+    let (first, second) = tokio::join!(is_let_in(LEADERS[0]), is_let_in(LEADERS[1]));
+    first && second
+}
 
 /// Deletes the leases by which the controller manager and the scheduler lead, where none of them runs: whoever comes first
 /// leads at once.
@@ -76,7 +110,7 @@ fn controllers(bindings: impl Iterator<Item = (String, Option<Vec<Subject>>)>) -
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use crate::adapters::kubernetes::scripted::{api, failure};
 
@@ -100,6 +134,20 @@ mod tests {
         assert_eq!(*asked.lock().unwrap(), wanted);
         let (client, _) = api(|_, _| failure(403, "a webhook says no"));
         assert!(forget_leaders(&client).await.unwrap_err().to_string().contains("a webhook says no"));
+    }
+
+    #[tokio::test]
+    async fn controllers_are_let_in_if_both_are() {
+        fn answer(allowed: bool) -> (u16, Value) {
+            (201, json!({"spec": {}, "status": {"allowed": allowed}}))
+        }
+        let (client, asked) = api(|_, _| answer(true));
+        assert!(are_let_in(&client).await);
+        assert_eq!(*asked.lock().unwrap(), ["POST /apis/authorization.k8s.io/v1/subjectaccessreviews"; 2]);
+        let (client, _) = api(|_, before| answer(before == 0));
+        assert!(!are_let_in(&client).await);
+        let (client, _) = api(|_, _| failure(403, "not yet"));
+        assert!(!are_let_in(&client).await);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 pub use apply::{apply, await_namespace, complete_node, probe_name_server_often, remove_label};
 pub use bootstrap_tokens::delete_bootstrap_tokens;
 pub use certificates::{approve_serving_certificates, client_groups};
-pub use controllers::{forget_leaders, make_service_accounts};
+pub use controllers::{are_let_in as lets_controllers_in, forget_leaders, make_service_accounts};
 pub use network::{own_service, pod_subnets};
 pub use probes::hasten_probes;
 pub use stored::{change, layout, touch};
@@ -112,6 +112,11 @@ pub async fn client(kubeconfig: &str) -> Result<Client, ApiError> {
 /// Whether the API server says that it is ready, by its own `/readyz`.
 pub async fn is_ready(client: &Client) -> bool {
     matches!(ask(client, "/readyz").await, Some(Ok(text)) if text == "ok")
+}
+
+/// Whether the API server answers at all, ready or not.
+pub async fn answers(client: &Client) -> bool {
+    matches!(ask(client, "/readyz").await, Some(Ok(_) | Err(kube::Error::Api(_))))
 }
 
 /// Whether the API server has made its built-in roles. Before that, the controller manager and the scheduler are

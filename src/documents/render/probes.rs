@@ -4,26 +4,33 @@
 
 use serde::Serialize;
 
-use super::{Inputs, RenderError, kms, templates};
+use super::{Inputs, KubernetesVersion, RenderError, kms, templates};
 
 /// The folder of kubeadm's patches on a control plane.
 pub(super) const PATCHES_FOLDER: &str = "/kind/patches";
 
-/// In seconds, for those that start before there is a node in the API. kubelet tells the API of a static pod whenever
-/// something happens to it, and otherwise once a minute: the last thing that happens has to come after the node.
-const EARLY: u8 = 8;
-
-/// In seconds, for the others.
-const LATE: u8 = 0;
-
-/// The static pods, the names of their patches, by which kubeadm goes (cmd/kubeadm/app/util/patches/patches.go), and
-/// how long after its start each is first asked.
-const PATCHES: [(&str, &str, u8); 4] = [
-    ("etcd", "/kind/patches/etcd+strategic.yaml", EARLY),
-    ("kube-apiserver", "/kind/patches/kube-apiserver+strategic.yaml", EARLY),
-    ("kube-controller-manager", "/kind/patches/kube-controller-manager+strategic.yaml", LATE),
-    ("kube-scheduler", "/kind/patches/kube-scheduler+strategic.yaml", LATE),
+/// The static pods, and the names of their patches, by which kubeadm goes (cmd/kubeadm/app/util/patches/patches.go).
+const PATCHES: [(&str, &str); 4] = [
+    ("etcd", "/kind/patches/etcd+strategic.yaml"),
+    ("kube-apiserver", "/kind/patches/kube-apiserver+strategic.yaml"),
+    ("kube-controller-manager", "/kind/patches/kube-controller-manager+strategic.yaml"),
+    ("kube-scheduler", "/kind/patches/kube-scheduler+strategic.yaml"),
 ];
+
+/// How long after its start a static pod is first asked, in seconds.
+///
+/// A kubelet tells the API of one whenever something happens to it, if the API has it by then; otherwise with its next look at all
+/// of them, ten seconds and more later. So the last thing that happens to a pod, which is that it is Ready, had better come after
+/// the node: of the two that start before it, the API server's does so by itself where the kubelet brings its pods as soon as there
+/// is a node.
+fn delay(component: &str, version: &KubernetesVersion) -> u8 {
+    match component {
+        "etcd" if version.mirrors_static_pods_with_node() => 4,
+        "kube-apiserver" if version.mirrors_static_pods_with_node() => 0,
+        "etcd" | "kube-apiserver" => 8,
+        _ => 0,
+    }
+}
 
 #[derive(Serialize)]
 struct ProbeValues {
@@ -41,11 +48,11 @@ struct ProbeValues {
 /// [`RenderError::Template`]; [`RenderError::Unsupported`] if the version has not the KMS protocol that is asked for.
 pub(super) fn startup_probe_patches(inputs: &Inputs<'_>) -> Result<Vec<(&'static str, String)>, RenderError> {
     let check = kms::health_check(inputs)?.filter(|_| inputs.version.dies_of_an_ill_kms());
-    let patch = |(component, path, delay)| {
+    let patch = |(component, path)| {
         let excluded = check.filter(|_| component == "kube-apiserver");
         let values = ProbeValues {
             component,
-            delay,
+            delay: delay(component, inputs.version),
             excluded,
             claims_storage: component == "etcd" && inputs.version.etcd_claims_storage(),
         };

@@ -405,6 +405,13 @@ impl KubernetesVersion {
         !self.at_least(1, 21)
     }
 
+    /// Whether a kubelet brings its static pods into the API as soon as its node is there, not with their next resync after a
+    /// minute or more (kubernetes/kubernetes#126870, from 1.32).
+    #[must_use]
+    pub fn mirrors_static_pods_with_node(&self) -> bool {
+        self.at_least(1, 32)
+    }
+
     /// Whether an EncryptionConfiguration takes `*.GROUP` and `*.*`
     /// (from 1.27: staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation/validation_encryption.go).
     #[must_use]
@@ -489,6 +496,9 @@ mod tests {
         assert_eq!(version("1.26.9").kms_protocol(), KmsProtocol::V1);
         assert_eq!(version("1.27.0").kms_protocol(), KmsProtocol::V2);
         assert!(!version("1.32.9").kubelet_asks_own_api_server() && version("1.33.0").kubelet_asks_own_api_server());
+        assert!(
+            !version("1.31.9").mirrors_static_pods_with_node() && version("1.32.0").mirrors_static_pods_with_node()
+        );
         assert!(version("1.21.9").lists_api_servers() && !version("1.22.0").lists_api_servers());
         assert!(!version("1.28.9").gates_kms_v1() && version("1.29.0").gates_kms_v1());
         assert!(version("1.28.9").dies_of_an_ill_kms() && !version("1.29.0").dies_of_an_ill_kms());

@@ -19,7 +19,7 @@ use crate::operations::verify::Report;
 
 use super::interim_network::{connect_pods, lay, slower, stand_ins};
 use super::prove::Proof;
-use super::{ClusterError, Context};
+use super::{ClusterError, Context, kubelets};
 
 /// How long an API server may take to answer.
 const API: Duration = Duration::from_secs(120);
@@ -77,7 +77,7 @@ impl Again<'_> {
         let ways = stand_ins(&self.record.profile, self.addresses.first());
         slower(self.context, &lay(&ways, self.nodes).await);
         let answers = async {
-            while !kubernetes::has_roles(self.client).await {
+            while !(kubernetes::lets_controllers_in(self.client).await || kubernetes::has_roles(self.client).await) {
                 tokio::time::sleep(ASK).await;
             }
             late.await?;
@@ -168,9 +168,7 @@ impl Again<'_> {
             let pairs = idle.into_iter().zip(known);
             idle = pairs.filter_map(|(node, known)| (!knows(node, &known.ok()?)).then_some(node)).collect();
         }
-        // Not one that somebody has stopped.
-        try_join_all(idle.iter().map(|node| node.run(&["systemctl", "try-restart", "kubelet"]))).await?;
-        Ok(())
+        Ok(kubelets::start_anew(idle).await?)
     }
 
     /// Waits until the API's own service leads to the control planes and nowhere else. Where they have other addresses than

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{select_all, try_join_all};
 use kube::Client;
+use tokio::sync::Notify;
 
 use crate::adapters::kubernetes;
 use crate::documents::certificates::{ControlPlaneNames, Pki};
@@ -72,8 +73,13 @@ const STATIC_PODS: [&str; 1] = ["control-plane all"];
 const OBJECTS: [&str; 2] = ["upload-config all", "mark-control-plane"];
 
 /// Boots the control planes, and starts etcd on all of them and the API server on the first; ends when that is ready.
-/// Says whether the image has a DNS server.
-pub(super) async fn start(build: &Build<'_>, pki: &Pki, client: &Client) -> Result<bool, ClusterError> {
+/// Says whether the image has a DNS server. Tells `answers` as soon as the API server answers at all.
+pub(super) async fn start(
+    build: &Build<'_>,
+    pki: &Pki,
+    client: &Client,
+    answers: &Notify,
+) -> Result<bool, ClusterError> {
     let members = build.control_planes();
     let several = members.len() > 1;
     let boot = |member| build.boot_with(member, move |addresses| files(build, pki, member, addresses, several));
@@ -85,7 +91,7 @@ pub(super) async fn start(build: &Build<'_>, pki: &Pki, client: &Client) -> Resu
         let step = build.context.reporter.step(&member.plan.name, what);
         start_static_pods(build, member, addresses, &founders).await?;
         let has_dns = if is_first {
-            tokio::try_join!(build.has_dns(&member.node), wait_for_api_server(build, client))?.0
+            tokio::try_join!(build.has_dns(&member.node), wait_for_api_server(build, client, answers))?.0
         } else {
             false
         };
@@ -195,11 +201,15 @@ fn files(
     Ok(files)
 }
 
-/// Asks until the first API server is ready; gives up early if a container keeps ending.
-async fn wait_for_api_server(build: &Build<'_>, client: &Client) -> Result<(), ClusterError> {
+/// Asks until the first API server is ready, and tells `answers` when it answers; gives up early if a container keeps ending.
+async fn wait_for_api_server(build: &Build<'_>, client: &Client, answers: &Notify) -> Result<(), ClusterError> {
     let start = Instant::now();
     let (first, members) = (build.init(), build.control_planes());
     let ready = async {
+        while !kubernetes::answers(client).await {
+            tokio::time::sleep(ASK).await;
+        }
+        answers.notify_one();
         // Earlier, the controller manager and the scheduler would be refused, and wait for seconds.
         while !kubernetes::has_roles(client).await {
             tokio::time::sleep(ASK).await;

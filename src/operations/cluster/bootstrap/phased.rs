@@ -5,9 +5,9 @@
 //! - Certificates are made here, at once, while the containers start; kubeadm's phases find and check them.
 //! - etcd and the first API server start alone, but for the workers' kubelets, which come with a certificate instead of asking
 //!   for one; everything else would only make them slower. Control planes are [`control_planes`]' affair.
-//! - The API server is asked from outside until it has made its roles, which is when the controller manager and the
-//!   scheduler start, and until it is ready; that moment starts all the rest, side by side: kubeadm's remaining
-//!   phases, the CNI, and what would be slow by itself.
+//! - The API server is asked from outside until it answers, which is when images are unpacked; until it has made its roles,
+//!   which is when the controller manager and the scheduler start; and until it is ready. That moment starts all the rest, side
+//!   by side: kubeadm's remaining phases, the CNI, and what would be slow by itself.
 //! - The name server is probed every second, not every ten: a kubelet puts off the probes of its first pods by random
 //!   times of up to their periods.
 
@@ -16,11 +16,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{join_all, try_join_all};
 use kube::Client;
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::adapters::kubernetes;
-use crate::adapters::node::Node;
 use crate::documents::certificates::Pki;
+use crate::documents::profile::Role;
 use crate::documents::render::{self, NodeStart};
 
 use super::control_planes::{self, phases, start_kubelet};
@@ -40,42 +41,58 @@ pub(super) async fn bring_up(build: &Build<'_>) -> Result<Up, ClusterError> {
     let pki = Pki::generate(build.inputs.version)?;
     let client = kubernetes::client(&pki.maker_kubeconfig(cluster, &build.server)?).await?;
     let workers: Vec<&Member> = build.joining(NodeStart::JoinWorker).collect();
-    let control_planes = control_planes::start(build, &pki, &client);
+    let answers = Notify::new();
+    let control_planes = control_planes::start(build, &pki, &client, &answers);
     let boot_workers = try_join_all(workers.iter().map(|member| boot_worker(build, &pki, member)));
-    let (has_dns, _) = tokio::try_join!(control_planes, boot_workers)?;
+    // An API server that answers first pauses for a second before it makes its roles, in which the processors have little to do.
+    let images = async {
+        answers.notified().await;
+        let step = build.context.reporter.stage("Unpacking images");
+        join_all(build.nodes.iter().map(|member| unpack_images(build, member))).await;
+        step.done();
+    };
+    let rest = async {
+        let (has_dns, _) = tokio::try_join!(control_planes, boot_workers)?;
+        complete(build, &pki, &client, &workers, has_dns).await
+    };
+    tokio::try_join!(rest, images.map(Ok))?;
+    control_planes::finish(build).await?;
+    build.connect().await
+}
 
+/// Makes everything else, as soon as the first API server is ready.
+async fn complete(
+    build: &Build<'_>,
+    pki: &Pki,
+    client: &Client,
+    workers: &[&Member],
+    has_dns: bool,
+) -> Result<(), ClusterError> {
     let addons = async {
         let step = build.context.reporter.stage("Installing the CNI and the storage class");
-        build.addons(&client).await?;
+        build.addons(client).await?;
         step.done();
         Ok::<_, ClusterError>(())
     };
-    let kubelets = try_join_all(workers.iter().map(|member| complete_worker(build, &client, member)));
-    let images = async {
-        let step = build.context.reporter.stage("Unpacking images");
-        join_all(build.nodes.iter().map(|member| unpack_images(build, &member.node))).await;
-        step.done();
-    };
-    let controllers = kubernetes::make_service_accounts(&client);
+    let kubelets = try_join_all(workers.iter().map(|member| complete_worker(build, client, member)));
+    let controllers = kubernetes::make_service_accounts(client);
     let dns = async {
         if has_dns {
-            install_dns(build, &client).await?;
+            install_dns(build, client).await?;
         }
         Ok(())
     };
     let objects = control_planes::complete_first(build);
     let further = build.joining(NodeStart::JoinControlPlane);
-    let further = try_join_all(further.map(|member| control_planes::join(build, &client, member)));
-    let joining = make_joining_objects(build, &pki, &client);
+    let further = try_join_all(further.map(|member| control_planes::join(build, client, member)));
+    let joining = make_joining_objects(build, pki, client);
     let connect = async {
         let step = build.context.reporter.stage("Connecting the nodes");
-        build.connect_nodes(&client).await?;
+        build.connect_nodes(client).await?;
         step.done();
         Ok(())
     };
-    tokio::try_join!(controllers.map(Ok), objects, further, joining, dns, addons, kubelets, connect, images.map(Ok))?;
-    control_planes::finish(build).await?;
-    build.connect().await
+    tokio::try_join!(controllers.map(Ok), objects, further, joining, dns, addons, kubelets, connect).map(|_| ())
 }
 
 /// Makes what kubeadm makes beside a bootstrap token.
@@ -97,13 +114,21 @@ async fn install_dns(build: &Build<'_>, client: &Client) -> Result<(), ClusterEr
     Ok(())
 }
 
-/// Has containerd unpack the images of the pods that every cluster runs, in the seconds in which the controller manager
-/// only waits. They would be unpacked one by one, when the pods are there: so this is a shortcut, and may fail.
-async fn unpack_images(build: &Build<'_>, node: &Node) {
+/// Has containerd unpack the images of the pods that every cluster runs, in the seconds in which the API server and the controller
+/// manager only wait. They would be unpacked one by one, when the pods are there: so this is a shortcut, and may fail.
+async fn unpack_images(build: &Build<'_>, member: &Member) {
+    let unpack = async |wanted: &[&str]| {
+        let wanted = Zeroizing::new(wanted.join("\n").into_bytes());
+        let _ = member.node.feed("unpacking images", UNPACK_IMAGES, wanted).await;
+    };
+    if member.plan.role == Role::ControlPlane {
+        // These are asked for first.
+        unpack(&["/kube-controller-manager:", "/kube-scheduler:"]).await;
+    }
     let manifests = [build.facts.cni.as_deref(), build.facts.storage.as_deref()];
     let named = manifests.into_iter().flatten().flat_map(str::lines).filter_map(image_of);
     let wanted: Vec<&str> = named.chain(["/kube-proxy:", "/coredns:"]).collect();
-    let _ = node.feed("unpacking images", UNPACK_IMAGES, Zeroizing::new(wanted.join("\n").into_bytes())).await;
+    unpack(&wanted).await;
 }
 
 /// The image that a line of a manifest names.

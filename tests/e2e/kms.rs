@@ -268,7 +268,7 @@ fn a_cluster_goes_to_a_kms_and_back() {
     let key = make_secret(&sandbox, "e2e");
     let encryption = |arguments: &[&str]| sandbox.kprov(&[&["encryption"], arguments, &[&sandbox.cluster]].concat());
     // Whose KMS is ill is not dead: up to 1.28, probes of the API server's life have to leave it out.
-    let manifest = "grep -c 'path: /livez?exclude=kms-provider' /etc/kubernetes/manifests/kube-apiserver.yaml || true";
+    let manifest = "grep -c 'livez?exclude=kms-provider' /etc/kubernetes/manifests/kube-apiserver.yaml || true";
     let left_out = || on_node(&sandbox, &["sh", "-c", manifest]).stdout.trim().to_owned();
     let version = on_node(&sandbox, &["cat", "/kind/version"]).ok().stdout;
     let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();

@@ -68,6 +68,7 @@ fn up_on(engine: &FakeEngine, arguments: &[&str]) -> Run {
 fn an_engine_that_is_too_old() {
     let engine = FakeEngine::start(Traits { api: "1.40", ..Traits::default() });
     up_on(&engine, &[]).says("is too old: its API is 1.40, kprov needs 1.41 (Docker Engine 20.10)");
+    assert_eq!(engine.asked("GET /"), 1, "its greeting is enough");
 }
 
 #[test]
@@ -76,6 +77,7 @@ fn an_engine_that_runs_no_privileged_containers() {
     let engine = FakeEngine::start(Traits { start: (500, refusal), ..Traits::default() });
     up_on(&engine, &[]).says("cannot run privileged containers").says(refusal).says("Docker Engine 23 or later");
     assert!(engine.was_asked("POST /containers/default-control-plane/start"));
+    assert_eq!(engine.asked("GET /version"), 1, "it is greeted once");
 }
 
 #[test]

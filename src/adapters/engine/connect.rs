@@ -1,6 +1,7 @@
 //! Finding the engine as the docker command does, and greeting it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::error::classify;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Greeting};
 
 /// Docker Engine 20.10's: the first with private cgroup namespaces on request.
 const LOWEST_API: (u64, u64) = (1, 41);
@@ -26,7 +27,7 @@ const SSH_GREETING: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Connects to the engine that `DOCKER_HOST`, `DOCKER_CONTEXT` or the docker command's current
-    /// context names, else to the default socket, and settles the API version.
+    /// context names, else to the default socket, and greets it.
     ///
     /// # Errors
     /// [`EngineError::Context`] if there is no such context, others if there is no engine, it does not answer, it may
@@ -55,15 +56,17 @@ impl Engine {
                 reason: format!("no answer within {} s", patience.as_secs()),
             })?
             .map_err(|error| classify(&host, "greeting the engine".to_owned(), error))?;
-        let found = version.api_version.unwrap_or_default();
-        if parse_api(&found).is_none_or(|api| api < LOWEST_API) {
-            return Err(EngineError::TooOld { host, found, needed: LOWEST_API_TEXT });
+        let components = version.components.unwrap_or_default();
+        let greeting = Greeting {
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            is_podman: components.iter().any(|component| component.name == "Podman Engine"),
+        };
+        // Nothing is to be settled: the client names no version in what it asks, and an engine then speaks its own.
+        if parse_api(&greeting.api_version).is_none_or(|api| api < LOWEST_API) {
+            return Err(EngineError::TooOld { host, found: greeting.api_version, needed: LOWEST_API_TEXT });
         }
-        let docker = docker
-            .negotiate_version()
-            .await
-            .map_err(|error| classify(&host, "settling the API version".to_owned(), error))?;
-        Ok(Self { docker, host })
+        Ok(Self { docker, host, greeting: Arc::new(greeting) })
     }
 }
 

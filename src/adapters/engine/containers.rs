@@ -552,7 +552,7 @@ mod tests {
         });
         let host = format!("unix://{}", socket.display());
         let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
-        (folder, Engine { docker, host })
+        (folder, Engine { docker, host, greeting: Arc::default() })
     }
 
     /// An engine that takes its time to make a container, and answers everything else at once: it has no containers. Tells
@@ -586,7 +586,7 @@ mod tests {
         });
         let host = format!("unix://{}", socket.display());
         let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
-        (folder, Engine { docker, host }, made)
+        (folder, Engine { docker, host, greeting: Arc::default() }, made)
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@ mod networks;
 mod ssh;
 mod states;
 
+use std::sync::Arc;
+
 use bollard::Docker;
 use k8s_openapi::jiff::Timestamp;
 
@@ -28,6 +30,15 @@ pub use networks::Network;
 pub struct Engine {
     docker: Docker,
     host: String,
+    greeting: Arc<Greeting>,
+}
+
+/// What an engine has answered when it was greeted, which it is not asked again.
+#[derive(Debug, Default)]
+struct Greeting {
+    version: String,
+    api_version: String,
+    is_podman: bool,
 }
 
 /// What an engine says of itself.
@@ -72,7 +83,7 @@ impl Engine {
         std::mem::forget(listener);
         let host = format!("unix://{}", socket.display());
         let docker = Docker::connect_with_unix(&host, 3600, bollard::API_DEFAULT_VERSION).unwrap();
-        (folder, Self { docker, host })
+        (folder, Self { docker, host, greeting: Arc::default() })
     }
 
     /// Whether the engine runs on this host, so that its published ports and disks are ours to look at.
@@ -86,19 +97,18 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] if it does not answer.
     pub async fn info(&self) -> Result<EngineInfo, EngineError> {
-        let (version, info) = tokio::try_join!(self.docker.version(), self.docker.info())
-            .map_err(|error| self.error("asking the engine about itself", error))?;
-        let components = version.components.unwrap_or_default();
+        let info = self.docker.info().await.map_err(|error| self.error("asking the engine about itself", error))?;
+        let Greeting { version, api_version, is_podman } = &*self.greeting;
         // Podman makes an id up for each answer.
-        let id = if components.iter().any(|component| component.name == "Podman Engine") {
+        let id = if *is_podman {
             podman_id(info.name.as_deref(), info.docker_root_dir.as_deref(), &self.host)
         } else {
             info.id.unwrap_or_default()
         };
         Ok(EngineInfo {
             id,
-            version: version.version.unwrap_or_default(),
-            api_version: version.api_version.unwrap_or_default(),
+            version: version.clone(),
+            api_version: api_version.clone(),
             cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
             architecture: info.architecture.unwrap_or_default(),
             storage_driver: info.driver.unwrap_or_default(),

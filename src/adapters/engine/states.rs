@@ -151,7 +151,7 @@ mod tests {
         });
         let host = format!("unix://{}", socket.display());
         let docker = bollard::Docker::connect_with_unix(&host, 10, bollard::API_DEFAULT_VERSION).unwrap();
-        (folder, Engine { docker, host })
+        (folder, Engine { docker, host, greeting: std::sync::Arc::default() })
     }
 
     #[tokio::test]

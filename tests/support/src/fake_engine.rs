@@ -112,8 +112,14 @@ impl FakeEngine {
     /// Whether a client has asked for something whose request line holds `text`.
     #[must_use]
     pub fn was_asked(&self, text: &str) -> bool {
+        self.asked(text) > 0
+    }
+
+    /// How often clients have asked for something whose request line holds `text`.
+    #[must_use]
+    pub fn asked(&self, text: &str) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.requests.iter().any(|request| request.contains(text))
+        state.requests.iter().filter(|request| request.contains(text)).count()
     }
 }
 

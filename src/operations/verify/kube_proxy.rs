@@ -188,6 +188,36 @@ mod tests {
         assert!(!check.ok && check.evidence.contains("has not been asked"), "{}", check.evidence);
     }
 
+    #[test]
+    fn kube_proxy_is_asked_until_it_is_well() {
+        use std::io::{Read as _, Write as _};
+        use std::net::TcpListener;
+        use std::process::Command;
+
+        let ask = |port: u16, seconds: u32| {
+            let script = format!("PORT={port}\n{LOOK}\nawait_kube_proxy {seconds}");
+            let output = Command::new("sh").args(["-euc", &script]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = ["503 Service Unavailable", "503 Service Unavailable", "200 OK", "503 Service Unavailable"];
+        let server = std::thread::spawn(move || {
+            for status in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+                let head = "Content-Type: application/json\r\nConnection: close";
+                write!(stream, "HTTP/1.0 {status}\r\n{head}\r\n\r\n{{\"lastUpdated\": \"now\"}}").unwrap();
+            }
+        });
+        assert_eq!(ask(port, 30), "", "well at the third time");
+        let said = ask(port, 0);
+        assert_eq!(without_headers(said.trim()), "503 {\"lastUpdated\": \"now\"}", "{said}");
+        server.join().unwrap();
+        assert_eq!(ask(port, 0).trim(), format!("nothing answers at port {port}"));
+    }
+
     /// iptables, as far as rules are listed, made and taken away; those of the chain OUTPUT are in a file.
     const IPTABLES: &str = r#"#!/bin/sh
 [ "$1 $2 $3" = "-w -t nat" ] || exit 2

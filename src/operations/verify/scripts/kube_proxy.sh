@@ -4,42 +4,53 @@
 # Defines functions for the calls that are put after it; needs stand_in.sh.
 
 # The port at which kube-proxy says how it is.
-PORT=10256
+PORT=${PORT-10256}
 
-# kube_proxy_health: prints what kube-proxy answers at its health port, on one line. Fails unless that is "200".
-# By bash, which every node image starts with: not every one has curl.
-kube_proxy_health() {
-  for address in 127.0.0.1 ::1; do
-    # shellcheck disable=SC2016
-    answer=$(timeout 3 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET /healthz HTTP/1.0\r\n\r\n" >&3 && cat <&3' \
-      "$address" "$PORT" 2>/dev/null | tr -d '\r' | tr '\n' ' ') || answer=
-    if [ -n "$answer" ]; then break; fi
-  done
-  printf '%s\n' "${answer:-nothing answers at port $PORT}"
-  case "$answer" in
-  HTTP/1.?" 200 "*) ;;
-  *) return 1 ;;
-  esac
+# ask_kube_proxy SECONDS: asks kube-proxy at its health port until it says that it is well, or for so long. Prints what it has
+# answered last, on one line. Fails unless that is "200".
+# By bash, which every node image starts with: not every one has curl. And by one bash, which starts no other program: while this
+# is asked five times a second, all others on the node need the processors.
+ask_kube_proxy() {
+  # shellcheck disable=SC2016
+  timeout "$(($1 + 10))" bash -c '
+    ask() {
+      answer=
+      { exec 3<>"/dev/tcp/$1/$port"; } 2>/dev/null || return
+      printf "GET /healthz HTTP/1.0\r\n\r\n" >&3
+      while IFS= read -r -t 3 -u 3 line || [ -n "$line" ]; do
+        answer="$answer${answer:+ }${line//[[:cntrl:]]/}"
+        line=
+      done
+      exec 3>&-
+    }
+    port=$1
+    # Nobody ever writes into it.
+    exec 4<> <(:)
+    while :; do
+      for address in 127.0.0.1 ::1; do
+        ask "$address"
+        if [ -n "$answer" ]; then break; fi
+      done
+      case "$answer" in HTTP/1.?" 200 "*) break ;; esac
+      if [ "$SECONDS" -ge "$2" ]; then break; fi
+      read -r -t 0.2 -u 4
+    done
+    printf "%s\n" "${answer:-nothing answers at port $port}"
+    case "$answer" in HTTP/1.?" 200 "*) ;; *) exit 1 ;; esac
+  ' bash "$PORT" "$1"
 }
 
 # await_kube_proxy SECONDS: waits until kube-proxy is well. Prints nothing then, and else what it answered in the end.
 await_kube_proxy() {
-  end=$(($(date +%s) + $1))
-  until health=$(kube_proxy_health); do
-    if [ "$(date +%s)" -ge "$end" ]; then
-      printf '%s\n' "$health"
-      return 0
-    fi
-    sleep 0.2
-  done
+  health=$(ask_kube_proxy "$1") || printf '%s\n' "${health:-its health port does not answer}"
 }
 
 # look_at_kube_proxy TOOL ADDRESS: prints "health ANSWER", "stand-in RULE" for each rule of kprov's own for ADDRESS, and
 # "reached" or "failed REASON" for the API server at its service ADDRESS. Nothing but TLS by the cluster's authority counts
 # as the API server.
 look_at_kube_proxy() {
-  health=$(kube_proxy_health) || true
-  printf 'health %s\n' "$health"
+  health=$(ask_kube_proxy 0) || true
+  printf 'health %s\n' "${health:-its health port does not answer}"
   laid=$(stand_ins "$1" "$2") || return
   printf '%s\n' "$laid" | sed -n 's/^-A/stand-in/p'
   case "$2" in

@@ -92,6 +92,7 @@ pub(super) async fn down(global: &Global, cluster: Option<&ClusterName>, how: Ho
         // Those that were to stay, too; their network goes with them.
         cluster::remove_unused_registries(&context, cluster::Unused::All).await?;
         cluster::delete_leftovers(&context).await?;
+        cluster::cool(&context).await?;
     }
     if !failed.is_empty() {
         context.reporter.close();

@@ -124,6 +124,18 @@ pub enum Command {
         #[arg(long)]
         renew: bool,
     },
+    /// Unpack the images within a node image once for all: nodes that are made of it then need not, each by itself
+    ///
+    /// What comes of it is another image on the engine, which takes as much room as all of them unpacked. Clusters that are
+    /// made or reset from then on use it by themselves. `kprov down --all` removes it, too.
+    Warm {
+        /// The node image
+        #[arg(long, value_name = "IMAGE", env = "KPROV_IMAGE", default_value = crate::documents::profile::DEFAULT_IMAGE)]
+        image: String,
+        /// Remove what was unpacked, of all images, but for what nodes are still made of
+        #[arg(long, conflicts_with = "image")]
+        remove: bool,
+    },
     /// Bring images into nodes, to all of them at once, and only what each of them lacks
     Load {
         /// What to bring.

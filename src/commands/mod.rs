@@ -28,6 +28,7 @@ mod target;
 mod up;
 mod verify;
 mod wait;
+mod warm;
 mod waterfall;
 
 use std::process::ExitCode;
@@ -97,6 +98,7 @@ async fn run_async(global: &Global, command: Command) -> Result<ExitCode> {
         Command::Cis(arguments) => cis::cis(global, &arguments).await,
         Command::Stop { cluster } => power::stop(global, cluster.as_ref()).await,
         Command::Start { cluster, renew } => power::start(global, cluster.as_ref(), renew).await,
+        Command::Warm { image, remove } => warm::warm(global, &image, remove).await,
         Command::Load { command } => load::load(global, &command).await,
         Command::Nodes { cluster, all_clusters } => nodes::nodes(global, cluster.as_ref(), all_clusters).await,
         Command::Logs { folder, cluster } => logs::logs(global, folder, cluster.as_ref()).await,

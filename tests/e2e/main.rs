@@ -18,6 +18,7 @@ mod snapshots;
 mod ssh;
 mod thief;
 mod traces;
+mod warm;
 
 use test_support::{Run, Sandbox};
 

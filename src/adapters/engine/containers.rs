@@ -372,6 +372,16 @@ impl Engine {
             .boxed()
     }
 
+    /// The paths at which a container's files differ from its image's, but for those on its volumes.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is no such container.
+    pub async fn changes(&self, name: &str) -> Result<Vec<String>, EngineError> {
+        let changes = self.docker.container_changes(name).await;
+        let changes = changes.map_err(|error| self.error(format!("comparing {name} with its image"), error))?;
+        Ok(changes.unwrap_or_default().into_iter().map(|change| change.path).collect())
+    }
+
     /// All that the engine knows of a container, as `docker inspect` shows it.
     ///
     /// # Errors

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::models::ContainerConfig;
+use bollard::query_parameters::{
+    CommitContainerOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt};
 
@@ -39,6 +42,57 @@ impl Engine {
                     Err(EngineError::NoImage { reference: reference.to_owned(), reason })
                 }
                 error => Err(error),
+            },
+        }
+    }
+
+    /// The ids of the images with a label, of whatever value if none is given.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer.
+    pub async fn images(&self, label: &str, value: Option<&str>) -> Result<Vec<String>, EngineError> {
+        let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
+        let filters = [("label".to_owned(), vec![wanted])].into();
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        let images = self.docker.list_images(Some(options)).await;
+        let images = images.map_err(|error| self.error(format!("listing images with the label {label}"), error))?;
+        Ok(images.into_iter().map(|image| image.id).collect())
+    }
+
+    /// Makes an image of a container that has ended, which starts what `like` does, and has these labels. Gives its id.
+    ///
+    /// # Errors
+    /// [`EngineError::DiskFull`], [`EngineError::NotFound`] if there is no such container, others as they come.
+    pub async fn commit(
+        &self,
+        container: &str,
+        (repository, tag): (&str, &str),
+        labels: &[(&str, &str)],
+        like: &Image,
+    ) -> Result<String, EngineError> {
+        let options = CommitContainerOptionsBuilder::default().container(container).repo(repository).tag(tag).build();
+        let config = ContainerConfig {
+            entrypoint: Some(like.command.clone()),
+            cmd: Some(Vec::new()),
+            labels: Some(labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()),
+            ..Default::default()
+        };
+        // Its layer is written before the engine answers.
+        let made = self.docker.clone().with_timeout(GATHERING).commit_container(options, config).await;
+        let made = made.map_err(|error| self.error(format!("making the image {repository}:{tag}"), error))?;
+        Ok(made.id)
+    }
+
+    /// Removes an image; says whether it has. One that a container is made of stays.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine does not answer, or does not do it for another reason.
+    pub async fn remove_image(&self, id: &str) -> Result<bool, EngineError> {
+        match self.docker.remove_image(id, None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(true),
+            Err(error) => match self.error(format!("removing the image {id}"), error) {
+                EngineError::Conflict { .. } | EngineError::NotFound { .. } => Ok(false),
+                other => Err(other),
             },
         }
     }

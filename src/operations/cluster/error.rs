@@ -266,6 +266,18 @@ pub enum ClusterError {
         /// How many would fit.
         possible: usize,
     },
+    /// An image cannot be unpacked once for all.
+    #[error("the images within {reference} cannot be unpacked once for all: {reason}")]
+    #[diagnostic(
+        code(kprov::cluster::warm),
+        help("clusters are made of {reference} all the same; each node then unpacks what it needs")
+    )]
+    Warm {
+        /// The image.
+        reference: String,
+        /// Why not.
+        reason: String,
+    },
     /// kprov has no record of it, so does not know how to make it again.
     #[error("kprov has no record of how the cluster {name:?} was made")]
     #[diagnostic(

@@ -33,6 +33,7 @@ mod snapshots;
 mod succession;
 mod thaw;
 mod timed;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,7 @@ pub use registry::{Unused, remove_unused_registries};
 pub use reset::reset;
 pub use snapshots::{create_from, restore_snapshot, save as save_snapshot};
 pub use succession::{lock, recover_unless_whole};
+pub use warm::{Warmed, cool, warm};
 
 /// The label that names a container's cluster; kind's tools find clusters by it.
 pub const LABEL_CLUSTER: &str = "io.x-k8s.kind.cluster";

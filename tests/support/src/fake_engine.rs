@@ -212,6 +212,7 @@ fn answer(
             json!({"ID": traits.id, "DockerRootDir": traits.root_dir, "CgroupVersion": "2", "Driver": "overlay2", "NCPU": 2,
                 "SystemTime": traits.clock}),
         ),
+        ("GET", ["images", "json"]) => json(200, json!([])),
         ("GET", ["images", ..]) if !traits.has_image => message(404, "No such image"),
         ("POST", ["images", "create"]) => message(404, "no registry has it"),
         ("GET", ["images", ..]) => json(200, json!({"Id": "sha256:1234"})),

@@ -31,7 +31,9 @@ use super::prove::Proof;
 use super::reach::server_url;
 use super::succession::{Live, Successor, commit, follow, recover, remove_generation};
 use super::timed::Timed;
-use super::{ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, machine, preflight, registry, resolve_image};
+use super::{
+    ClusterError, Context, LABEL_CLUSTER, balancer, kms, logs, machine, preflight, registry, resolve_image, warm,
+};
 
 pub(super) use clean_up::{What, or_clean_up};
 pub(super) use network::{ensure_network, free_addresses, takes_addresses};
@@ -325,9 +327,11 @@ async fn attempt(
         }
     }
 
+    let base = warm::base(context, &image.id).await;
     let parts = nodes::Parts {
         record: &record,
         image: &image,
+        base: &base,
         plan: &plan,
         info: &info,
         files: &files,
@@ -345,6 +349,7 @@ async fn attempt(
                 return Err(error);
             }
             fall_back(context, &plan, &record, &error).await?;
+            let parts = nodes::Parts { base: &image.id, ..parts };
             raise(context, &parts, inputs, &facts, Way::Plain).await?
         }
         raised => raised?,

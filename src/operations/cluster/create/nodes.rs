@@ -28,6 +28,8 @@ pub(super) fn early_files(inputs: &Inputs<'_>) -> Result<Vec<FileEntry>, Cluster
 pub(super) struct Parts<'a> {
     pub(super) record: &'a Record,
     pub(super) image: &'a Image,
+    /// The image that the nodes are made of: the same one, or the one in which that one's images are unpacked.
+    pub(super) base: &'a str,
     pub(super) plan: &'a [NodePlan],
     pub(super) info: &'a EngineInfo,
     /// What control planes need from the start.
@@ -46,7 +48,7 @@ pub(super) struct Parts<'a> {
 /// # Errors
 /// [`ClusterError::Engine`] if the engine refuses one, [`ClusterError::Node`] if a patch does not fit.
 pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Member>, ClusterError> {
-    let &Parts { record, image, plan, info, files, balancer, authorities, server: _, registries } = parts;
+    let &Parts { record, image: _, base, plan, info, files, balancer, authorities, server: _, registries } = parts;
     let engine = &context.engine;
     let step = context.reporter.stage("Making the nodes");
     // Held until the containers are there: an empty network is one that `down` removes.
@@ -66,7 +68,7 @@ pub(super) async fn make(context: &Context, parts: &Parts<'_>) -> Result<Vec<Mem
         base: &record.base,
         digest: &record.digest,
         generation: record.generation,
-        image: &image.id,
+        image: base,
         api_server_port: record.api_server_port,
         load_balancer: balancer.is_some(),
         storage_driver: &info.storage_driver,

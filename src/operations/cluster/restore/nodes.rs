@@ -19,7 +19,7 @@ use crate::documents::snapshot::{Edit, edit, file};
 use super::super::containers::{Fixed, Frame};
 use super::super::create::{ensure_network, free_addresses, takes_addresses};
 use super::super::succession::next_name;
-use super::super::{ClusterError, Context, LABEL_CLUSTER, kms, machine, registry};
+use super::super::{ClusterError, Context, LABEL_CLUSTER, kms, machine, registry, warm};
 use super::Prepared;
 
 /// What a kubelet does not start without. One that starts before containerd ends, and sits out a second; a worker's has
@@ -191,13 +191,14 @@ pub(super) async fn make(context: &Context, state: &Prepared, generation: u64) -
         Some(registries) => registries.ensure(context, &network.name, &proxies).await?,
         None => Vec::new(),
     };
+    let base = &warm::base(context, &state.image.id).await;
     let frame = &Frame {
         cluster: &record.name,
         profile: &record.profile,
         base: &record.base,
         digest: &record.digest,
         generation,
-        image: &state.image.id,
+        image: base,
         api_server_port: record.api_server_port,
         load_balancer: state.balancer.is_some(),
         storage_driver: &info.storage_driver,

@@ -38,6 +38,12 @@ fn in_full_nodes_are_made_of_an_image_that_is_unpacked() {
         assert_eq!(inspect(original, what), inspect(unpacked, what));
     }
 
+    // Whoever labels an image of their own so does not have nodes made of it.
+    let labelled = format!("LABEL dev.kprov.unpacked={original}");
+    let other = sandbox.engine().docker(&["create", &image]).ok().stdout.trim().to_owned();
+    let foreign = sandbox.engine().docker(&["commit", "--change", &labelled, &other]).ok().stdout.trim().to_owned();
+    sandbox.engine().docker(&["rm", "-v", &other]).done();
+
     sandbox.up(&["--profile", "secure-two-node"]).done();
     let nodes = ["control-plane", "worker"].map(|role| sandbox.node(role));
     let of = |node: &str| inspect(node, "{{.Image}}").trim().to_owned();
@@ -72,6 +78,7 @@ fn in_full_nodes_are_made_of_an_image_that_is_unpacked() {
     sandbox.kprov(&["warm", "--remove"]).ok().says("Removed 1 unpacked image.");
     sandbox.up(&["--profile", "minimal"]).done();
     assert_eq!(of(&nodes[0]), original);
+    sandbox.engine().docker(&["rmi", &foreign]).done();
     sandbox.kprov(&["down", cluster]).done();
     sandbox.assert_clean();
 }

@@ -4,9 +4,12 @@
 //! shared by all nodes, and none of them can change them for another. Nodes are made of it where it is there; what is recorded of
 //! a cluster, and what its digest is of, stays the original.
 
+use std::path::PathBuf;
+
 use crate::adapters::engine::{ContainerSpec, Image};
 use crate::adapters::host::Verdict;
 use crate::adapters::node::{Node, NodeError};
+use crate::adapters::paths::{self, PathsError};
 use crate::documents::profile::Role;
 
 use super::{ClusterError, Context, LABEL_OWNER, LABEL_PROCESS, preflight, resolve_image};
@@ -19,6 +22,13 @@ const REPOSITORY: &str = "kprov/unpacked";
 
 /// How many characters of an id a tag has.
 const TAG: usize = 12;
+
+/// The ids of those that were made here, a line each, below kprov's data. A label is what anybody's image may have; an id is of all
+/// that is in it.
+const MADE: &str = "unpacked-images";
+
+/// How much of it is read.
+const MOST_MADE: u64 = 1 << 20;
 
 /// What the layer may have touched: a folder of its own, and containerd's.
 const PLACES: [&str; 2] = ["/kind/warm", "/var/lib/containerd"];
@@ -81,7 +91,21 @@ async fn make(context: &Context, reference: &str, image: &Image, container: &str
     // What the container is labelled with is not its image's.
     let labels = [(LABEL_WARM, image.id.as_str()), (LABEL_OWNER, ""), (LABEL_PROCESS, "")];
     let tag: String = image.id.rsplit(':').next().unwrap_or_default().chars().take(TAG).collect();
-    Ok(engine.commit(container, (REPOSITORY, &tag), &labels, image).await?)
+    let id = engine.commit(container, (REPOSITORY, &tag), &labels, image).await?;
+    let mut made = made_here(context)?;
+    made.push(id.clone());
+    paths::write_private(&list(context), made.join("\n").as_bytes())?;
+    Ok(id)
+}
+
+fn list(context: &Context) -> PathBuf {
+    context.paths.data().join(MADE)
+}
+
+/// The ids of the images that this account has made, whether they are still there or not.
+fn made_here(context: &Context) -> Result<Vec<String>, PathsError> {
+    let bytes = paths::read_within(&list(context), MOST_MADE)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
 /// The image that nodes of an image are made of: the one that is unpacked, or else itself. By ids. It is a shortcut: an engine that
@@ -91,17 +115,31 @@ pub(super) async fn base(context: &Context, id: &str) -> String {
 }
 
 async fn unpacked(context: &Context, id: &str) -> Result<Option<String>, ClusterError> {
-    Ok(context.engine.images(LABEL_WARM, Some(id)).await?.into_iter().next())
+    let made = made_here(context)?;
+    if made.is_empty() {
+        return Ok(None);
+    }
+    Ok(context.engine.images(LABEL_WARM, Some(id)).await?.into_iter().find(|id| made.contains(id)))
 }
 
-/// Removes all images that were unpacked, but for those that nodes are still made of. Says how many went.
+/// Removes all images that this account has unpacked, but for those that nodes are still made of. Says how many went.
 ///
 /// # Errors
 /// [`ClusterError::Engine`] if the engine does not answer, or does not remove one that nobody uses.
 pub async fn cool(context: &Context) -> Result<usize, ClusterError> {
+    let mut made = made_here(context)?;
+    if made.is_empty() {
+        return Ok(0);
+    }
     let mut removed = 0;
     for id in context.engine.images(LABEL_WARM, None).await? {
-        removed += usize::from(context.engine.remove_image(&id).await?);
+        if made.contains(&id) && context.engine.remove_image(&id).await? {
+            made.retain(|known| *known != id);
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        paths::write_private(&list(context), made.join("\n").as_bytes())?;
     }
     Ok(removed)
 }

@@ -92,14 +92,12 @@ pub(super) async fn containerd_metadata(context: &Context, image_id: &str) -> Re
     }
 }
 
-/// A container that is never started.
-fn probe_spec(image_id: &str) -> ContainerSpec {
+/// A container that is none of a cluster's and lives for seconds; the next command removes it if this one is killed.
+pub(super) fn passing_spec(what: &str, image_id: &str) -> ContainerSpec {
     ContainerSpec {
         // Whoever shares an engine from another container or host may have the same process id.
-        name: format!("kprov-probe-{:016x}", getrandom::u64().unwrap_or_else(|_| std::process::id().into())),
+        name: format!("kprov-{what}-{:016x}", getrandom::u64().unwrap_or_else(|_| std::process::id().into())),
         image: image_id.to_owned(),
-        // Never run; but an engine makes no container of an image that names no command.
-        command: Some(vec![VERSION_FILE.to_owned()]),
         labels: vec![
             (LABEL_OWNER.to_owned(), "kprov".to_owned()),
             (LABEL_PROCESS.to_owned(), std::process::id().to_string()),
@@ -107,6 +105,12 @@ fn probe_spec(image_id: &str) -> ContainerSpec {
         network: "none".to_owned(),
         ..Default::default()
     }
+}
+
+/// A container that is never started.
+fn probe_spec(image_id: &str) -> ContainerSpec {
+    // Never run; but an engine makes no container of an image that names no command.
+    ContainerSpec { command: Some(vec![VERSION_FILE.to_owned()]), ..passing_spec("probe", image_id) }
 }
 
 /// The most bytes of a file that is read from an image: containerd's database has some.

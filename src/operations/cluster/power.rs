@@ -4,8 +4,9 @@
 //! the engine chose them, nodes are started in the order in which it most likely chooses the same ones.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use kube::Client;
 use zeroize::Zeroizing;
 
@@ -30,6 +31,10 @@ use super::{ClusterError, Context, Found, LABEL_ROLE, LABEL_SERVER, kms, registr
 
 /// How long a container may take to end by itself, in seconds: systemd ends pods that do not heed it after ten.
 const GRACE: i32 = 30;
+
+/// How long the addresses of containers that have just been killed may stay taken, and how often it is looked.
+const RELEASE: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What was stopped, or started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,8 +191,27 @@ async fn put_in_places(context: &Context, record: &Record, live: &Live<'_>) -> R
         "the engine, which chose the nodes' addresses, has given them others than before, by which the control planes do not find each \
          other: all nodes are started once more, in their order",
     );
+    // A node writes its address into its files as it boots: one that is ended in the middle of that keeps a wrong one for ever.
+    let nodes = record.nodes.iter().map(|node| Node::new(context.engine.clone(), &node.name, Role::ControlPlane));
+    join_all(nodes.map(async |node| node.wait_booted().await)).await;
     let members = live.members().await?;
     try_join_all(members.iter().map(|member| live.kill(member))).await?;
+    let released = async {
+        while context
+            .engine
+            .addresses_in_use(record.network())
+            .await?
+            .values()
+            .any(|id| members.iter().any(|one| one.id == *id))
+        {
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok::<_, ClusterError>(())
+    };
+    // What is not free by then is told by who gets another one.
+    if let Ok(failed) = tokio::time::timeout(RELEASE, released).await {
+        failed?;
+    }
     match start_dealt(context, record, live, &members).await? {
         None => Ok(true),
         Some(reason) => Err(SnapshotError::Addresses { cluster: record.name.to_string(), reason }.into()),

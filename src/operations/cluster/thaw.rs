@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::adapters::engine::{ContainerSpec, EngineError};
 
-use super::{ClusterError, Context, LABEL_OWNER, LABEL_PROCESS};
+use super::image::passing_spec;
+use super::{ClusterError, Context};
 
 /// Thaws; its image is the node's.
 const THAW: &str = include_str!("scripts/thaw.sh");
@@ -53,7 +54,7 @@ where
 /// Thaws what is frozen below a container; gives how many groups were.
 async fn thaw(context: &Context, container: &str) -> Result<usize, ClusterError> {
     let engine = &context.engine;
-    let made = engine.create_container(spec(container, engine.image_of(container).await?)).await?;
+    let made = engine.create_container(spec(container, &engine.image_of(container).await?)).await?;
     let thawed = async {
         engine.start_container(&made).await?;
         let begun = Instant::now();
@@ -75,21 +76,13 @@ async fn thaw(context: &Context, container: &str) -> Result<usize, ClusterError>
     Ok(thawed?)
 }
 
-/// It is none of a cluster's, and removed by the next command if this one is killed.
-fn spec(container: &str, image: String) -> ContainerSpec {
+fn spec(container: &str, image: &str) -> ContainerSpec {
     let words = ["sh", "-euc", THAW, "thaw", CGROUPS_INSIDE, container];
     ContainerSpec {
-        name: format!("kprov-thaw-{:016x}", getrandom::u64().unwrap_or_else(|_| std::process::id().into())),
-        image,
         entrypoint: Some(words.map(str::to_owned).to_vec()),
-        labels: vec![
-            (LABEL_OWNER.to_owned(), "kprov".to_owned()),
-            (LABEL_PROCESS.to_owned(), std::process::id().to_string()),
-        ],
-        network: "none".to_owned(),
         binds: vec![format!("{CGROUPS}:{CGROUPS_INSIDE}")],
         privileged: true,
-        ..ContainerSpec::default()
+        ..passing_spec("thaw", image)
     }
 }
 
@@ -112,7 +105,7 @@ mod tests {
         let late = group("abc/kubelet/kubepods/pod2", "FREEZING");
         let awake = group("abc/kubelet", "THAWED");
         let foreign = group("abd/kubelet/kubepods/pod1", "FROZEN");
-        let spec = spec("abc", "i".to_owned());
+        let spec = spec("abc", "i");
         let mut words = spec.entrypoint.unwrap();
         words[4] = folder.path().display().to_string();
         let output = Command::new(&words[0]).args(&words[1..]).output().unwrap();

@@ -31,7 +31,7 @@ use super::succession::{Live, Member, Successor, commit, follow};
 use super::{ClusterError, Context, Outcome, kms, resolve_image};
 
 pub(super) use bring_back::access;
-use nodes::Addresses;
+use nodes::{Addresses, Turn};
 
 /// A state that has been read and checked as a whole.
 pub(super) struct Prepared {
@@ -189,11 +189,34 @@ pub(super) async fn start_dealt(
     members: &[Member],
 ) -> Result<Option<String>, ClusterError> {
     let order = nodes::require_addresses(context, record).await?;
-    let place = |member: &Member| order.iter().position(|name| name.as_ref().is_some_and(|name| *name == member.name));
-    let in_front = order.iter().position(Option::is_none);
-    let mut members = members.to_vec();
-    members.sort_by_key(|member| place(member).or(in_front));
-    world.start_in_turn(&members).await?;
+    if order.is_empty() {
+        world.start_in_turn(members).await?;
+        return Ok(None);
+    }
+    world.await_addresses(members).await?;
+    let mut held = Vec::new();
+    let started = async {
+        for turn in &order {
+            let is_next = |member: &&Member| match turn {
+                Turn::Node(name) => *name == member.name,
+                Turn::InFront => !record.nodes.iter().any(|node| node.name == member.name),
+                Turn::Nobody => false,
+            };
+            if *turn == Turn::Nobody {
+                held.push(context.engine.create_container(nodes::hold(record)).await?);
+                context.engine.start_container(&held[held.len() - 1]).await?;
+            }
+            for member in members.iter().filter(is_next) {
+                world.start_one(member).await?;
+            }
+        }
+        Ok::<_, ClusterError>(())
+    };
+    let started = started.await;
+    for container in &held {
+        context.engine.remove_container(container).await?;
+    }
+    started?;
     for node in &record.nodes {
         let (ipv4, _) = context.engine.addresses(&node.name, record.network()).await?;
         if ipv4 != node.ipv4 {

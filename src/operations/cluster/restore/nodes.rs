@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
 
-use crate::adapters::engine::Network;
+use crate::adapters::engine::{ContainerSpec, Network};
 use crate::adapters::node::{Node, NodeError};
 use crate::adapters::states::SnapshotError;
 use crate::documents::files::{FileEntry, Tarball, pack};
@@ -18,6 +18,7 @@ use crate::documents::snapshot::{Edit, edit, file};
 
 use super::super::containers::{Fixed, Frame};
 use super::super::create::{ensure_network, free_addresses, takes_addresses};
+use super::super::image::passing_spec;
 use super::super::succession::next_name;
 use super::super::{ClusterError, Context, LABEL_CLUSTER, kms, machine, registry, warm};
 use super::Prepared;
@@ -86,10 +87,32 @@ fn out_of_reach(wanted: &[Fixed], network: &Network, taken: &BTreeSet<IpAddr>) -
     })
 }
 
-/// The order in which the containers of several control planes are to start so that an engine that chooses addresses itself, the
-/// lowest that is free, chooses for each node the one that it has in the state: the nodes' names, with none for who stands in
-/// front of them. Why there is no such order, if there is none.
-fn dealt_order(record: &Record, network: &Network, taken: &BTreeSet<IpAddr>) -> Result<Vec<Option<String>>, String> {
+/// The most addresses that are held while nodes start.
+const MOST_HELD: usize = 32;
+
+/// Whose turn it is to get the next address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A node's.
+    Node(String),
+    /// Who stands in front of the nodes.
+    InFront,
+    /// Nobody's: it is held until all nodes have theirs.
+    Nobody,
+}
+
+/// Holds an address while nodes start.
+pub(super) fn hold(record: &Record) -> ContainerSpec {
+    ContainerSpec {
+        entrypoint: Some(vec!["sleep".to_owned(), "600".to_owned()]),
+        network: record.network().to_owned(),
+        ..passing_spec("hold", &record.image_id)
+    }
+}
+
+/// The order in which addresses are to be taken by several control planes so that an engine that chooses them itself, the lowest
+/// that is free, chooses for each node the one that it has in the state. Why there is no such order, if there is none.
+fn dealt_order(record: &Record, network: &Network, taken: &BTreeSet<IpAddr>) -> Result<Vec<Turn>, String> {
     let subnet =
         network.subnets.iter().find_map(|subnet| if let IpNet::V4(subnet) = subnet { Some(subnet) } else { None });
     let mut waiting: Vec<(Ipv4Addr, &str)> =
@@ -107,7 +130,10 @@ fn dealt_order(record: &Record, network: &Network, taken: &BTreeSet<IpAddr>) -> 
                 Some(next) if next == address => break,
                 Some(next) if next < address && !in_front => {
                     in_front = true;
-                    order.push(None);
+                    order.push(Turn::InFront);
+                }
+                Some(next) if next < address && order.len() < record.nodes.len() + MOST_HELD => {
+                    order.push(Turn::Nobody);
                 }
                 _ => {
                     let network = &network.name;
@@ -115,10 +141,10 @@ fn dealt_order(record: &Record, network: &Network, taken: &BTreeSet<IpAddr>) -> 
                 }
             }
         }
-        order.push(Some(node.to_owned()));
+        order.push(Turn::Node(node.to_owned()));
     }
     if !in_front {
-        order.push(None);
+        order.push(Turn::InFront);
     }
     Ok(order)
 }
@@ -128,7 +154,7 @@ fn dealt_order(record: &Record, network: &Network, taken: &BTreeSet<IpAddr>) -> 
 ///
 /// # Errors
 /// [`SnapshotError::Addresses`] if they cannot have them, [`ClusterError::Engine`] if the engine does not answer.
-pub(super) async fn require_addresses(context: &Context, record: &Record) -> Result<Vec<Option<String>>, ClusterError> {
+pub(super) async fn require_addresses(context: &Context, record: &Record) -> Result<Vec<Turn>, ClusterError> {
     let fail = |reason| ClusterError::from(SnapshotError::Addresses { cluster: record.name.to_string(), reason });
     let Some(network) = context.engine.network(record.network()).await? else {
         return Err(fail(format!("the network {:?} is gone", record.network())));
@@ -315,22 +341,28 @@ mod tests {
 
     #[test]
     fn an_engine_that_deals_addresses_deals_the_same_ones_in_the_right_order() {
-        let own = record(&[Some("172.18.0.5"), Some("172.18.0.3"), Some("172.18.0.4")]);
-        let order = |taken: &[&str]| {
+        let order_of = |own: &Record, taken: &[&str]| {
             let taken = taken.iter().map(|address| address.parse().unwrap()).collect();
-            let order = dealt_order(&own, &network("kind"), &taken)?;
-            Ok::<_, String>(order.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join(" "))
+            let order = dealt_order(own, &network("kind"), &taken)?;
+            let shown = order.into_iter().map(|turn| match turn {
+                Turn::Node(name) => name,
+                Turn::InFront => "front".to_owned(),
+                Turn::Nobody => "nobody".to_owned(),
+            });
+            Ok::<_, String>(shown.collect::<Vec<_>>().join(" "))
         };
+        let own = record(&[Some("172.18.0.5"), Some("172.18.0.3"), Some("172.18.0.4")]);
         // Who stands in front of them takes what is left before, or after.
-        assert_eq!(order(&[]).unwrap(), " 172.18.0.3 172.18.0.4 172.18.0.5");
-        assert_eq!(order(&["172.18.0.2"]).unwrap(), "172.18.0.3 172.18.0.4 172.18.0.5 ");
-        assert!(order(&["172.18.0.4"]).unwrap_err().contains("would not choose 172.18.0.4"));
-        let gap = record(&[Some("172.18.0.5"), Some("172.18.0.6")]);
-        assert!(dealt_order(&gap, &network("kind"), &BTreeSet::new()).is_err(), "two are free before");
+        assert_eq!(order_of(&own, &[]).unwrap(), "front 172.18.0.3 172.18.0.4 172.18.0.5");
+        assert_eq!(order_of(&own, &["172.18.0.2"]).unwrap(), "172.18.0.3 172.18.0.4 172.18.0.5 front");
+        assert!(order_of(&own, &["172.18.0.4"]).unwrap_err().contains("would not choose 172.18.0.4"));
+        let gaps = record(&[Some("172.18.0.4"), Some("172.18.0.6")]);
+        assert_eq!(order_of(&gaps, &[]).unwrap(), "front nobody 172.18.0.4 nobody 172.18.0.6");
         let within = record(&[Some("172.18.0.2"), Some("172.18.0.4")]);
-        let order = dealt_order(&within, &network("kind"), &BTreeSet::new()).unwrap();
-        assert_eq!(order, [Some("172.18.0.2".to_owned()), None, Some("172.18.0.4".to_owned())]);
-        assert!(dealt_order(&record(&[None]), &network("kind"), &BTreeSet::new()).is_err());
+        assert_eq!(order_of(&within, &[]).unwrap(), "172.18.0.2 front 172.18.0.4");
+        let far = record(&[Some("172.18.1.4")]);
+        assert!(order_of(&far, &[]).is_err(), "so many are not held");
+        assert!(order_of(&record(&[None]), &[]).is_err());
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl<'a> Live<'a> {
 
     /// Starts containers one after the other, and not before the addresses of those before them are free.
     pub(in super::super) async fn start_in_turn(&self, members: &[Member]) -> Result<(), ClusterError> {
+        self.await_addresses(members).await?;
+        for member in members {
+            self.start_one(member).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the addresses of those before `members` are free, but not for long.
+    pub(in super::super) async fn await_addresses(&self, members: &[Member]) -> Result<(), ClusterError> {
         let own: BTreeSet<String> = self.members().await?.into_iter().map(|member| member.id).collect();
         let starting: BTreeSet<&str> = members.iter().map(|member| member.id.as_str()).collect();
         let deadline = tokio::time::Instant::now() + RELEASE;
@@ -88,9 +97,6 @@ impl<'a> Live<'a> {
                 break;
             }
             tokio::time::sleep(AGAIN).await;
-        }
-        for member in members {
-            self.start_one(member).await?;
         }
         Ok(())
     }

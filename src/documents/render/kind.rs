@@ -22,8 +22,8 @@ use super::kubeadm::{Common, PLACEHOLDER_TOKEN, kubeadm_config, taints};
 use super::nodes::{NodeAddresses, NodePlan, control_plane_endpoint, plan_nodes, role_name};
 use super::settings::{self, ADMISSION_FOLDER, AUDIT_FOLDER, AUTHENTICATION_FOLDER, ENCRYPTION_FOLDER};
 use super::{
-    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, kms, probes, secrets,
-    templates,
+    Inputs, RenderError, admission_configuration, audit_policy, authentication_configuration, kms, secrets,
+    static_pod_patches, templates,
 };
 
 /// Addresses from the ranges set aside for documentation (RFC 5737, RFC 3849): real ones are known once nodes run.
@@ -132,7 +132,7 @@ pub fn bundle(inputs: &Inputs<'_>, dir: &Path) -> Result<Bundle, RenderError> {
         let config = kubeadm_config(inputs, node, node.start(), &PLACEHOLDER, &endpoint, PLACEHOLDER_TOKEN)?;
         documents.push(document(&format!("kubeadm/{}.yaml", node.name), config.to_string()));
     }
-    for (path, patch) in probes::startup_probe_patches(inputs)? {
+    for (path, patch) in static_pod_patches(inputs)? {
         documents.push(document(&format!("kubeadm{}", path.trim_start_matches("/kind")), patch));
     }
     for (name, program) in

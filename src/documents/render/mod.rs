@@ -7,6 +7,7 @@
 
 mod balancer;
 mod cni;
+mod controllers;
 mod digest;
 mod effects;
 mod joining;
@@ -174,7 +175,7 @@ impl fmt::Debug for NodeFile {
 /// # Errors
 /// [`RenderError`]; [`RenderError::NoKeys`] if `inputs` has none and the profile asks for encryption.
 pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderError> {
-    let patches = probes::startup_probe_patches(inputs)?;
+    let patches = static_pod_patches(inputs)?;
     let patch = |(path, content): (&'static str, String)| NodeFile { path, mode: 0o600, content: content.into() };
     let mut files: Vec<NodeFile> = patches.into_iter().map(patch).collect();
     if let Some(encryption) = &inputs.profile.spec.encryption {
@@ -192,6 +193,13 @@ pub fn control_plane_files(inputs: &Inputs<'_>) -> Result<Vec<NodeFile>, RenderE
         files.push(NodeFile { path: AUTHENTICATION_FILE, mode: 0o600, content: configuration.into() });
     }
     Ok(files)
+}
+
+/// What kubeadm lays over the manifests of a control plane, by the paths on it.
+fn static_pod_patches(inputs: &Inputs<'_>) -> Result<Vec<(&'static str, String)>, RenderError> {
+    let mut patches = probes::startup_probe_patches(inputs)?;
+    patches.extend(controllers::rate_patch(inputs)?);
+    Ok(patches)
 }
 
 /// The configurations of admission plugins; `None` if the profile has none that this version knows. One that does not

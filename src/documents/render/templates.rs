@@ -38,6 +38,7 @@ built_in! {
     AUDIT_POLICY = "audit-policy.yaml.j2";
     AUTHENTICATION = "authentication.yaml.j2";
     API_SERVER_PATCH = "kube-apiserver-patch.yaml.j2";
+    CONTROLLER_MANAGER_PATCH = "kube-controller-manager-patch.yaml.j2";
     HAPROXY = "haproxy.cfg.j2";
     ENVOY = "envoy.yaml.j2";
     STARTUP_PROBE = "startup-probe.yaml.j2";

@@ -330,6 +330,10 @@ fn control_planes_get_their_files() {
         // As long as kubeadm gives it in all.
         assert_eq!(number("initialDelaySeconds") + number("periodSeconds") * number("failureThreshold"), 250);
     }
+    let rate = files.remove(0);
+    assert_eq!(rate.path, "/kind/patches/kube-controller-manager0+json.yaml");
+    let rate: Value = serde_yaml::from_str(&rate.content).unwrap();
+    assert_eq!(rate[1], json!({"op": "add", "path": "/spec/containers/0/command/-", "value": "--kube-api-qps=100"}));
     assert_eq!(
         files.iter().map(|file| (file.path, file.mode)).collect::<Vec<_>>(),
         [(ENCRYPTION_FILE, 0o600), (AUDIT_POLICY_FILE, 0o600)]
@@ -351,7 +355,26 @@ fn control_planes_get_their_files() {
     assert_eq!(policy["rules"], json!([{"level": "None", "verbs": ["get"]}, {"level": "Metadata"}]));
     case.keys = None;
     assert!(matches!(control_plane_files(&case.inputs()), Err(RenderError::NoKeys)));
-    assert_eq!(control_plane_files(&Case::new(profile(json!({})), "v1.37.0").inputs()).unwrap().len(), 4);
+    assert_eq!(control_plane_files(&Case::new(profile(json!({})), "v1.37.0").inputs()).unwrap().len(), 5);
+}
+
+#[test]
+fn a_rate_of_the_controller_manager_that_somebody_may_have_set_is_left_alone() {
+    let is_patched = |change: fn(&mut Profile)| {
+        let mut profile: Profile = serde_json::from_value(json!({
+            "apiVersion": "kprov.dev/v1alpha1", "kind": "Profile", "metadata": {"name": "test"},
+            "spec": {"nodes": [{"role": "control-plane"}]},
+        }))
+        .unwrap();
+        change(&mut profile);
+        let files = control_plane_files(&Case::new(profile, "v1.37.0").inputs()).unwrap();
+        files.iter().any(|file| file.path.contains("kube-controller-manager0+json"))
+    };
+    assert!(is_patched(|_| {}));
+    assert!(!is_patched(|profile| {
+        profile.spec.controller_manager.extra_args.insert("kube-api-burst".to_owned(), "5".to_owned());
+    }));
+    assert!(!is_patched(|profile| profile.spec.kubeadm_config_patches.push("kind: ClusterConfiguration".to_owned())));
 }
 
 #[test]
@@ -495,6 +518,7 @@ fn kinds_configuration_carries_it_all() {
             ("kubeadm/patches/kube-apiserver+strategic.yaml", false),
             ("kubeadm/patches/kube-controller-manager+strategic.yaml", false),
             ("kubeadm/patches/kube-scheduler+strategic.yaml", false),
+            ("kubeadm/patches/kube-controller-manager0+json.yaml", false),
         ]
     );
     let config: Value = serde_yaml::from_str(&documents[0].content).unwrap();

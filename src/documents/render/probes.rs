@@ -20,13 +20,12 @@ const PATCHES: [(&str, &str); 4] = [
 /// How long after its start a static pod is first asked, in seconds.
 ///
 /// A kubelet tells the API of one whenever something happens to it, if the API has it by then; otherwise with its next look at all
-/// of them, ten seconds and more later. So the last thing that happens to a pod, which is that it is Ready, had better come after
-/// the node: of the two that start before it, the API server's does so by itself where the kubelet brings its pods as soon as there
-/// is a node.
+/// of them, ten seconds after its start and more. So the last thing that happens to a pod, which is that it is Ready, had better come
+/// after the node, of those two that start before it, and after the API server's priority classes, without which it takes no pod of
+/// theirs: later where the kubelet does not bring its pods as soon as there is a node.
 fn delay(component: &str, version: &KubernetesVersion) -> u8 {
     match component {
-        "etcd" if version.mirrors_static_pods_with_node() => 4,
-        "kube-apiserver" if version.mirrors_static_pods_with_node() => 0,
+        "etcd" | "kube-apiserver" if version.mirrors_static_pods_with_node() => 5,
         "etcd" | "kube-apiserver" => 8,
         _ => 0,
     }

@@ -76,7 +76,7 @@ fn in_full_nodes_are_made_of_an_image_that_is_unpacked() {
     sandbox.kprov(&["warm", "--remove"]).ok().says("Removed 0 unpacked images");
     sandbox.kprov(&["down", cluster]).done();
     sandbox.kprov(&["warm", "--remove"]).ok().says("Removed 1 unpacked image.");
-    sandbox.up(&["--profile", "minimal"]).done();
+    sandbox.up(&["--profile", "default"]).done();
     assert_eq!(of(&nodes[0]), original);
     sandbox.engine().docker(&["rmi", &foreign]).done();
     sandbox.kprov(&["down", cluster]).done();
